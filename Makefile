@@ -1,0 +1,37 @@
+# Two commands do everything on a machine with nothing but Python and make:
+#   make demo    installs into .venv, then runs the main job offline
+#   make test    installs into .venv, then runs the fast and medium tests
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: install demo test test-slow lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '1,3p' Makefile
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit('finetune needs Python 3.11 or newer, and $(PYTHON) is ' + sys.version.split()[0] + '; try: make PYTHON=python3.11 ...') if sys.version_info < (3, 11) else None"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo,export]'
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/python -m finetune.demo
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: install
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf .venv runs demo dist build .pytest_cache .mypy_cache .ruff_cache

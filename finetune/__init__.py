@@ -1,0 +1,41 @@
+"""Transfer learning for image classification on PyTorch Lightning.
+
+The public names are imported on first use, so that `import finetune` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finetune.backbones import Backbone as Backbone
+    from finetune.data import ImageDataModule as ImageDataModule
+    from finetune.families import Family as Family
+    from finetune.families import register as register
+    from finetune.module import FineTuner as FineTuner
+    from finetune.preprocess import Preprocess as Preprocess
+    from finetune.strategy import Strategy as Strategy
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Backbone": "finetune.backbones",
+    "Family": "finetune.families",
+    "FineTuner": "finetune.module",
+    "ImageDataModule": "finetune.data",
+    "Preprocess": "finetune.preprocess",
+    "Strategy": "finetune.strategy",
+    "register": "finetune.families",
+}
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'finetune' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,185 @@
+"""From a configuration to objects: the only place that reads `cfg`, so that classes take plain arguments."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset
+
+from finetune import config
+from finetune.backbones import default_preprocess, read_tensors
+from finetune.callbacks import BestCheckpoint, EpochLines, History, SeedEveryBatch, last_checkpoint
+from finetune.checkpoint import AtomicCheckpointIO
+from finetune.console import IGNORED_WARNINGS, console
+from finetune.data import ImageDataModule
+from finetune.module import FineTuner
+from finetune.strategy import Strategy
+
+
+def quiet() -> None:
+    """Keep known third-party noise off the terminal."""
+    for message in IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+
+
+def _plain(node: Any) -> dict[str, Any]:
+    values: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else {}
+    return dict(values)
+
+
+def _factory(node: DictConfig, base: type | tuple[type, ...], *drop: str) -> partial[Any] | None:
+    """What `_target_` names, as a partial without the keys that are ours; None where it names nothing."""
+    values = {k: v for k, v in _plain(node).items() if k not in drop}
+    return config.factory(values, base) if values.get("_target_") else None
+
+
+def make_data(cfg: DictConfig) -> ImageDataModule:
+    """Find the images, with the preprocessing of the model's weights; nothing of the network is built yet."""
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    options = _plain(cfg.data)
+    if options["dataset"] is not None:
+        options["dataset"] = config.factory(options["dataset"], Dataset)
+    if options["augment"] == "auto":
+        options["augment"] = "none" if _trunk_never_learns(cfg) else "basic"
+    preprocess = default_preprocess(cfg.model.name, cfg.model.weights).updated(_plain(cfg.model.preprocess))
+    return ImageDataModule(**options, preprocess=preprocess, seed=cfg.seed).prepare()
+
+
+def _trunk_never_learns(cfg: DictConfig) -> bool:
+    """Judged by the strategy alone: all groups but `@head` stay as they are."""
+    groups = Strategy.load(_strategy(cfg)).expanded()
+    return all(g.match == "@head" or g.start is None or g.lr == 0 for g in groups)
+
+
+def _strategy(cfg: DictConfig) -> dict[str, Any]:
+    return {**_plain(cfg.strategy), "name": strategy_name()}
+
+
+def strategy_name() -> str:
+    """What `strategy=` was given."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return str(HydraConfig.get().runtime.choices.get("strategy", "custom"))
+
+
+def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
+    """The network with a head for the data's classes, and what trains it."""
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    changes = {**_plain(cfg.model.preprocess), "size": data.final_preprocess.size, "resize": data.final_preprocess.resize}
+    module = FineTuner(
+        cfg.model.name,
+        data.classes,
+        _strategy(cfg),
+        weights=cfg.model.weights,
+        head_init=cfg.model.head_init,
+        preprocess=changes,
+        optimizer=_factory(cfg.optimizer, Optimizer),
+        scheduler=_factory(cfg.scheduler, LRScheduler, "warmup"),
+        warmup=cfg.scheduler.warmup,
+        monitor=cfg.monitor,
+        label_smoothing=cfg.loss.label_smoothing,
+        class_weights=data.class_weights() if cfg.loss.class_weights == "auto" else None,
+        aux_weight=cfg.loss.aux,
+        mixup=cfg.loss.mixup,
+        cutmix=cfg.loss.cutmix,
+    )
+    _check_size(module)
+    if cfg.trainer.compile is True:
+        module.backbone.compile()
+    return module
+
+
+def _check_size(module: FineTuner) -> None:
+    """Networks that cannot take the image size fail deep inside torch, in the first step."""
+    size, family, name = module.preprocess.size, module.family, module.hparams["model"]
+    own = default_preprocess(name).size
+    if family.fixed_size and size != own and module.source == "random weights":
+        own = 224
+    if family.fixed_size and size != own and not module.source.startswith(name):
+        raise ValueError(f"{name} takes images of {own} x {own} pixels only, got data.image_size={size}.")
+    if size < family.min_size:
+        raise ValueError(f"{name} needs images of at least {family.min_size} pixels, got data.image_size={size}.")
+
+
+def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
+    """Lightning's Trainer with our record, checkpoints and seeds."""
+    options = {k: v for k, v in _plain(cfg.trainer).items() if k != "compile"}
+    if options["precision"] == "auto":
+        options["precision"] = "bf16-mixed" if _uses_cuda(options) and torch.cuda.is_bf16_supported() else "32-true"
+    history = History(folder / "metrics.csv", cfg.monitor)
+    bar = [RichProgressBar()] if console().is_terminal else []
+    callbacks: list[Callback] = [
+        SeedEveryBatch(cfg.seed),
+        *bar,
+        *(config.factory(c, Callback)() for c in _plain(cfg.get("callbacks")).values()),
+        history,
+        EpochLines(cfg.monitor, history),
+        BestCheckpoint(folder / "checkpoints", cfg.monitor),
+        last_checkpoint(folder / "checkpoints"),
+    ]
+    make_logger = _factory(cfg.logger, Logger)
+    make = config.factory(options, Trainer)
+    trainer: Trainer = make(
+        callbacks=callbacks,
+        logger=make_logger() if make_logger else False,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=folder,
+        enable_progress_bar=bool(bar),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # ours neither pads nor forgets the epoch
+    )
+    return trainer
+
+
+def _uses_cuda(options: dict[str, Any]) -> bool:
+    return options.get("accelerator") in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+
+
+def check_resume(cfg: DictConfig, module: FineTuner) -> Path | None:
+    """The checkpoint to go on from, after a look at whether it belongs to this configuration.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a checkpoint of a run, or of another model, other classes or another strategy.
+    """
+    if cfg.ckpt_path is None:
+        return None
+    path = Path(str(cfg.ckpt_path)).expanduser()
+    if path.is_dir():
+        path = path / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: there is no such file; give a run's checkpoints/last.ckpt.")
+    stored = read_tensors(path)
+    if "optimizer_states" not in stored or "hyper_parameters" not in stored:
+        raise ValueError(
+            f"ckpt_path={path} holds weights but not the state of a run; to start from it, give model.weights={path}."
+        )
+    for key in ("model", "classes", "strategy"):
+        was, now = stored["hyper_parameters"].get(key), module.hparams[key]
+        if was != now:
+            raise ValueError(
+                f"ckpt_path={path} is of another run: its {key} is {_short(was)}, this run's is {_short(now)}. Give the same "
+                f"choices as then, or start a new run from its weights with model.weights={path}."
+            )
+    if cfg.trainer.max_epochs is not None and 0 < cfg.trainer.max_epochs <= stored["epoch"] + 1:
+        print(f"{path} has finished epoch {stored['epoch'] + 1} of {cfg.trainer.max_epochs}: nothing is left to train.")
+    return path
+
+
+def _short(value: Any) -> str:
+    text = str(value.get("name")) if isinstance(value, dict) else str(value)
+    return text if len(text) < 120 else text[:117] + "..."

@@ -1,0 +1,150 @@
+"""What a run does beside training: its record, its checkpoints, its seeds, its lines on the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+
+from finetune.checkpoint import write_atomically
+from finetune.data import seed_of
+
+
+class History(Checkpoint):
+    """One row of metrics an epoch, in `metrics.csv` and in the checkpoints, so that a resumed run goes on with it.
+
+    A `Checkpoint`, for Lightning runs those last, when all metrics of the epoch are there; put it before the others.
+    """
+
+    def __init__(self, path: Path, monitor: str) -> None:
+        self.path, self.monitor = path, monitor
+        self.rows: list[dict[str, Any]] = []
+        self.best_results: dict[str, Any] = {}
+        """All validation metrics of the best epoch, the per-class ones included."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        values = {k: v.item() for k, v in trainer.callback_metrics.items() if v.ndim == 0}
+        metrics = {k: values[k] for k in sorted(values, key=_column) if "/" in k}
+        seconds = round(time.perf_counter() - self._began, 3)
+        self.rows = [r for r in self.rows if r["epoch"] != trainer.current_epoch]
+        self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics, "seconds": seconds})
+        if best_row(self.rows, self.monitor) is self.rows[-1]:
+            self.best_results = dict(getattr(pl_module, "results", {}).get("val", {}))
+        if trainer.is_global_zero:
+            self.write()
+
+    def write(self) -> None:
+        """Write the whole table, or leave the old one."""
+        columns = list(dict.fromkeys(k for row in self.rows for k in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, text.getvalue().encode())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "best_results": self.best_results}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = [dict(row) for row in state_dict["rows"]]
+        self.best_results = dict(state_dict["best_results"])
+
+
+def _column(name: str) -> tuple[int, str]:
+    order = ["train/loss", "train/acc", "val/loss", "val/acc"]
+    return (order.index(name) if name in order else len(order) + name.startswith("lr/"), name)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """`best.ckpt`. A run resumed into a new folder keeps the best model and score of the run it continues."""
+
+    def __init__(self, folder: Path, monitor: str) -> None:
+        mode = "min" if monitor.endswith("loss") else "max"
+        super().__init__(folder, "best", monitor, mode=mode, **_CHECKPOINT_OPTIONS)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        old = Path(state_dict["best_model_path"])
+        if not old.is_file() or self.dirpath is None:
+            return
+        new = Path(self.dirpath) / "best.ckpt"
+        if new.resolve() != old.resolve():
+            new.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(old, new.with_suffix(".tmp"))
+            os.replace(new.with_suffix(".tmp"), new)
+        path = str(new)
+        super().load_state_dict(
+            {
+                **state_dict,
+                "dirpath": self.dirpath,
+                "best_model_path": path,
+                "kth_best_model_path": path,
+                "best_k_models": {path: state_dict["best_model_score"]},
+                "last_model_path": "",
+            }
+        )
+
+
+def last_checkpoint(folder: Path) -> ModelCheckpoint:
+    """`last.ckpt`, the last epoch, whatever its score: `save_last` of a monitored checkpoint may be an older one."""
+    return ModelCheckpoint(folder, "last", monitor=None, **_CHECKPOINT_OPTIONS)
+
+
+_CHECKPOINT_OPTIONS: dict[str, Any] = {
+    "save_top_k": 1,
+    "auto_insert_metric_name": False,  # val/acc in a file name would make folders
+    "enable_version_counter": False,
+    "save_on_train_epoch_end": True,
+}
+
+
+class SeedEveryBatch(Callback):
+    """Dropout and MixUp depend on the seed, the epoch and the batch alone, so that a resumed run draws the same."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        torch.manual_seed(seed_of(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank))
+
+
+class EpochLines(Checkpoint):
+    """One line an epoch, with the best so far marked; a progress bar, if there is one, stays below it.
+
+    A `Checkpoint` to be called after `History`, whose last row it prints.
+    """
+
+    def __init__(self, monitor: str, history: History) -> None:
+        self.monitor, self.history = monitor, history
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            print(epoch_line(self.history.rows, self.monitor, trainer.max_epochs), flush=True)
+
+
+def epoch_line(rows: list[dict[str, Any]], monitor: str, max_epochs: int | None) -> str:
+    """The last row of a history as text of at most 80 columns."""
+    row = rows[-1]
+    shown = [f"{k} {row[k]:.4f}" for k in ("train/loss", "train/acc", "val/loss", "val/acc") if k in row]
+    of = f"/{max_epochs}" if max_epochs and max_epochs > 0 else ""
+    mark = " *" if best_row(rows, monitor) is row else ""
+    return f"epoch {row['epoch'] + 1}{of}  {'  '.join(shown)}  {row['seconds']:.1f} s{mark}"
+
+
+def best_row(rows: list[dict[str, Any]], monitor: str) -> dict[str, Any] | None:
+    """The first epoch with the best value of a metric."""
+    candidates = [row for row in rows if monitor in row]
+    pick = min if monitor.endswith("loss") else max
+    return pick(candidates, key=lambda row: row[monitor], default=None)

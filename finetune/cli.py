@@ -1,0 +1,213 @@
+"""From a shell line to a command: paths as they are typed, errors as sentences, exit codes.
+
+Importing this does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from finetune import config
+from finetune.families import nearest, unknown
+
+COMMANDS = ("train", "models", "compare", "demo")
+BUG, USER_ERROR, INTERRUPTED = 1, 2, 130
+
+PATH_KEY = re.compile(r"\+{0,2}(ckpt|ckpt_path|source|data\.root|model\.weights|.*\.dir|.*_dir)")
+
+
+class Interrupted(Exception):
+    """The user stopped the run; the message says how to go on."""
+
+
+def console() -> None:
+    """`finetune <command> ...`: the same commands as `python -m finetune.<command> ...`."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(f"usage: finetune <command> [key=value ...]\n\ncommands: {', '.join(COMMANDS)}")
+        print("`finetune <command> --help` says more of each.")
+        sys.exit(0 if len(sys.argv) > 1 else USER_ERROR)
+    name = sys.argv[1]
+    if name not in COMMANDS:
+        _fail(unknown("command", name, COMMANDS))
+    importlib.import_module(f"finetune.{name}").main(sys.argv[2:])
+
+
+def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: Sequence[str] | None = None) -> None:
+    """Compose `conf/<name>.yaml` with the overrides of the shell line and run `task` on it, once or in a sweep."""
+    shell = list(sys.argv)
+    given = list(shell[1:] if argv is None else argv)
+
+    def job(cfg: DictConfig) -> float | None:
+        sys.argv = shell  # Lightning starts the other processes of a run with it
+        return _run_job(task, cfg)
+
+    # names the job and its run folder; Hydra would take both from where `task` is defined
+    job.__module__ = f"finetune.{name}"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing them and exiting with 1
+    _unique_dirs.clear()
+    OmegaConf.register_new_resolver("unique_dir", unique_dir, replace=True)
+    config.register_models()
+    sys.argv = [shell[0], *quote_paths(given)]
+    try:
+        hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=name)(job)()
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        sys.exit(_report(error, name))
+    finally:
+        sys.argv = shell
+
+
+def _run_job(task: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | None:
+    try:
+        return task(cfg)
+    except Exception as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            job = HydraConfig.get()
+            _print_error(f"job {job.job.num} ({job.job.override_dirname}) failed: {explain(error, job.job.name)}")
+            error.__dict__["reported"] = True  # Hydra raises it again when all jobs are done
+        raise
+
+
+# --- run folders -------------------------------------------------------------------------------------------------
+
+_unique_dirs: dict[tuple[str, str], str] = {}
+
+
+def unique_dir(base: str, name: str) -> str:
+    """Make and return a folder that nobody else has: `base/name`, or with _1, _2, ... behind it."""
+    if (base, name) not in _unique_dirs:
+        number = 0
+        while True:
+            path = Path(base) / (f"{name}_{number}" if number else name)
+            try:
+                path.mkdir(parents=True)
+                break
+            except FileExistsError:
+                number += 1
+        _unique_dirs[base, name] = str(path)
+    return _unique_dirs[base, name]
+
+
+# --- paths -------------------------------------------------------------------------------------------------------
+
+
+def quote_paths(argv: Sequence[str]) -> list[str]:
+    """Quote the values of path keys, so that Hydra's grammar does not trip over `=`, `,`, `(`, `~` or letters.
+
+    In a sweep, commas separate values, unless a file of that very name exists.
+    """
+    sweep = any(a in ("-m", "--multirun") for a in argv)
+    return [_quote_path(argument, sweep) for argument in argv]
+
+
+def _quote_path(argument: str, sweep: bool) -> str:
+    key, equals, value = argument.partition("=")
+    if not equals or not PATH_KEY.fullmatch(key) or value in ("", "null", "???"):
+        return argument
+    if value[0] in "'\"" or "${" in value:
+        return argument
+    path = os.path.expanduser(value)
+    if sweep and "," in value and not os.path.exists(path):
+        return argument
+    escaped = path.replace("\\", "\\\\") if path.endswith("\\") else path
+    return f"{key}=\"{escaped.replace(chr(34), chr(92) + chr(34))}\""
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+def _report(error: Exception, name: str) -> int:
+    if os.environ.get("FINETUNE_DEBUG") == "1" or not is_user_error(error):
+        traceback.print_exception(error)
+    if not error.__dict__.get("reported"):
+        _print_error(explain(error, name))
+    return USER_ERROR if is_user_error(error) else BUG
+
+
+def _fail(message: str) -> None:
+    _print_error(message)
+    sys.exit(USER_ERROR)
+
+
+def _print_error(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Whether the user can mend it: a configuration error, or a ValueError or OSError that our own code raised."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return True
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's; its module would import torch
+        return True
+    if isinstance(error, PermissionError | FileExistsError | IsADirectoryError | NotADirectoryError):
+        return True
+    innermost = traceback.extract_tb(error.__traceback__)[-1:]
+    ours = bool(innermost) and Path(innermost[0].filename).resolve().is_relative_to(Path(__file__).resolve().parent)
+    return isinstance(error, ValueError | FileNotFoundError) and ours
+
+
+def explain(error: BaseException, name: str) -> str:
+    """An error as a paragraph that says what was given, what is known and what to do."""
+    if not is_user_error(error):
+        return f"{type(error).__name__}: {error}\nThis looks like a bug in finetune; please report it with the lines above."
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        hint = "`python -m finetune.models` lists all." if group == "model" else f"{group}= takes a name of that group."
+        return unknown(group, option, config.options(group), hint) if group else str(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} cannot be read as key=value: quote the value, inside the shell's quotes: 'key=\"a,b\"'."
+    if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
+        return _explain_key(error, name)
+    return str(error)
+
+
+def _explain_key(error: BaseException, name: str) -> str:
+    text = f"{error}\n{error.__cause__ or ''}"
+    found = re.search(r"Could not (?:override|append|delete) '([^'@]+)", text)
+    missing = re.search(r"Missing mandatory value: (\S+)", text)
+    if missing:
+        return f"{missing[1]} is missing: give it as {missing[1]}=..."
+    if not found:
+        return str(error).splitlines()[0]
+    key = found[1]
+    known = known_keys(name)
+    close = nearest(key, known)
+    if key in known:
+        return " ".join(text.split())
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    return f"There is no key {key!r}.{hint} `python -m finetune.{name} --help` lists all; +{key}=... adds a new one."
+
+
+def known_keys(name: str) -> list[str]:
+    """All keys of a command's default configuration, and its groups."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
+        cfg = hydra.compose(name)
+    groups = [p.name for p in config.CONF.iterdir() if p.is_dir()]
+    return [*groups, *_flat(OmegaConf.to_container(cfg, resolve=False), "")]
+
+
+def _flat(value: Any, prefix: str) -> list[str]:
+    if not isinstance(value, dict) or not value:
+        return [prefix] if prefix else []
+    return [key for k, v in value.items() for key in _flat(v, f"{prefix}.{k}" if prefix else str(k))]

@@ -1,0 +1,183 @@
+"""The configuration: where it lies, what is known, what may be instantiated, and whether it makes sense.
+
+Importing this does not import torch, so that a typo is answered at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from finetune.families import FAMILIES, unknown
+
+_HERE = Path(__file__).resolve().parent
+CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
+"""The YAML files: inside an installed package, or at the top of the repository."""
+
+ALLOWED = (
+    "finetune.", "lightning.pytorch.", "timm.optim.", "torch.optim.", "torchmetrics.", "torchvision.datasets.",
+    "torchvision.transforms.",
+)  # fmt: skip
+"""What `_target_` may name; FINETUNE_ALLOW=package adds to it."""
+
+
+def options(group: str) -> list[str]:
+    """The names that a config group takes, sorted."""
+    names = {path.stem for path in (CONF / group).glob("*.yaml")}
+    if group == "model":
+        names = {n for n in names if not n.startswith("_")} | set(FAMILIES)
+    return sorted(names)
+
+
+def register_models() -> None:
+    """Fill Hydra's `model` group from the table of families; `model/_base.yaml` holds the other keys."""
+    store = ConfigStore.instance()
+    for name in FAMILIES:
+        if not (CONF / "model" / f"{name}.yaml").exists():
+            store.store(group="model", name=name, node={"defaults": ["_base", "_self_"], "name": name})
+
+
+def factory(spec: Mapping[str, Any] | DictConfig, base: type | tuple[type, ...]) -> partial[Any]:
+    """`_target_` and its arguments as a partial: the one place where a configuration names code.
+
+    Only classes under the allowed prefixes, and only subclasses of `base`, checked on the class itself and not on its
+    name. Arguments are plain values; nested `_target_`s are not followed.
+
+    Raises:
+        ValueError: the target is not allowed, does not exist, or is of another kind.
+    """
+    values: Any = OmegaConf.to_container(spec, resolve=True) if isinstance(spec, DictConfig) else dict(spec)
+    target = values.pop("_target_", None)
+    bases = base if isinstance(base, tuple) else (base,)
+    wanted = " or ".join(b.__name__ for b in bases)
+    if not isinstance(target, str):
+        raise ValueError(f"A {wanted} is named by _target_, got {target!r}.")
+    cls = _locate(target)
+    if not (inspect.isclass(cls) and issubclass(cls, bases) and f"{cls.__module__}.".startswith(_prefixes())):
+        raise ValueError(f"_target_: {target} is not a {wanted} from {', '.join(p[:-1] for p in _prefixes())}.")
+    try:
+        inspect.signature(cls).bind_partial(**values)
+    except TypeError as error:
+        takes = [n for n in inspect.signature(cls).parameters if n not in ("self", "args", "kwargs", "params")]
+        raise ValueError(f"{target}: {error}. It takes {', '.join(takes)}.") from error
+    return partial(cls, **values)
+
+
+def _prefixes() -> tuple[str, ...]:
+    return (*ALLOWED, *(f"{p.strip()}." for p in os.environ.get("FINETUNE_ALLOW", "").split(",") if p.strip()))
+
+
+def _locate(target: str) -> Any:
+    from importlib import import_module
+
+    if not target.startswith(_prefixes()):
+        raise ValueError(
+            f"_target_: {target} is not allowed. A configuration may name classes under "
+            f"{', '.join(p[:-1] for p in _prefixes())}; FINETUNE_ALLOW=package adds one."
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        extra = f" Is its package installed ({error.name})?" if error.name else ""
+        raise ValueError(f"_target_: {target} cannot be imported.{extra}") from error
+    except AttributeError as error:
+        names = [n for n in dir(import_module(module)) if not n.startswith("_")]
+        raise ValueError(unknown(f"class in {module}", name, names)) from error
+    return found
+
+
+def claim_folder(cfg: DictConfig, folder: Path) -> None:
+    """Write `config.yaml` into a run folder that nobody else uses.
+
+    Raises:
+        FileExistsError: another run has it.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with (folder / "config.yaml").open("x", encoding="utf-8") as file:
+            file.write(OmegaConf.to_yaml(cfg, resolve=True))
+    except FileExistsError as error:
+        raise FileExistsError(
+            f"{folder} holds another run; give another hydra.run.dir, or none for a folder with the date."
+        ) from error
+
+
+# --- whether it makes sense --------------------------------------------------------------------------------------
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "model.head_init": ("default", "xavier_uniform", "xavier_normal", "zero"),
+    "data.augment": ("auto", "none", "basic", "trivial", "rand"),
+    "data.on_bad_file": ("skip", "error"),
+    "data.cache_images": ("auto", "ram", "disk", "off"),
+    "strategy.cache": ("auto", "never"),
+    "strategy.frozen_norm": ("eval", "train"),
+    "loss.class_weights": ("none", "auto"),
+    "trainer.compile": ("auto", True, False),
+}
+# key: kind, least, most; None is no bound. A value of null is left to whoever reads it.
+_RANGES: dict[str, tuple[type, float | None, float | None]] = {
+    "seed": (int, 0, 2**32 - 1),
+    "data.batch_size": (int, 1, None),
+    "data.val_fraction": (float, 0.001, 0.9),
+    "data.per_class": (int, 1, None),
+    "data.image_size": (int, 1, 4096),
+    "data.split_seed": (int, 0, None),
+    "optimizer.lr": (float, 0, None),
+    "optimizer.weight_decay": (float, 0, None),
+    "optimizer.momentum": (float, 0, 1),
+    "scheduler.warmup": (float, 0, None),
+    "loss.label_smoothing": (float, 0, 1),
+    "loss.aux": (float, 0, None),
+    "loss.mixup": (float, 0, None),
+    "loss.cutmix": (float, 0, None),
+    "strategy.views": (int, 1, None),
+    "trainer.max_epochs": (int, -1, None),
+}
+
+
+def check(cfg: DictConfig) -> None:
+    """Look at every value that can be judged without data.
+
+    Raises:
+        ValueError: lists all faults, a line each.
+    """
+    faults = list(_faults(cfg))
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def _faults(cfg: DictConfig) -> Iterator[str]:
+    for key, known in _CHOICES.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and value not in known:
+            yield unknown(key, str(value), map(str, known), f"It is one of {', '.join(map(str, known))}.")
+    for key, (kind, least, most) in _RANGES.items():
+        fault = _range_fault(OmegaConf.select(cfg, key), kind, least, most)
+        if fault:
+            yield f"{key} must be {fault}, got {OmegaConf.select(cfg, key)}."
+    workers = OmegaConf.select(cfg, "data.num_workers")
+    if workers is not None and workers != "auto" and _range_fault(workers, int, 0, None):
+        yield f"data.num_workers must be auto or a whole number from 0 on, got {workers}."
+
+
+def _range_fault(value: Any, kind: type, least: float | None, most: float | None) -> str | None:
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    whole = "a whole number" if kind is int else "a number"
+    bounds = f" from {least:g}" + (f" to {most:g}" if most is not None else " on")
+    if value is None:
+        return None
+    if not numeric or (kind is int and not float(value).is_integer()) or value != value:
+        return whole + bounds
+    if (least is not None and value < least) or (most is not None and value > most):
+        return whole + bounds
+    return None

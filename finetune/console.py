@@ -1,0 +1,35 @@
+"""What the terminal shows: tables, one line an epoch, or a progress bar."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+
+IGNORED_WARNINGS = (
+    # Lightning 2.6 on newer torch, and advice of Lightning's that we have weighed: message patterns, as `re.match`.
+    r".*does not have many workers.*",
+    r".*number of training batches .* is smaller than the logging interval.*",
+    r"Found \d+ module\(s\) in eval mode.*",
+    r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r"Checkpoint directory .* exists and is not empty.*",
+)
+"""Third-party warnings that may be ignored, by commands and tests alike."""
+
+
+def console() -> Console:
+    """A console on standard output; 80 columns of plain text where it is not a terminal."""
+    return Console(width=None if sys.stdout.isatty() else 80, highlight=False)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right_from: int = 1) -> None:
+    """A table; all columns between the first `right_from` and the last are aligned to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if right_from <= i < len(columns) - 1 else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)

@@ -1,0 +1,574 @@
+"""The LightningDataModule: folders, tables and torchvision data sets as images with class names."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+
+from finetune import download, images
+from finetune.families import unknown
+from finetune.preprocess import AUGMENTATIONS, Preprocess
+
+log = logging.getLogger(__name__)
+
+SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels of one split."""
+
+    name: str
+    keys: list[str]
+    """What names each image: its path relative to the root, or `<split>/<index>`."""
+    labels: list[int]
+    load: Callable[[int], Image.Image]
+    """Position -> upright RGB picture."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, positions: Sequence[int], name: str | None = None) -> Split:
+        """Some of the images, in the given order."""
+        positions = list(positions)
+        return Split(
+            name or self.name,
+            [self.keys[i] for i in positions],
+            [self.labels[i] for i in positions],
+            _Picked(self.load, positions),
+        )
+
+    def counts(self, classes: Sequence[str]) -> dict[str, int]:
+        """Number of images of each class."""
+        found = Counter(self.labels)
+        return {name: found[i] for i, name in enumerate(classes)}
+
+
+# Loaders are small classes and not closures: DataLoader workers must be able to unpickle them.
+@dataclass(frozen=True)
+class _Picked:
+    load: Callable[[int], Image.Image]
+    positions: list[int]
+
+    def __call__(self, i: int) -> Image.Image:
+        return self.load(self.positions[i])
+
+
+@dataclass(frozen=True)
+class _Files:
+    paths: list[str]
+
+    def __call__(self, i: int) -> Image.Image:
+        return images.load_image(self.paths[i])
+
+
+@dataclass(frozen=True)
+class _Items:
+    dataset: Any
+
+    def __call__(self, i: int) -> Image.Image:
+        image = self.dataset[i][0]
+        return images.to_rgb(image if isinstance(image, Image.Image) else Image.fromarray(image))
+
+
+class ImageDataModule(LightningDataModule):
+    """Images with class names, for any Lightning `Trainer`.
+
+        data = ImageDataModule("photos", batch_size=8)
+        data.prepare()                      # finds the files and the classes
+        module = FineTuner("resnet18", classes=data.classes)
+        Trainer().fit(module, datamodule=data)
+
+    Class names come from the training images, sorted as torchvision sorts; other splits are mapped onto them by name.
+    The order of an epoch's images and the augmentation of each depend on the seed, the epoch and the image alone, not
+    on workers or on what ran before.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        dataset: Callable[..., Any] | None = None,
+        splits: Mapping[str, Mapping[str, Any]] | None = None,
+        url: str | None = None,
+        sha1: str | None = None,
+        sha256: str | None = None,
+        tree_sha256: str | None = None,
+        val: str | None = None,
+        val_fraction: float = 0.2,
+        split_seed: int = 0,
+        classes: Sequence[str] | None = None,
+        per_class: int | None = None,
+        batch_size: int = 32,
+        num_workers: int | str = "auto",
+        image_size: int | None = None,
+        augment: str = "basic",
+        cache_images: str = "auto",
+        on_bad_file: str = "skip",
+        preprocess: Preprocess | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Name the data; nothing is read before `prepare()` or `fit`.
+
+        Args:
+            root: a folder with train/ and val|valid|validation/ and test/ (the last two optional) or with a folder per
+                class, or a .csv file with the columns path, label and (optional) split.
+            dataset: a torchvision data set's class or a partial of it, instead of a folder.
+            splits: for `dataset`, the arguments that make each split: {"train": {"train": True}, "test": ...}.
+            url: where to fetch `root` from if it does not exist.
+            sha1: of the archive at `url`.
+            sha256: of the archive at `url`.
+            tree_sha256: of the extracted files, see `download.tree_digest`.
+            val: the split to validate on instead of "val".
+            val_fraction: share of train held out, by class, where there is no such split.
+            split_seed: of that share.
+            classes: keep only these.
+            per_class: keep only this many training images of each class.
+            batch_size: images a step and process.
+            num_workers: processes that decode images; "auto" looks at the cores and the number of images.
+            image_size: pixels; None is the preprocessing's own.
+            augment: "none", "basic", "trivial" or "rand".
+            cache_images: for runs that must see pixels in every epoch; not used yet.
+            on_bad_file: "skip" leaves unreadable files out and lists them, "error" stops.
+            preprocess: what the network needs; None takes it from the FineTuner that the Trainer fits.
+            seed: of order and augmentation.
+        """
+        super().__init__()
+        if augment not in AUGMENTATIONS:
+            raise ValueError(unknown("augmentation", augment, AUGMENTATIONS))
+        if on_bad_file not in ("skip", "error"):
+            raise ValueError(unknown("data.on_bad_file", on_bad_file, ("skip", "error")))
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"data.val_fraction must be between 0 and 1, got {val_fraction}.")
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size must be 1 or more, got {batch_size}.")
+        self.root = Path(root).expanduser() if root is not None else None
+        self.dataset, self.split_arguments = dataset, splits
+        self.source = download.Source(url, sha1=sha1, sha256=sha256, tree_sha256=tree_sha256) if url else None
+        self.val, self.val_fraction, self.split_seed = val or "val", val_fraction, split_seed
+        self.only_classes, self.per_class = list(classes) if classes else None, per_class
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.image_size, self.augment, self.preprocess = image_size, augment, preprocess
+        self.cache_images, self.on_bad_file, self.seed = cache_images, on_bad_file, seed
+        self.classes: list[str] = []
+        self.splits: dict[str, Split] = {}
+        self.bad_files: dict[str, str] = {}
+        self.notes: list[str] = []
+        """What a person should know of the data: what was left out, what was split."""
+
+    # --- finding the images ------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Fetch the data if their folder does not exist. Lightning calls it in one process a machine."""
+        if self.dataset is not None:
+            self._open_datasets()
+        elif self.root is not None and not self.root.exists() and self.source is not None:
+            download.fetch(self.source, self.root)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find files, classes and splits; the same in every process."""
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        if not self.splits:
+            found = self._open_datasets() if self.dataset is not None else self._find_files()
+            self._settle(found)
+        if self.preprocess is None and isinstance(getattr(module, "preprocess", None), Preprocess):
+            self.preprocess = module.preprocess  # type: ignore[union-attr]
+        if module is not None and list(getattr(module, "classes", self.classes)) != self.classes:
+            raise ValueError(
+                f"The module has the classes {getattr(module, 'classes', None)}, the data have {self.classes}. "
+                "Build it with classes=data.classes."
+            )
+
+    def prepare(self) -> ImageDataModule:
+        """Fetch and find the data now, to know the classes before the network is built."""
+        self.prepare_data()
+        self.setup()
+        return self
+
+    def _find_files(self) -> dict[str, tuple[list[str], list[str], list[str]]]:
+        """Split -> keys, labels as class names, paths."""
+        if self.root is None:
+            raise ValueError("data.root is missing: give the folder with your images.")
+        if not self.root.exists():
+            raise FileNotFoundError(f"data.root={self.root}: there is no such folder (looked from {Path.cwd()}).")
+        if self.root.is_file():
+            return _read_table(self.root)
+        found, others = _read_folders(self.root)
+        if others:
+            kinds = Counter(os.path.splitext(p)[1].lower() or "no extension" for p in others)
+            self.notes.append(
+                f"{len(others)} files are not pictures of a known kind and were not looked at: "
+                + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5))
+            )
+        return found
+
+    def _open_datasets(self) -> dict[str, Any]:
+        make: Any = self.dataset
+        keywords = {"root": str(self.root)} if self.root is not None else {}
+        try:
+            return {name: make(**keywords, **arguments) for name, arguments in (self.split_arguments or {}).items()}
+        except (OSError, RuntimeError) as error:
+            raise FileNotFoundError(
+                f"{getattr(make, 'func', make).__name__} could not be read from {self.root} or downloaded: {error}. "
+                "Without a network, copy its files into that folder (data.root)."
+            ) from error
+
+    def _settle(self, found: Mapping[str, Any]) -> None:
+        """From what was found to `classes` and `splits`."""
+        if "train" not in found:
+            raise ValueError(f"The data have no train split, only {', '.join(found) or 'nothing'}.")
+        named = {name: _named(name, item) for name, item in found.items()}
+        if self.only_classes is not None:
+            missing = sorted(set(self.only_classes) - set(named["train"][1]))
+            if missing:
+                raise ValueError(unknown("class in data.classes:", missing[0], sorted(set(named["train"][1]))))
+            named = {n: _keep(item, set(self.only_classes)) for n, item in named.items()}
+        self.classes = _class_order(found["train"], named["train"][1])
+        if len(self.classes) < 2:
+            raise ValueError(
+                f"{self.root or 'The data'} has {len(self.classes)} class(es): {self.classes}. A classifier needs two or "
+                "more, each a folder of images."
+            )
+        if isinstance(next(iter(found.values())), tuple):
+            named = {n: self._without_bad_files(*item) for n, item in named.items()}
+        splits = {n: self._map_classes(n, *item) for n, item in named.items()}
+        self._require_all_classes(splits["train"])
+        if self.val != "val" and self.val not in splits:
+            raise ValueError(unknown("split for data.val:", self.val, splits))
+        if self.val not in splits:
+            splits["train"], splits["val"] = self._hold_out(splits["train"])
+        else:
+            splits["val"] = replace(splits.pop(self.val), name="val")
+        if self.per_class is not None:
+            splits["train"] = splits["train"].take(_first_of_each(splits["train"].labels, self.per_class, self.split_seed))
+        self.splits = {n: splits[n] for n in ("train", "val", "test") if n in splits}
+
+    def _without_bad_files(
+        self, keys: list[str], labels: list[str], load: Any
+    ) -> tuple[list[str], list[str], Callable[[int], Image.Image]]:
+        bad = images.check_images(load.paths)
+        if bad and self.on_bad_file == "error":
+            lines = [f"  {path}: {reason}" for path, reason in sorted(bad.items())]
+            raise ValueError(f"{len(bad)} files cannot be read (data.on_bad_file=skip leaves them out):\n" + "\n".join(lines))
+        self.bad_files |= bad
+        good = [i for i, path in enumerate(load.paths) if path not in bad]
+        return [keys[i] for i in good], [labels[i] for i in good], _Files([load.paths[i] for i in good])
+
+    def _map_classes(self, name: str, keys: list[str], labels: list[str], load: Callable[[int], Image.Image]) -> Split:
+        place = {c: i for i, c in enumerate(self.classes)}
+        strange = sorted(set(labels) - set(place))
+        if strange:
+            raise ValueError(
+                f"The {name} split has classes that train lacks: {', '.join(strange)}. "
+                f"Train has {', '.join(self.classes[:10])}. Rename the folders, or leave some out with data.classes=[...]."
+            )
+        missing = [c for c in self.classes if c not in set(labels)]
+        if missing and labels and name != "train":
+            self.notes.append(f"The {name} split has no images of {', '.join(missing)}.")
+        return Split(name, keys, [place[label] for label in labels], load)
+
+    def _require_all_classes(self, train: Split) -> None:
+        empty = [c for c, n in train.counts(self.classes).items() if n == 0]
+        if empty:
+            raise ValueError(
+                f"There are no readable training images of {', '.join(empty)} in {self.root}. Add some, remove the "
+                f"folder, or leave the class out with data.classes. Pictures are {' '.join(sorted(images.EXTENSIONS))}."
+            )
+
+    def _hold_out(self, train: Split) -> tuple[Split, Split]:
+        groups = _content_groups(train)
+        held = _stratified(train.labels, groups, self.val_fraction, self.split_seed)
+        if not held:
+            raise ValueError(
+                f"{len(train)} training images are too few to hold out data.val_fraction={self.val_fraction} of each class."
+            )
+        self.notes.append(
+            f"The data have no val split: {len(held)} of {len(train)} training images are held out (split.csv lists them)."
+        )
+        kept = [i for i in range(len(train)) if i not in held]
+        return train.take(kept), train.take(sorted(held), "val")
+
+    # --- loaders -----------------------------------------------------------------------------------------------
+
+    @property
+    def final_preprocess(self) -> Preprocess:
+        """The preprocessing with `image_size`."""
+        return (self.preprocess or Preprocess()).updated({"size": self.image_size})
+
+    def class_weights(self) -> list[float]:
+        """Inverse frequency in the training images, with a mean of 1 over images."""
+        counts = self.splits["train"].counts(self.classes)
+        total = len(self.splits["train"])
+        return [total / (len(counts) * n) for n in counts.values()]
+
+    def workers(self) -> int:
+        """Processes per loader."""
+        if self.num_workers != "auto":
+            return int(self.num_workers)
+        cores = images.cores()
+        return 0 if cores == 1 or len(self.splits["train"]) < 64 else min(8, cores)
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+        """Shuffled anew every epoch, augmented."""
+        split = self.splits["train"]
+        transform = self.final_preprocess.train_transform(self.augment)
+        order = EpochSampler(len(split), self.seed, self._current_epoch, *self._rank())
+        batches = FullBatches(order, self.batch_size)
+        return self._loader(ImageDataset(split, transform, self.seed), batch_sampler=batches)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+        """In order, each image once over all processes."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+        """In order, each image once over all processes."""
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, name: str) -> DataLoader[tuple[Tensor, int]]:
+        if name not in self.splits:
+            raise ValueError(unknown("split", name, self.splits))
+        dataset = ImageDataset(self.splits[name], self.final_preprocess.eval_transform())
+        rank, world = self._rank()
+        # no padding to equal lengths: it would count some images twice
+        mine = range(rank, len(dataset), world)
+        return self._loader(dataset, batch_size=self.batch_size, sampler=mine)
+
+    def sample(self, count: int) -> tuple[Tensor, list[int]]:
+        """The first images of the first epoch as the network will see them: (N, 3, H, W), and their labels."""
+        split = self.splits["train"]
+        dataset = ImageDataset(split, self.final_preprocess.train_transform(self.augment), self.seed)
+        order = list(EpochSampler(len(split), self.seed, lambda: 0))[:count]
+        images_and_labels = [dataset[index] for index in order]
+        return torch.stack([image for image, _ in images_and_labels]), [label for _, label in images_and_labels]
+
+    def _loader(self, dataset: ImageDataset, **options: Any) -> DataLoader[Any]:
+        workers = self.workers()
+        cuda = torch.cuda.is_available()
+        return DataLoader(dataset, num_workers=workers, persistent_workers=workers > 0, pin_memory=cuda, **options)
+
+    def _current_epoch(self) -> int:
+        # epoch_progress, and not current_epoch: the iterator of an epoch is made before Lightning counts it
+        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer is not None else 0
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+
+class ImageDataset(Dataset[tuple[Tensor, int]]):
+    """A split as tensors. An index is a position, or (epoch, position) where augmentation needs the epoch."""
+
+    def __init__(self, split: Split, transform: Callable[[Image.Image], Tensor], seed: int | None = None) -> None:
+        self.split, self.transform, self.seed = split, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, i = index if isinstance(index, tuple) else (0, index)
+        image = self.split.load(i)
+        if self.seed is None:
+            return self.transform(image), self.split.labels[i]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.seed, epoch, i))
+            return self.transform(image), self.split.labels[i]
+
+
+def seed_of(*parts: int) -> int:
+    """A seed from several numbers, the same on every machine."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """A new order every epoch that depends on the seed and the epoch alone, so that a resumed run sees the same one."""
+
+    def __init__(self, length: int, seed: int, epoch: Callable[[], int], rank: int = 0, world: int = 1) -> None:
+        self.length, self.seed, self.epoch, self.rank, self.world = length, seed, epoch, rank, world
+
+    def __len__(self) -> int:
+        return -(-self.length // self.world)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch()
+        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
+        order = torch.randperm(self.length, generator=generator).tolist()
+        # ranks must take the same number of steps: the first images of the order are seen twice by a rank or two
+        order += order[: len(self) * self.world - self.length]
+        return iter([(epoch, i) for i in order[self.rank :: self.world]])
+
+
+class FullBatches(BatchSampler):
+    """Batches of `batch_size`; a last batch of one joins the one before it, since BatchNorm cannot learn from one."""
+
+    def _sizes(self) -> list[int]:
+        n = len(self.sampler)  # type: ignore[arg-type]
+        full, rest = divmod(n, self.batch_size)
+        sizes = [self.batch_size] * full + ([rest] if rest else [])
+        if rest == 1 and full and self.batch_size > 1:
+            sizes[-2:] = [self.batch_size + 1]
+        return sizes
+
+    def __init__(self, sampler: Sampler[tuple[int, int]], batch_size: int, drop_last: bool = False) -> None:
+        super().__init__(sampler, batch_size, drop_last)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self._sizes())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        items = iter(self.sampler)
+        for size in self._sizes():
+            yield [next(items) for _ in range(size)]
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+Found = tuple[list[str], list[str], list[str]]
+
+
+def _read_folders(root: Path) -> tuple[dict[str, Found], list[str]]:
+    """A root with train/ or with a folder per class."""
+    names = images.subfolders(root)
+    if "train" in names:
+        split_roots = {
+            split: next((root / n for n in options if n in names), None) for split, options in SPLIT_FOLDERS.items()
+        }
+    elif names:
+        split_roots = {"train": root}
+    else:
+        loose = sum(images.is_image(n) for n in os.listdir(root))
+        raise ValueError(
+            f"data.root={root} has no folders in it ({loose} images lie loose there). It needs a folder per class, "
+            "or train/ and val/ with a folder per class each."
+        )
+    found, others = {}, []
+    for split, split_root in split_roots.items():
+        if split_root is not None:
+            found[split], other = _read_classes(root, split_root)
+            others += other
+    return found, others
+
+
+def _read_classes(root: Path, split_root: Path) -> tuple[Found, list[str]]:
+    keys, labels, paths, others = [], [], [], []
+    classes = images.subfolders(split_root)
+    if not classes:
+        raise ValueError(f"{split_root} has no folders in it; it needs a folder of images per class.")
+    for name in classes:
+        found, other = images.list_images(split_root / name)
+        keys += [Path(os.path.relpath(p, root)).as_posix() for p in found]
+        labels += [name] * len(found)
+        paths += found
+        others += other
+    empty = sorted(set(classes) - set(labels))
+    if empty:
+        raise ValueError(
+            f"{split_root}: no images in {', '.join(empty)}. Add some or remove the folder. "
+            f"Pictures are {' '.join(sorted(images.EXTENSIONS))}."
+        )
+    return (keys, labels, paths), others
+
+
+def _read_table(table: Path) -> dict[str, Found]:
+    found: dict[str, Found] = defaultdict(lambda: ([], [], []))
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        for column in ("path", "label"):
+            if column not in (rows.fieldnames or []):
+                raise ValueError(
+                    f"{table} needs the columns path, label and (optional) split in its first line, "
+                    f"got {', '.join(rows.fieldnames or []) or 'an empty file'}."
+                )
+        for number, row in enumerate(rows, start=2):
+            split = (row.get("split") or "train").strip()
+            split = next((s for s, words in SPLIT_FOLDERS.items() if split in words), "")
+            if not (row["path"] and row["label"] and split):
+                raise ValueError(f"{table}, line {number}: needs a path, a label and a split of train, val or test.")
+            keys, labels, paths = found[split]
+            keys.append(row["path"])
+            labels.append(row["label"])
+            paths.append(str(table.parent / row["path"]))
+    return dict(found)
+
+
+def _named(name: str, item: Any) -> tuple[list[str], list[str], Callable[[int], Image.Image]]:
+    """Keys, labels as names and loader of what was found: files, or a torchvision data set."""
+    if isinstance(item, tuple):
+        keys, labels, paths = item
+        return keys, labels, _Files(paths)
+    targets = next((getattr(item, a) for a in ("targets", "labels", "_labels") if hasattr(item, a)), None)
+    numbers = [int(t) for t in (targets if targets is not None else (item[i][1] for i in range(len(item))))]
+    names = getattr(item, "classes", None) or [str(i) for i in range(max(numbers, default=0) + 1)]
+    if numbers and not 0 <= min(numbers) <= max(numbers) < len(names):
+        raise ValueError(f"The {name} split has labels {min(numbers)}..{max(numbers)} for {len(names)} classes.")
+    return [f"{name}/{i}" for i in range(len(item))], [str(names[t]) for t in numbers], _Items(item)
+
+
+def _keep(item: tuple[list[str], list[str], Any], classes: set[str]) -> tuple[list[str], list[str], Any]:
+    keys, labels, load = item
+    kept = [i for i, label in enumerate(labels) if label in classes]
+    picked = _Files([load.paths[i] for i in kept]) if isinstance(load, _Files) else _Picked(load, kept)
+    return [keys[i] for i in kept], [labels[i] for i in kept], picked
+
+
+def _class_order(item: Any, labels: list[str]) -> list[str]:
+    """Sorted as torchvision sorts folders; a data set's own order where it has one."""
+    present = set(labels)
+    return [str(c) for c in getattr(item, "classes", None) or sorted(present) if str(c) in present]
+
+
+def _content_groups(split: Split) -> list[str]:
+    """What must stay on one side of a split: exact duplicates share a group."""
+    if not isinstance(_base_loader(split.load), _Files):
+        return split.keys
+    load: Any = split.load
+    return [hashlib.sha1(Path(path).read_bytes(), usedforsecurity=False).hexdigest() for path in load.paths]
+
+
+def _base_loader(load: Any) -> Any:
+    return _base_loader(load.load) if isinstance(load, _Picked) else load
+
+
+def _stratified(labels: Sequence[int], groups: Sequence[str], fraction: float, seed: int) -> set[int]:
+    """Positions to hold out: about `fraction` of each class, at least one where it has two, whole groups only."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for i, group in enumerate(groups):
+        members[group].append(i)
+    held: set[int] = set()
+    for label in sorted(set(labels)):
+        own = [i for i, found in enumerate(labels) if found == label]
+        wanted = min(max(1, round(fraction * len(own))), len(own) - 1)
+        taken = sum(i in held for i in own)
+        order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed_of(seed, label))).tolist()
+        for position in order:
+            group = members[groups[own[position]]]
+            inside = [i for i in group if labels[i] == label]
+            if own[position] in held or taken + len(inside) > wanted:
+                continue
+            held.update(group)
+            taken += len(inside)
+    return held
+
+
+def _first_of_each(labels: Sequence[int], count: int, seed: int) -> list[int]:
+    """Positions of `count` images of each class, drawn with a seed, in their old order."""
+    drawn: list[int] = []
+    for label in sorted(set(labels)):
+        own = [i for i, found in enumerate(labels) if found == label]
+        order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed_of(seed, label, 1))).tolist()
+        drawn += [own[i] for i in order[:count]]
+    return sorted(drawn)
+
+

@@ -1,0 +1,164 @@
+"""Reading picture files: one right way for all of training, evaluation and prediction."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+EXTENSIONS = frozenset(".jpg .jpeg .jfif .png .ppm .bmp .pgm .tif .tiff .webp".split())
+"""What counts as a picture: torchvision's list, and .jfif."""
+MAX_PIXELS = 89_478_485
+"""Larger pictures are refused before they are decoded (Pillow's own limit for its warning)."""
+_JUNK_FOLDERS = frozenset({"__MACOSX"})
+
+
+class BadImageError(ValueError):
+    """A file cannot be read as a picture. One string, with the path: it must survive being sent between processes."""
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """A file as an upright RGB picture, 8 bits a channel.
+
+    EXIF orientation is applied, transparency is laid over white, 16-bit greyscale is scaled to 8 bits, and
+    palette, greyscale and CMYK pictures are converted.
+
+    Raises:
+        BadImageError: missing, truncated, not a picture, or larger than `MAX_PIXELS`; names the file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of sizes that we check ourselves
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise BadImageError(
+                        f"{path}: {image.width} x {image.height} pixels are more than {MAX_PIXELS}; shrink the picture."
+                    )
+                return to_rgb(ImageOps.exif_transpose(image))
+    except BadImageError:
+        raise
+    # Pillow's decoders raise almost anything on damaged files, struct.error and SyntaxError included
+    except Exception as error:
+        raise BadImageError(f"{path}: {_reason(path, error)}") from error
+
+
+def _reason(path: str | Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder"
+    if isinstance(error, PermissionError):
+        return "may not be read (permission denied)"
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        return "the file is empty"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "is not a picture that Pillow can read"
+    return f"is damaged ({error or type(error).__name__})"
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL picture as RGB; see `load_image`."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return _deep_grey_to_rgb(image)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
+    """16-bit, 32-bit and float greyscale; Pillow's own convert("RGB") would clip them to white or black."""
+    pixels = np.asarray(image, dtype=np.float64)
+    peak = 65535.0
+    if image.mode == "F":  # no range is agreed on for float files: take the smallest usual one that holds the values
+        peak = next((p for p in (1.0, 255.0) if pixels.max(initial=0) <= p), peak)
+    grey = np.clip(np.rint(pixels * (255.0 / peak)), 0, 255).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def check_image(path: str | Path) -> str | None:
+    """None if the file can be decoded to its end, else the reason.
+
+    Decodes at reduced size where the format allows (`draft`), which finds truncation and costs less than a full read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                if image.width * image.height <= MAX_PIXELS and image.format == "JPEG":
+                    image.draft("RGB", (64, 64))
+                    image.load()
+                    return None
+        load_image(path)
+    except BadImageError as error:
+        return str(error).split(": ", 1)[1]
+    except Exception as error:
+        return _reason(path, error)
+    return None
+
+
+def check_images(paths: Sequence[str | Path], workers: int | None = None) -> dict[str, str]:
+    """Decode every file, several at a time; path -> reason for those that cannot be read."""
+    with ThreadPoolExecutor(workers or cores()) as pool:
+        reasons = pool.map(check_image, paths)
+        return {str(path): reason for path, reason in zip(paths, reasons, strict=True) if reason}
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name looks like a picture; hidden files (`._x.jpg` of macOS) do not."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def subfolders(root: str | Path) -> list[str]:
+    """Names of the folders directly under `root`, sorted as torchvision sorts, without hidden and archive junk."""
+    with os.scandir(root) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name not in _JUNK_FOLDERS)
+
+
+def walk_files(root: str | Path) -> Iterator[str]:
+    """Every file below `root`, sorted, links followed, each real folder once (a loop of links ends)."""
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in _JUNK_FOLDERS)
+        yield from (os.path.join(folder, name) for name in sorted(files))
+
+
+def list_images(root: str | Path) -> tuple[list[str], list[str]]:
+    """Picture files below `root`, and the other files there that are not hidden."""
+    images, others = [], []
+    for path in walk_files(root):
+        name = os.path.basename(path)
+        if is_image(name):
+            images.append(path)
+        elif not name.startswith(".") and name != "Thumbs.db":
+            others.append(path)
+    return images, others
+
+
+def grid(images: Iterable[Image.Image], columns: int = 8) -> Image.Image:
+    """Pictures of one size, side by side in rows of `columns`."""
+    tiles = list(images)
+    width, height = tiles[0].size
+    columns = min(columns, len(tiles))
+    sheet = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height), "white")
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (i % columns * width, i // columns * height))
+    return sheet

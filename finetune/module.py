@@ -1,0 +1,450 @@
+"""The LightningModule: a backbone, a strategy, one step for training, validation and test."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import signature
+from typing import Any, Self
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassRecall,
+)
+from torchvision.transforms import v2
+
+from finetune import strategy as strategies
+from finetune.backbones import Backbone, from_module, with_preprocess
+from finetune.strategy import Strategy
+
+Batch = tuple[Tensor, Tensor]
+"""Images (N, 3, H, W) float, normalised; labels (N,) int64."""
+
+EVALUATION_METRICS: dict[str, Callable[[int], Metric]] = {
+    "acc": lambda n: MulticlassAccuracy(n, average="micro"),
+    "f1": lambda n: MulticlassF1Score(n, average="macro"),
+    "recall": lambda n: MulticlassRecall(n, average="none"),
+    "auroc": lambda n: MulticlassAUROC(n, average="none"),
+    "confusion_matrix": lambda n: MulticlassConfusionMatrix(n),
+}
+"""Computed over all images of a split, never as means of batches. One value is logged, several are kept."""
+
+
+def sgd(params: Any) -> Optimizer:
+    """The tutorials' optimizer, and the default."""
+    return torch.optim.SGD(params, lr=1e-3, momentum=0.9)
+
+
+class FineTuner(LightningModule):
+    """A pretrained image classifier with a new head, and how it is adapted.
+
+    Works in any Lightning `Trainer`:
+
+        module = FineTuner("resnet18", classes=["ants", "bees"], strategy="differential")
+        Trainer(max_epochs=5).fit(module, datamodule=ImageDataModule("photos"))
+
+    `module.backbone` is the network under its torchvision names, `module.head` its new last layer,
+    `module.classes` the class names, `module.preprocess` what images need. After validation and test,
+    `module.results["val"]` holds every metric, the per-class ones included.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module | Backbone = "resnet18",
+        classes: Sequence[str] | int = (),
+        strategy: str | Mapping[str, Any] | Strategy = "feature_extract",
+        *,
+        weights: str | None = "default",
+        head: str | None = None,
+        tail: str | None = None,
+        head_init: str = "default",
+        preprocess: Mapping[str, Any] | None = None,
+        optimizer: Callable[[Any], Optimizer] | None = sgd,
+        scheduler: Callable[..., LRScheduler] | None = None,
+        warmup: float = 0,
+        monitor: str = "val/acc",
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+        aux_weight: float | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        transform_input: bool | None = None,
+    ) -> None:
+        """Build the network and put a head for `classes` on it.
+
+        Args:
+            model: a name of the table (`python -m finetune.models`), a Backbone, or a network of your own.
+            classes: class names in the order of the labels; a number names them "0", "1", ...
+            strategy: a name of `conf/strategy/`, a mapping of Strategy's fields, or a Strategy.
+            weights: "default", "none", a name of the weights enum, or a local file. For a `model` given by name.
+            head: path of the last Linear or Conv2d, for a network of your own.
+            tail: path of the first module that is random in training, for a network of your own; the head if None.
+            head_init: "default", "xavier_uniform", "xavier_normal" or "zero".
+            preprocess: fields of `Preprocess` that differ from the weights' own.
+            optimizer: called with parameter groups, for example `partial(torch.optim.AdamW, lr=1e-3)`. Each group's
+                rate is the optimizer's times the group's. None: the module cannot be trained until one is set.
+            scheduler: called with the optimizer; `max_lr`, `total_steps` and `T_max` are filled in where it takes them
+                and they are not given, and then it steps every batch, else every epoch.
+            warmup: epochs of linear warm-up of all rates.
+            monitor: what ReduceLROnPlateau looks at.
+            label_smoothing: share of the target spread over all classes, in 0..1.
+            class_weights: a weight per class for the training loss.
+            aux_weight: weight of each auxiliary loss; None is the family's own.
+            mixup: alpha of MixUp, 0 is off. Training batches only.
+            cutmix: alpha of CutMix, 0 is off; with both, one is drawn per batch.
+            transform_input: for inception and googlenet, see `Family`; None follows the weights.
+
+        Raises:
+            ValueError: an unknown name, a strategy that does not fit the network, fewer than two classes.
+            FileNotFoundError: weights that are not there and cannot be downloaded.
+        """
+        super().__init__()
+        self.strategy = Strategy.load(strategy)
+        self.classes = _class_names(classes)
+        backbone = self._make_backbone(model, weights if self.strategy.pretrained else "none", head, tail, transform_input)
+        backbone = with_preprocess(backbone, preprocess)
+        backbone.replace_head(len(self.classes), head_init)
+        self.family, self.preprocess, self.source = backbone.family, backbone.preprocess, backbone.source
+        # channels_last doubles the speed of convolutions on CPUs and changes nothing else
+        self.backbone: nn.Module = backbone.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.plan = strategies.assign(self.strategy, self.backbone, backbone.head_names)
+        strategies.names_before(self.backbone, self.family.tail)  # raises here, not in the first epoch
+        self._make_optimizer, self._make_scheduler = optimizer, scheduler
+        self.warmup, self.monitor = warmup, monitor
+        self.aux_weight = self.family.aux_weight if aux_weight is None else aux_weight
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self._set_class_weights(class_weights)
+        self.mix = _mix(len(self.classes), mixup, cutmix)
+        self.results: dict[str, dict[str, Any]] = {}
+        self._make_metrics()
+        # What `load_from_checkpoint` gives back to this constructor: plain values, and no weights to fetch.
+        self.save_hyperparameters(
+            {
+                "model": backbone.name,
+                "classes": self.classes,
+                "strategy": self.strategy.to_dict(),
+                "weights": "none",
+                "head": self.family.head,
+                "tail": self.family.tail,
+                "preprocess": self.preprocess.to_dict(),
+                "optimizer": None,
+                "label_smoothing": float(label_smoothing),
+                "class_weights": None if class_weights is None else [float(w) for w in class_weights],
+                "aux_weight": float(self.aux_weight),
+                "mixup": float(mixup),
+                "cutmix": float(cutmix),
+                "transform_input": backbone.transform_input,
+                "source": self.source,
+            },
+            logger=False,
+        )
+        self._enter_epoch()
+
+    @staticmethod
+    def _make_backbone(
+        model: str | nn.Module | Backbone, weights: str | None, head: str | None, tail: str | None, transform_input: bool | None
+    ) -> Backbone:
+        if isinstance(model, Backbone):
+            return model
+        if isinstance(model, str):
+            if model == "custom":
+                raise ValueError(
+                    "This checkpoint is of a network of your own; give it: load_from_checkpoint(path, model=network)."
+                )
+            return Backbone.create(model, weights, transform_input)
+        if head is None:
+            layers = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+            raise ValueError(
+                f"Say which layer of {type(model).__name__} is its head, for example head={layers[-1:] or ['fc']}."
+            )
+        return from_module(model, head, tail)
+
+    def _set_class_weights(self, class_weights: Sequence[float] | None) -> None:
+        if class_weights is None:
+            return
+        if len(class_weights) != len(self.classes):
+            raise ValueError(f"class_weights has {len(class_weights)} values for {len(self.classes)} classes.")
+        # not persistent: checkpoints hold the network and nothing else
+        self.criterion.register_buffer("weight", torch.tensor(class_weights, dtype=torch.float), persistent=False)
+
+    def _make_metrics(self) -> None:
+        n = len(self.classes)
+        self.train_loss, self.train_acc = MeanMetric(), MulticlassAccuracy(n, average="micro")
+        one = MetricCollection({k: make(n) for k, make in EVALUATION_METRICS.items()}, compute_groups=False)
+        self.metrics = nn.ModuleDict({"val": one, "test": one.clone()})
+        self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
+
+    # --- the network -------------------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> nn.Module:
+        """The new last layer."""
+        return self.backbone.get_submodule(self.family.head)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) to logits (N, classes) of the main head."""
+        return self._outputs(images)[0]
+
+    def _outputs(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Main logits, and those of auxiliary heads where the network gives them."""
+        out = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        logits, *aux = out if isinstance(out, tuple) else (out,)
+        return logits, aux
+
+    # --- what learns when --------------------------------------------------------------------------------------
+
+    @property
+    def _max_epochs(self) -> int | None:
+        return self._trainer.max_epochs if self._trainer is not None else None
+
+    def _epoch(self) -> int:
+        return self.current_epoch if self._trainer is not None else 0
+
+    def trunk_moves(self, epoch: int) -> bool:
+        """Whether an epoch changes anything before the tail."""
+        return strategies.trunk_moves(self.plan, self.backbone, epoch, self._max_epochs or sys.maxsize, self.family.tail)
+
+    def ever_trunk_moves(self) -> bool:
+        """Whether anything before the tail changes in the course of the run."""
+        return self.trunk_moves((self._max_epochs or sys.maxsize) - 1)  # groups start and never stop
+
+    def learning_names(self) -> set[str]:
+        """Names of the network's parameters that change in the course of the run."""
+        return self.plan.ever_learning() - set(self._idle((self._max_epochs or sys.maxsize) - 1))
+
+    def _idle(self, epoch: int) -> list[str]:
+        """Auxiliary heads get no loss while nothing before them learns: they could not change the result."""
+        if not self.family.aux or (self.trunk_moves(epoch) and self.aux_weight > 0):
+            return []
+        return [n for n, _ in self.backbone.named_parameters() if n.startswith(tuple(f"{p}." for p in self.family.aux_roots))]
+
+    def _enter_epoch(self) -> bool:
+        """Bring gradients and modes into the state of the current epoch; says whether gradients changed."""
+        epoch, idle = self._epoch(), self._idle(self._epoch())
+        changed = strategies.apply(self.plan, self.backbone, epoch, self._max_epochs or sys.maxsize, idle)
+        self.train()
+        return changed
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`, but what is frozen stays in evaluation mode."""
+        super().train(mode)
+        if mode and hasattr(self, "plan"):
+            epoch = self._epoch()
+            strategies.set_modes(self.plan, self.backbone, epoch, self._max_epochs or sys.maxsize, self.family.tail)
+            if self.family.aux and self._idle(epoch):
+                self.backbone.training = False  # the flag of the root alone: it decides whether auxiliary heads run
+        return self
+
+    def on_fit_start(self) -> None:
+        self._enter_epoch()
+        self._print_table()
+
+    def on_train_epoch_start(self) -> None:
+        # Lightning never calls .train() here, and DDP has only wrapped what learned when the run began.
+        if self._enter_epoch() and self.trainer.world_size > 1 and self.trainer.strategy.model is not None:
+            strategy: Any = self.trainer.strategy
+            if hasattr(strategy, "_setup_model") and strategy.model is not self:
+                strategy.model = strategy._setup_model(self)
+
+    @rank_zero_only
+    def _print_table(self) -> None:
+        from finetune.console import print_table
+
+        rows = self.strategy_table()
+        print_table(f"Strategy {self.strategy.name}", ["group", "tensors", "parameters", "rate", "learns from"], rows)
+
+    def strategy_table(self) -> list[list[str]]:
+        """Rows of group, tensors, parameters, rate and start."""
+        off = self._idle((self._max_epochs or 1) - 1)
+        return strategies.table(self.plan, self.backbone, self._base_lr(), self._max_epochs, off)
+
+    # --- optimizer ---------------------------------------------------------------------------------------------
+
+    def _base_lr(self) -> float:
+        optimizer = self._trainer.optimizers[0] if self._trainer is not None and self._trainer.optimizers else None
+        return float((optimizer or self._new_optimizer()).defaults["lr"])
+
+    def _new_optimizer(self) -> Optimizer:
+        if self._make_optimizer is None:
+            raise ValueError(
+                "This module has no optimizer (a loaded one has none): load_from_checkpoint(path, "
+                "optimizer=functools.partial(torch.optim.SGD, lr=1e-3, momentum=0.9))."
+            )
+        optimizer = self._make_optimizer(strategies.param_groups(self.plan, self.backbone))
+        for group, options in zip(self.plan.groups, optimizer.param_groups, strict=True):
+            options["lr"] = optimizer.defaults["lr"] * group.lr
+        return optimizer
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer with all groups from the start, so that schedulers, checkpoints and resuming need no care."""
+        optimizer = self._new_optimizer()
+        if self._make_scheduler is None:
+            return optimizer
+        scheduler, interval = self._new_scheduler(optimizer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": self.monitor},
+        }
+
+    def _new_scheduler(self, optimizer: Optimizer) -> tuple[LRScheduler, str]:
+        make: Any = self._make_scheduler
+        given = make.keywords if isinstance(make, partial) else {}
+        cls = make.func if isinstance(make, partial) else make
+        takes = [name for name in signature(cls).parameters if name not in given]
+        filled: dict[str, Any] = {}
+        if "epochs" not in given:
+            for name in ("total_steps", "T_max"):
+                if name in takes:
+                    filled[name] = self._total_steps()
+        if "max_lr" in takes:
+            filled["max_lr"] = [group["lr"] for group in optimizer.param_groups]
+        if cls is ReduceLROnPlateau and "mode" not in given:
+            filled["mode"] = "min" if self.monitor.endswith("loss") else "max"
+        per_step = "total_steps" in filled or "T_max" in filled
+        return make(optimizer, **filled), "step" if per_step else "epoch"
+
+    def _total_steps(self) -> int:
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise ValueError("This scheduler needs to know the end of the run: set trainer.max_epochs.")
+        return max(1, int(steps))
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Step with each group's rate times its ramp (late start, warm-up).
+
+        The ramp is undone at once: schedulers, some of which compute a rate from the one before, never see it.
+        """
+        ramps = self._ramps(epoch, batch_idx)
+        scheduled = [options["lr"] for options in optimizer.param_groups]
+        for options, ramp in zip(optimizer.param_groups, ramps, strict=True):
+            options["lr"] = options["lr"] * ramp
+        self.rates = {f"lr/{o['name']}": float(o["lr"]) for o in optimizer.param_groups}
+        try:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        finally:
+            for options, lr in zip(optimizer.param_groups, scheduled, strict=True):
+                options["lr"] = lr
+
+    def _ramps(self, epoch: int, batch_idx: int) -> list[float]:
+        """Each group's factor for this step; a warm-up of one epoch reaches 1 at that epoch's last step."""
+        batches = max(1, int(self.trainer.num_training_batches))
+        now = epoch + (batch_idx + 1) / batches
+        overall = min(1.0, now / self.warmup) if self.warmup > 0 else 1.0
+        if not any(group.start or group.warmup for group in self.plan.groups):
+            return [overall] * len(self.plan.groups)
+        return [
+            overall * self.plan.ramp(g, now, self._max_epochs) if self.plan.learns(g, epoch, self._max_epochs) else 0.0
+            for g in self.plan.groups
+        ]
+
+    # --- steps -------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Main loss plus the weighted auxiliary ones."""
+        images, labels = batch
+        mixed, targets = self.mix(images, labels) if self.mix is not None else (images, labels)
+        logits, aux = self._outputs(mixed)
+        loss: Tensor = self.criterion(logits, targets)
+        for extra in aux:
+            loss = loss + self.aux_weight * self.criterion(extra, targets)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"The loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}. "
+                "Try a smaller optimizer.lr (a tenth), or scheduler.warmup=1; the checkpoints written so far are good."
+            )
+        # with MixUp or CutMix, accuracy is against the larger share of each image
+        hard = targets if targets.ndim == 1 else targets.argmax(dim=1)
+        self.train_loss.update(loss.detach(), weight=len(labels))
+        self.train_acc.update(logits.detach(), hard)
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=len(labels), prog_bar=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log_dict(getattr(self, "rates", {}), rank_zero_only=True)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect predictions of the main head."""
+        self._evaluation_step(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect predictions of the main head."""
+        self._evaluation_step(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Probabilities (N, classes)."""
+        images = batch[0] if isinstance(batch, tuple | list) else batch
+        return self(images).softmax(dim=1)
+
+    def _evaluation_step(self, batch: Batch, split: str) -> None:
+        images, labels = batch
+        logits = self(images).float()
+        # the plain log loss, without smoothing and weights, so that runs can be compared
+        self.losses[split].update(nn.functional.cross_entropy(logits, labels), weight=len(labels))
+        self.metrics[split].update(logits.softmax(dim=1), labels)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._finish_evaluation("test")
+
+    def _finish_evaluation(self, split: str) -> None:
+        metrics, loss = self.metrics[split], self.losses[split]
+        values: dict[str, Any] = {"loss": loss.compute(), **_compute(metrics)}
+        metrics.reset()
+        loss.reset()
+        self.results[split] = {k: v.tolist() for k, v in values.items()}
+        scalars = {f"{split}/{k}": v for k, v in values.items() if v.ndim == 0}
+        self.log_dict(scalars, batch_size=1, prog_bar=split == "val" and not self.trainer.sanity_checking)
+
+
+def _compute(metrics: Any) -> dict[str, Tensor]:
+    """All metrics, with AUROC as the mean over the classes for which it is defined, or left out."""
+    confusion = metrics["confusion_matrix"].compute()
+    support = confusion.sum(dim=1)
+    defined = (support > 0) & (support < support.sum())
+    values = {k: m.compute() for k, m in metrics.items() if k != "auroc" and k != "confusion_matrix"}
+    if defined.any():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the classes that we leave out of the mean
+            values["auroc"] = metrics["auroc"].compute()[defined].mean()
+    else:
+        metrics["auroc"].reset()
+    return {**values, "confusion_matrix": confusion}
+
+
+def _class_names(classes: Sequence[str] | int) -> list[str]:
+    names = [str(i) for i in range(classes)] if isinstance(classes, int) else [str(c) for c in classes]
+    if len(names) < 2:
+        raise ValueError(f"A classifier needs at least two classes, got {names}. Pass classes=data.classes.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"Class names must differ, got {names}.")
+    return names
+
+
+def _mix(num_classes: int, mixup: float, cutmix: float) -> nn.Module | None:
+    choices: list[Any] = []
+    if mixup > 0:
+        choices.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
+    if cutmix > 0:
+        choices.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
+    if not choices:
+        return None
+    mix: nn.Module = choices[0] if len(choices) == 1 else v2.RandomChoice(choices)
+    return mix

@@ -1,0 +1,132 @@
+"""Pictures of a run, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from finetune.preprocess import Preprocess
+
+Row = Mapping[str, Any]
+_COLOURS = {"train": "#9aa5b1", "val": "#1f6feb"}
+_STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+}
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def _series(rows: Sequence[Row], key: str) -> tuple[list[int], list[float]]:
+    present = [row for row in rows if isinstance(row.get(key), int | float)]
+    return [row["epoch"] + 1 for row in present], [float(row[key]) for row in present]
+
+
+def _whole_epochs(axes: Any, rows: Sequence[Row]) -> None:
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    last = max((row["epoch"] + 1 for row in rows), default=1)
+    axes.set_xlim(0.5, last + 0.5)
+
+
+def curves(rows: Sequence[Row], path: Path, best_epoch: int | None = None) -> None:
+    """Loss, accuracy and the rate of each group over the epochs; the best epoch is marked."""
+    rates = [key for key in dict.fromkeys(k for row in rows for k in row) if key.startswith("lr/")]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(10.5, 3.2), layout="constrained")
+        panels = figure.subplots(1, 3)
+        for axes, metric, title in zip(panels, ("loss", "acc"), ("loss", "accuracy"), strict=False):
+            for split, colour in _COLOURS.items():
+                x, y = _series(rows, f"{split}/{metric}")
+                axes.plot(x, y, "o-", ms=3, color=colour, label=split)
+            axes.set_title(title)
+            axes.legend()
+            if best_epoch is not None:
+                axes.axvline(best_epoch + 1, color="#1f6feb", lw=0.8, ls=":")
+        for key in rates[:8]:
+            panels[2].plot(*_series(rows, key), "o-", ms=3, label=key.removeprefix("lr/"))
+        panels[2].set_title("learning rate at the end of each epoch")
+        if rates:
+            panels[2].legend()
+        for axes in panels:
+            _whole_epochs(axes, rows)
+        _save(figure, path)
+
+
+def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path) -> None:
+    """Counts, with rows as the truth and colours as shares of each row."""
+    counts = np.asarray(matrix)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    n = len(classes)
+    side = min(16.0, 2.6 + 0.45 * n)
+    with mpl.rc_context({**_STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+        axes = figure.subplots()
+        picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the true class")
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        if n <= 60:
+            axes.set_xticks(range(n), [_short(c) for c in classes], rotation=90 if n > 6 else 0)
+            axes.set_yticks(range(n), [_short(c) for c in classes])
+        if n <= 25:
+            for i, j in np.ndindex(n, n):
+                colour = "white" if shares[i, j] > 0.5 else "black"
+                axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour)
+        axes.set_title("Validation images, best epoch")
+        _save(figure, path)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 18 else name[:17] + "…"
+
+
+def samples(images: torch.Tensor, labels: Sequence[str], preprocess: Preprocess, path: Path, columns: int = 8) -> None:
+    """Training images as the network sees them, augmented, with their labels.
+
+    Args:
+        images: (N, 3, H, W), normalised as `preprocess` says.
+    """
+    mean = torch.tensor(preprocess.mean).view(3, 1, 1)
+    std = torch.tensor(preprocess.std).view(3, 1, 1)
+    pixels = (images.cpu().float() * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    rows = -(-len(pixels) // columns)
+    with mpl.rc_context({**_STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(1.4 * min(columns, len(pixels)), 1.6 * rows), layout="constrained")
+        cells = np.atleast_1d(figure.subplots(rows, min(columns, len(pixels)))).ravel()
+        for axes in cells:
+            axes.axis("off")
+        for axes, image, label in zip(cells, pixels, labels, strict=False):
+            axes.imshow(image)
+            axes.set_title(_short(label), fontsize=7, loc="center")
+        _save(figure, path)
+
+
+def comparison(runs: Mapping[str, Sequence[Row]], path: Path, metric: str = "val/acc") -> None:
+    """One metric of several runs over the epochs."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for name, rows in runs.items():
+            axes.plot(*_series(rows, metric), "o-", ms=3, label=name)
+        axes.set_title("Validation accuracy" if metric == "val/acc" else metric)
+        if metric.endswith("acc"):
+            axes.set_ylim(top=1.0)
+        _whole_epochs(axes, [row for rows in runs.values() for row in rows])
+        axes.legend(loc="best")
+        _save(figure, path)

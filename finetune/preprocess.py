@@ -1,0 +1,118 @@
+"""From a picture to the tensor that a network expects, the same in training, evaluation and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import torch
+from torchvision.transforms import InterpolationMode, v2
+
+from finetune.families import unknown
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Preprocessing that belongs to a set of weights; plain values, so that it can live in a checkpoint."""
+
+    size: int = 224
+    """Side of the square image that enters the network, in pixels."""
+    resize: int = 256
+    """Length of the shorter side before the centre crop, in pixels."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Per-channel mean subtracted, for pixels in 0..1."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Per-channel standard deviation divided by."""
+    interpolation: str = "bilinear"
+    """`nearest`, `bilinear` or `bicubic`."""
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            triple = (float(value),) * 3 if isinstance(value, int | float) else tuple(float(v) for v in value)
+            if len(triple) != 3 or (name == "std" and min(triple) <= 0):
+                raise ValueError(
+                    f"preprocess.{name} takes one number or three{' above 0' if name == 'std' else ''}, got {value}."
+                )
+            object.__setattr__(self, name, triple)
+        if not 1 <= self.size <= self.resize:
+            raise ValueError(f"preprocess needs 1 <= size <= resize, got size={self.size} and resize={self.resize}.")
+        if self.interpolation not in ("nearest", "bilinear", "bicubic"):
+            raise ValueError(unknown("interpolation", self.interpolation, ("nearest", "bilinear", "bicubic")))
+
+    @classmethod
+    def from_transforms(cls, transforms: Any) -> Preprocess:
+        """Read off a torchvision `ImageClassification` preset, as `weights.transforms()` returns it."""
+        return cls(
+            size=int(transforms.crop_size[0]),
+            resize=int(transforms.resize_size[0]),
+            mean=tuple(transforms.mean),
+            std=tuple(transforms.std),
+            interpolation=transforms.interpolation.value,
+        )
+
+    def updated(self, changes: Mapping[str, Any] | None) -> Preprocess:
+        """A copy with some fields changed; a new `size` scales `resize` with it unless that is given too.
+
+        Raises:
+            ValueError: a field is unknown or its value is out of range.
+        """
+        changes = {k: v for k, v in (changes or {}).items() if v is not None}
+        known = [f.name for f in fields(self)]
+        for key in changes:
+            if key not in known:
+                raise ValueError(unknown("preprocess field", key, known))
+        if "size" in changes and "resize" not in changes:
+            changes["resize"] = round(self.resize * changes["size"] / self.size)
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, lists instead of tuples."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @property
+    def _mode(self) -> InterpolationMode:
+        return InterpolationMode(self.interpolation)
+
+    @property
+    def _to_tensor(self) -> list[v2.Transform]:
+        return [
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(self.mean), list(self.std)),
+        ]
+
+    def eval_transform(self) -> v2.Transform:
+        """PIL RGB image -> float tensor (3, size, size): resize, centre crop, normalise."""
+        return v2.Compose(
+            [v2.Resize([self.resize], self._mode), v2.CenterCrop([self.size, self.size]), *self._to_tensor]
+        )
+
+    def train_transform(self, augment: str) -> v2.Transform:
+        """PIL RGB image -> float tensor (3, size, size), randomly changed as `augment` says.
+
+        Raises:
+            ValueError: `augment` is not one of `AUGMENTATIONS`.
+        """
+        if augment not in AUGMENTATIONS:
+            raise ValueError(unknown("augmentation", augment, AUGMENTATIONS))
+        if augment == "none":
+            return self.eval_transform()
+        return v2.Compose([*AUGMENTATIONS[augment](self), *self._to_tensor])
+
+
+def _basic(p: Preprocess) -> list[v2.Transform]:
+    return [v2.RandomResizedCrop([p.size, p.size], interpolation=p._mode), v2.RandomHorizontalFlip()]
+
+
+AUGMENTATIONS: dict[str, Callable[[Preprocess], list[v2.Transform]]] = {
+    "none": lambda p: [],
+    "basic": _basic,
+    "trivial": lambda p: [*_basic(p), v2.TrivialAugmentWide(interpolation=p._mode)],
+    "rand": lambda p: [*_basic(p), v2.RandAugment(interpolation=p._mode)],
+}
+"""Name -> random transforms on PIL images; what is not random follows them."""

@@ -1,0 +1,232 @@
+"""What a run leaves: `split.csv`, `metrics.json`, and the lines at its end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig
+
+from finetune import plots, strategy
+from finetune.callbacks import History, best_row
+from finetune.checkpoint import write_atomically
+from finetune.data import ImageDataModule
+from finetune.module import FineTuner
+
+PACKAGES = ("finetune-lightning", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf")
+
+
+class Clock:
+    """Seconds of each phase of a run."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self.phases: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - began
+
+    def seconds(self) -> dict[str, float]:
+        """Total and phases, rounded."""
+        total = time.perf_counter() - self._began
+        return {k: round(v, 3) for k, v in {"total": total, **self.phases}.items()}
+
+
+def write_split(data: ImageDataModule, path: Path) -> None:
+    """`split.csv`: path, label and split of every image, so that the run can be judged and repeated."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "label", "split"])
+    for split in data.splits.values():
+        writer.writerows([key, data.classes[label], split.name] for key, label in zip(split.keys, split.labels, strict=True))
+    write_atomically(path, text.getvalue().encode())
+
+
+def write_bad_files(data: ImageDataModule, path: Path) -> None:
+    """`bad_files.csv`: what was left out and why."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "reason"])
+    writer.writerows(sorted(data.bad_files.items()))
+    write_atomically(path, text.getvalue().encode())
+
+
+def history(trainer: Trainer) -> History:
+    """The run's record."""
+    return next(c for c in trainer.callbacks if isinstance(c, History))  # type: ignore[attr-defined]
+
+
+def metrics(
+    trainer: Trainer, module: FineTuner, data: ImageDataModule, monitor: str, clock: Clock, command: list[str]
+) -> dict[str, Any]:
+    """What goes into `metrics.json`."""
+    record = history(trainer)
+    best = best_row(record.rows, monitor) or {}
+    per_class = dict(zip(module.classes, record.best_results.get("recall", []), strict=False))
+    learning = module.learning_names()
+    return {
+        "monitor": monitor,
+        "best": best,
+        "last": record.rows[-1] if record.rows else {},
+        "test": {f"test/{k}": v for k, v in module.results.get("test", {}).items() if isinstance(v, float)},
+        "recall": per_class,
+        "confusion_matrix": record.best_results.get("confusion_matrix", []),
+        "classes": module.classes,
+        "n_train": len(data.splits["train"]),
+        "n_val": len(data.splits["val"]),
+        "n_test": len(data.splits.get("test", ())),  # type: ignore[arg-type]
+        "total_parameters": strategy.count(module.backbone),
+        "trainable_parameters": strategy.count(module.backbone, learning),
+        "weights": module.source,
+        "strategy": module.strategy.name,
+        "bad_files": len(data.bad_files),
+        "seconds": clock.seconds(),
+        "device": device_line(trainer),
+        "versions": versions(),
+        "command": shlex.join(command),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What was installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_json(values: dict[str, Any], path: Path) -> None:
+    """Indented JSON; NaN becomes null, which every reader knows."""
+    plain = json.loads(json.dumps(values), parse_constant=lambda _: None)
+    write_atomically(path, (json.dumps(plain, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def device_line(trainer: Trainer) -> str:
+    """Where and how the run computes."""
+    import torch
+
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    threads = f" with {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    ranks = f" x {trainer.world_size}" if trainer.world_size > 1 else ""
+    return f"{name}{threads}{ranks}, precision {trainer.precision}"
+
+
+def data_lines(data: ImageDataModule) -> list[str]:
+    """What the data are, for the terminal."""
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
+    counts = data.splits["train"].counts(data.classes)
+    named = ", ".join(f"{name} {n}" for name, n in list(counts.items())[:8])
+    more = f", ... {len(counts) - 8} more" if len(counts) > 8 else ""
+    lines = [f"Data      {data.root or ''} - {sizes} images", f"Classes   {len(counts)}: {named}{more} (in train)"]
+    if data.bad_files:
+        lines.append(f"Left out  {len(data.bad_files)} unreadable files (bad_files.csv lists them):")
+        lines += [f"            {path}: {reason}" for path, reason in sorted(data.bad_files.items())[:5]]
+    return lines + [f"Note      {note}" for note in data.notes]
+
+
+def model_lines(module: FineTuner) -> list[str]:
+    """What the model is, for the terminal."""
+    total = strategy.count(module.backbone)
+    learning = strategy.count(module.backbone, module.learning_names())
+    p = module.preprocess
+    lines = [
+        f"Model     {module.hparams['model']}, {total:,} parameters, {learning:,} of them learn; {p.size} x {p.size} pixels",
+        f"Weights   {module.source}",
+    ]
+    if not module.strategy.pretrained:
+        lines[-1] += f" (strategy {module.strategy.name} ignores model.weights)"
+    elif module.source == "random weights" and not module.ever_trunk_moves():
+        lines.append("Note      the trunk is frozen at random weights: expect little; give model.weights.")
+    return lines
+
+
+def end_lines(values: dict[str, Any], folder: Path) -> list[str]:
+    """The end of a run in a few lines."""
+    best, n = values["best"], values["n_val"]
+    lines = []
+    if "val/acc" in best:
+        right = round(best["val/acc"] * n)
+        lines.append(f"Best      {right} of {n} right: val/acc {best['val/acc']:.4f} in epoch {best['epoch'] + 1}")
+    if values["test"]:
+        lines.append(f"Test      acc {values['test']['test/acc']:.4f} on {values['n_test']} images, with the best checkpoint")
+    lines.append(f"Time      {values['seconds']['total']:.0f} s, of which training {values['seconds'].get('fit', 0):.0f} s")
+    lines.append(f"Folder    {folder}")
+    lines.append("          checkpoints/best.ckpt  metrics.csv  metrics.json  plots/")
+    return lines
+
+
+# --- the steps of a run ------------------------------------------------------------------------------------------
+
+
+def introduce(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder: Path) -> None:
+    """Before the first epoch: what is trained on what, and a picture of a training batch."""
+    if not trainer.is_global_zero:
+        return
+    workers = f"{data.workers()} worker processes" if data.workers() else "images decoded in the main process"
+    lines = [*data_lines(data), *model_lines(module), f"Device    {device_line(trainer)}; {workers}"]
+    print("\n".join(lines), flush=True)
+    write_split(data, folder / "split.csv")
+    if data.bad_files:
+        write_bad_files(data, folder / "bad_files.csv")
+    images, labels = data.sample(16)
+    plots.samples(images, [module.classes[i] for i in labels], module.preprocess, folder / "plots" / "samples.png")
+
+
+def how_to_resume(folder: Path) -> str:
+    """What to do after an interruption."""
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.exists():
+        return "interrupted before the end of the first epoch; nothing was saved"
+    return f"interrupted; the last finished epoch is saved. Go on with the same command and\n  ckpt_path={last}"
+
+
+def test_best(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder: Path) -> None:
+    """Evaluate the test split, where there is one, once, with the best checkpoint."""
+    best = folder / "checkpoints" / "best.ckpt"
+    if "test" in data.splits and best.exists():
+        trainer.test(module, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
+
+
+def finish(
+    trainer: Trainer,
+    module: FineTuner,
+    data: ImageDataModule,
+    folder: Path,
+    cfg: DictConfig,
+    clock: Clock,
+    command: list[str],
+) -> float | None:
+    """Write `metrics.json` and the plots, print the end, and return the best value of the monitored metric."""
+    record = history(trainer)
+    if trainer.is_global_zero:
+        if cfg.report and record.rows:
+            with clock("plots"):
+                best_epoch = (best_row(record.rows, cfg.monitor) or {}).get("epoch")
+                plots.curves(record.rows, folder / "plots" / "curves.png", best_epoch)
+                if record.best_results:
+                    matrix = record.best_results["confusion_matrix"]
+                    plots.confusion_matrix(matrix, module.classes, folder / "plots" / "confusion_matrix.png")
+        values = metrics(trainer, module, data, cfg.monitor, clock, command)
+        write_json(values, folder / "metrics.json")
+        print("\n".join(end_lines(values, folder)), flush=True)
+    best = (best_row(record.rows, cfg.monitor) or {}).get(cfg.monitor)
+    return None if best is None else float(best)

@@ -1,0 +1,49 @@
+"""`python -m finetune.train`: from a configuration to a trained model, its record and its pictures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from finetune import config
+from finetune.cli import Interrupted, hydra_command
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Train one model; returns the best value of `monitor`, which is what a sweeper looks at."""
+    config.check(cfg)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    config.claim_folder(cfg, folder)
+
+    from finetune import build, results  # they import torch; what is wrong above is answered without
+
+    build.quiet()
+    clock = results.Clock()
+    with clock("data"):
+        data = build.make_data(cfg)
+    with clock("network"):
+        module = build.make_module(cfg, data)
+        trainer = build.make_trainer(cfg, folder)
+        ckpt_path = build.check_resume(cfg, module)
+    results.introduce(trainer, module, data, folder)
+    with clock("fit"):
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C
+            raise Interrupted(results.how_to_resume(folder)) from error
+    with clock("test"):
+        results.test_best(trainer, module, data, folder)
+    return results.finish(trainer, module, data, folder, cfg, clock, ["python", "-m", "finetune.train", *sys.argv[1:]])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    hydra_command("train", train, argv)
+
+
+if __name__ == "__main__":
+    main()
