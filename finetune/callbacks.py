@@ -34,7 +34,8 @@ class History(Checkpoint):
         self._began = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        values = {k: v.item() for k, v in trainer.callback_metrics.items() if v.ndim == 0}
+        # metrics are 32-bit floats: further digits would be noise
+        values = {k: float(f"{v.item():.7g}") for k, v in trainer.callback_metrics.items() if v.ndim == 0}
         metrics = {k: values[k] for k in sorted(values, key=_column) if "/" in k}
         seconds = round(time.perf_counter() - self._began, 3)
         self.rows = [r for r in self.rows if r["epoch"] != trainer.current_epoch]

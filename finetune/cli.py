@@ -52,9 +52,18 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
     shell = list(sys.argv)
     given = list(shell[1:] if argv is None else argv)
 
+    failed: list[Exception] = []
+
     def job(cfg: DictConfig) -> float | None:
         sys.argv = shell  # Lightning starts the other processes of a run with it
-        return _run_job(task, cfg)
+        try:
+            return task(cfg)
+        except Exception as error:
+            failed.append(error)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                _report_job(error)
+                raise  # a sweeper must know; it goes on with the other jobs
+            return None  # past Hydra, which would print its own lines
 
     # names the job and its run folder; Hydra would take both from where `task` is defined
     job.__module__ = f"finetune.{name}"
@@ -65,6 +74,8 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
     sys.argv = [shell[0], *quote_paths(given)]
     try:
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=name)(job)()
+        if failed:
+            raise failed[0]
     except Interrupted as error:
         print(error, file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -77,15 +88,24 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
         sys.argv = shell
 
 
-def _run_job(task: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | None:
+def argparse_command(task: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
+    """Run a command with positional arguments; errors as `hydra_command` shows them."""
     try:
-        return task(cfg)
+        task(argv)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            job = HydraConfig.get()
-            _print_error(f"job {job.job.num} ({job.job.override_dirname}) failed: {explain(error, job.job.name)}")
-            error.__dict__["reported"] = True  # Hydra raises it again when all jobs are done
-        raise
+        sys.exit(_report(error, ""))
+
+
+def _report_job(error: Exception) -> None:
+    """Name a failed job of a sweep at once; Hydra raises its error again when all jobs are done."""
+    job = HydraConfig.get().job
+    _print_error(f"job {job.num} ({job.override_dirname or 'no overrides'}) failed: {explain(error, job.name)}")
+    error.__dict__["reported"] = True
 
 
 # --- run folders -------------------------------------------------------------------------------------------------

@@ -25,11 +25,14 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 80, highlight=False)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right_from: int = 1) -> None:
-    """A table; all columns between the first `right_from` and the last are aligned to the right."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right_to: int | None = None
+) -> None:
+    """A table; the columns from the second to `right_to` (the last but one) are aligned to the right."""
+    last = len(columns) - 1 if right_to is None else right_to
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
     for i, name in enumerate(columns):
-        table.add_column(name, justify="right" if right_from <= i < len(columns) - 1 else "left", overflow="fold")
+        table.add_column(name, justify="right" if 1 <= i < last else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     console().print(table)

@@ -159,7 +159,7 @@ class ImageDataModule(LightningDataModule):
         self.dataset, self.split_arguments = dataset, splits
         self.source = download.Source(url, sha1=sha1, sha256=sha256, tree_sha256=tree_sha256) if url else None
         self.val, self.val_fraction, self.split_seed = val or "val", val_fraction, split_seed
-        self.only_classes, self.per_class = list(classes) if classes else None, per_class
+        self.only_classes, self.per_class = [str(c) for c in classes] if classes else None, per_class
         self.batch_size, self.num_workers = batch_size, num_workers
         self.image_size, self.augment, self.preprocess = image_size, augment, preprocess
         self.cache_images, self.on_bad_file, self.seed = cache_images, on_bad_file, seed

@@ -345,8 +345,6 @@ class FineTuner(LightningModule):
         batches = max(1, int(self.trainer.num_training_batches))
         now = epoch + (batch_idx + 1) / batches
         overall = min(1.0, now / self.warmup) if self.warmup > 0 else 1.0
-        if not any(group.start or group.warmup for group in self.plan.groups):
-            return [overall] * len(self.plan.groups)
         return [
             overall * self.plan.ramp(g, now, self._max_epochs) if self.plan.learns(g, epoch, self._max_epochs) else 0.0
             for g in self.plan.groups

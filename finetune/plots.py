@@ -56,11 +56,14 @@ def curves(rows: Sequence[Row], path: Path, best_epoch: int | None = None) -> No
                 axes.plot(x, y, "o-", ms=3, color=colour, label=split)
             axes.set_title(title)
             axes.legend()
+            if metric == "loss":
+                axes.set_ylim(bottom=0)
             if best_epoch is not None:
                 axes.axvline(best_epoch + 1, color="#1f6feb", lw=0.8, ls=":")
         for key in rates[:8]:
             panels[2].plot(*_series(rows, key), "o-", ms=3, label=key.removeprefix("lr/"))
         panels[2].set_title("learning rate at the end of each epoch")
+        panels[2].set_ylim(bottom=0)
         if rates:
             panels[2].legend()
         for axes in panels:

@@ -1,0 +1,61 @@
+"""`python -m finetune.demo`: what transfer is worth, on real handwritten digits, offline, in three commands.
+
+A small network learns the digits 0-4. It is then adapted to the digits 5-9 from a few images of each, and the same
+network learns those same images from random weights. Whatever comes out is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune import compare
+from finetune.cli import argparse_command
+
+COMMON = (
+    "data=digits", "data.image_size=32", "optimizer=adamw", "data.batch_size=32", "model.preprocess={mean:0.5,std:0.5}",
+)  # fmt: skip
+FEW = ("data.classes=[5,6,7,8,9]", "data.per_class=10", "data.val_fraction=0.5", "trainer.max_epochs=20")
+
+
+def train(folder: Path, *overrides: str) -> None:
+    """One run of the real command, printed as it is typed."""
+    command = ["-m", "finetune.train", *overrides, *COMMON, f"paths.data_dir={folder.parent}/data", f"hydra.run.dir={folder}"]
+    print(f"\n$ python {shlex.join(command)}", flush=True)
+    code = subprocess.run([sys.executable, *command]).returncode
+    if code:
+        sys.exit(code)
+
+
+def demo(argv: Sequence[str] | None = None) -> None:
+    """Run the demonstration."""
+    parser = argparse.ArgumentParser(prog="python -m finetune.demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="where its runs go (default: %(default)s)")
+    out = parser.parse_args(argv).out
+    for name in ("source", "transfer", "scratch"):
+        shutil.rmtree(out / name, ignore_errors=True)  # of an earlier demonstration
+    print("1. A source model: the digits 0-4, from random weights.")
+    train(out / "source", "strategy=scratch", "data.classes=[0,1,2,3,4]", "trainer.max_epochs=8")
+    print("\n2. Transfer: its trunk is frozen, a new head learns the digits 5-9 from ten images of each.")
+    weights = out / "source" / "checkpoints" / "best.ckpt"
+    train(out / "transfer", "strategy=feature_extract", f"model.weights={weights}", "optimizer.lr=1e-2", *FEW)
+    print("\n3. The same fifty images, the same network, from random weights.")
+    train(out / "scratch", "strategy=scratch", *FEW)
+    print("\nTransfer against scratch, on the same validation images:\n")
+    compare.compare([str(out / "transfer"), str(out / "scratch"), "--out", str(out / "comparison.png")])
+    print("One seed and fifty images: the last digits are luck. Your own pictures are next:")
+    print("  python -m finetune.train data=imagefolder data.root=FOLDER")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    argparse_command(demo, argv)
+
+
+if __name__ == "__main__":
+    main()
