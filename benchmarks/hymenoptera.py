@@ -29,7 +29,11 @@ def run(shared: Path, strategy: str, seed: int, folder: Path) -> dict[str, float
     ]  # fmt: skip
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     found = json.loads((folder / "metrics.json").read_text())
-    return {"acc": found["best"]["val/acc"], "last": found["last"]["val/acc"], "seconds": found["seconds"]["total"]}
+    return {
+        "acc": found["best"]["val/acc"],
+        "last": found["last"]["val/acc"],
+        "seconds": found["seconds"]["total"],
+    }
 
 
 def main() -> None:

@@ -86,7 +86,7 @@ class Backbone:
         for path in (self.family.head, *self.family.aux):
             replace_layer(self.network, path, num_classes, init)
         if hasattr(self.network, "num_classes"):
-            self.network.num_classes = num_classes
+            self.network.num_classes = num_classes  # type: ignore[assignment]
         self.head_names = names_under(self.network, self.family.new)
 
 
@@ -109,15 +109,12 @@ def replace_layer(network: nn.Module, path: str, num_classes: int, init: str = "
         old = network.get_submodule(path)
     except AttributeError:
         old = None
-    new: nn.Module
+    new: nn.Linear | nn.Conv2d
     if isinstance(old, nn.Linear):
-        where: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
-        new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None, **where)
+        new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None)
     elif isinstance(old, nn.Conv2d):
-        where = {"device": old.weight.device, "dtype": old.weight.dtype}
-        new = nn.Conv2d(
-            old.in_channels, num_classes, old.kernel_size, old.stride, old.padding, bias=old.bias is not None, **where  # type: ignore[arg-type]
-        )
+        shape: Any = (old.kernel_size, old.stride, old.padding)
+        new = nn.Conv2d(old.in_channels, num_classes, *shape, bias=old.bias is not None)
     else:
         layers = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
         found = f"is a {type(old).__name__}" if old is not None else "does not exist"
@@ -127,9 +124,10 @@ def replace_layer(network: nn.Module, path: str, num_classes: int, init: str = "
         )
     fill = HEAD_INITS[init]
     if fill is not None:
-        fill(new.weight)  # type: ignore[arg-type]
+        fill(new.weight)
         if new.bias is not None:
-            nn.init.zeros_(new.bias)  # type: ignore[arg-type]
+            nn.init.zeros_(new.bias)
+    new = new.to(old.weight.device, old.weight.dtype)
     network.set_submodule(path, new)
 
 

@@ -78,7 +78,11 @@ def strategy_name() -> str:
 def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
     """The network with a head for the data's classes, and what trains it."""
     seed_everything(cfg.seed, workers=True, verbose=False)
-    changes = {**_plain(cfg.model.preprocess), "size": data.final_preprocess.size, "resize": data.final_preprocess.resize}
+    changes = {
+        **_plain(cfg.model.preprocess),
+        "size": data.final_preprocess.size,
+        "resize": data.final_preprocess.resize,
+    }
     module = FineTuner(
         cfg.model.name,
         data.classes,
@@ -162,7 +166,9 @@ def check_resume(cfg: DictConfig, module: FineTuner) -> Path | None:
     if path.is_dir():
         path = path / "checkpoints" / "last.ckpt"
     if not path.is_file():
-        raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: there is no such file; give a run's checkpoints/last.ckpt.")
+        raise FileNotFoundError(
+            f"ckpt_path={cfg.ckpt_path}: there is no such file; give a run's checkpoints/last.ckpt."
+        )
     stored = read_tensors(path)
     if "optimizer_states" not in stored or "hyper_parameters" not in stored:
         raise ValueError(

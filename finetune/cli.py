@@ -17,7 +17,12 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -150,7 +155,7 @@ def _quote_path(argument: str, sweep: bool) -> str:
     if sweep and "," in value and not os.path.exists(path):
         return argument
     escaped = path.replace("\\", "\\\\") if path.endswith("\\") else path
-    return f"{key}=\"{escaped.replace(chr(34), chr(92) + chr(34))}\""
+    return f'{key}="{escaped.replace(chr(34), chr(92) + chr(34))}"'
 
 
 # --- errors ------------------------------------------------------------------------------------------------------

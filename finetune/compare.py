@@ -55,7 +55,9 @@ def read_run(folder: Path) -> Record:
             val_images = [row["path"] for row in csv.DictReader(file) if row["split"] == "val"]
         metrics["best"]["val/acc"], metrics["seconds"]["total"], metrics["strategy"]
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder}: this run cannot be compared, a file of it is missing or damaged ({error}).") from error
+        raise ValueError(
+            f"{folder}: this run cannot be compared, a file of it is missing or damaged ({error})."
+        ) from error
     return Record(folder, metrics, [{**row, "epoch": int(row["epoch"])} for row in rows], val_images)
 
 

@@ -71,7 +71,10 @@ def factory(spec: Mapping[str, Any] | DictConfig, base: type | tuple[type, ...])
 
 
 def _prefixes() -> tuple[str, ...]:
-    return (*ALLOWED, *(f"{p.strip()}." for p in os.environ.get("FINETUNE_ALLOW", "").split(",") if p.strip()))
+    return (
+        *ALLOWED,
+        *(f"{p.strip()}." for p in os.environ.get("FINETUNE_ALLOW", "").split(",") if p.strip()),
+    )
 
 
 def _locate(target: str) -> Any:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-
 IGNORED_WARNINGS = (
     # Lightning 2.6 on newer torch, and advice of Lightning's that we have weighed: message patterns, as `re.match`.
     r".*does not have many workers.*",
@@ -25,9 +24,7 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 80, highlight=False)
 
 
-def print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right_to: int | None = None
-) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right_to: int | None = None) -> None:
     """A table; the columns from the second to `right_to` (the last but one) are aligned to the right."""
     last = len(columns) - 1 if right_to is None else right_to
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")

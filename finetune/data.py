@@ -180,12 +180,12 @@ class ImageDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Find files, classes and splits; the same in every process."""
-        module = self.trainer.lightning_module if self.trainer is not None else None
+        module: Any = self.trainer.lightning_module if self.trainer is not None else None
         if not self.splits:
             found = self._open_datasets() if self.dataset is not None else self._find_files()
             self._settle(found)
         if self.preprocess is None and isinstance(getattr(module, "preprocess", None), Preprocess):
-            self.preprocess = module.preprocess  # type: ignore[union-attr]
+            self.preprocess = module.preprocess
         if module is not None and list(getattr(module, "classes", self.classes)) != self.classes:
             raise ValueError(
                 f"The module has the classes {getattr(module, 'classes', None)}, the data have {self.classes}. "
@@ -253,7 +253,9 @@ class ImageDataModule(LightningDataModule):
         else:
             splits["val"] = replace(splits.pop(self.val), name="val")
         if self.per_class is not None:
-            splits["train"] = splits["train"].take(_first_of_each(splits["train"].labels, self.per_class, self.split_seed))
+            splits["train"] = splits["train"].take(
+                _first_of_each(splits["train"].labels, self.per_class, self.split_seed)
+            )
         self.splits = {n: splits[n] for n in ("train", "val", "test") if n in splits}
 
     def _without_bad_files(
@@ -262,7 +264,9 @@ class ImageDataModule(LightningDataModule):
         bad = images.check_images(load.paths)
         if bad and self.on_bad_file == "error":
             lines = [f"  {path}: {reason}" for path, reason in sorted(bad.items())]
-            raise ValueError(f"{len(bad)} files cannot be read (data.on_bad_file=skip leaves them out):\n" + "\n".join(lines))
+            raise ValueError(
+                f"{len(bad)} files cannot be read (data.on_bad_file=skip leaves them out):\n" + "\n".join(lines)
+            )
         self.bad_files |= bad
         good = [i for i, path in enumerate(load.paths) if path not in bad]
         return [keys[i] for i in good], [labels[i] for i in good], _Files([load.paths[i] for i in good])
@@ -361,7 +365,8 @@ class ImageDataModule(LightningDataModule):
 
     def _current_epoch(self) -> int:
         # epoch_progress, and not current_epoch: the iterator of an epoch is made before Lightning counts it
-        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer is not None else 0
+        trainer: Any = self.trainer
+        return int(trainer.fit_loop.epoch_progress.current.processed) if trainer is not None else 0
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
@@ -553,11 +558,11 @@ def _stratified(labels: Sequence[int], groups: Sequence[str], fraction: float, s
         taken = sum(i in held for i in own)
         order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed_of(seed, label))).tolist()
         for position in order:
-            group = members[groups[own[position]]]
-            inside = [i for i in group if labels[i] == label]
+            together = members[groups[own[position]]]
+            inside = [i for i in together if labels[i] == label]
             if own[position] in held or taken + len(inside) > wanted:
                 continue
-            held.update(group)
+            held.update(together)
             taken += len(inside)
     return held
 
@@ -570,5 +575,3 @@ def _first_of_each(labels: Sequence[int], count: int, seed: int) -> list[int]:
         order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed_of(seed, label, 1))).tolist()
         drawn += [own[i] for i in order[:count]]
     return sorted(drawn)
-
-

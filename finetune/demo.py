@@ -18,14 +18,21 @@ from finetune import compare
 from finetune.cli import argparse_command
 
 COMMON = (
-    "data=digits", "data.image_size=32", "optimizer=adamw", "data.batch_size=32", "model.preprocess={mean:0.5,std:0.5}",
+    "data=digits", "data.image_size=32", "data.augment=none", "optimizer=adamw", "data.batch_size=32", "model.preprocess={mean:0.5,std:0.5}",
 )  # fmt: skip
 FEW = ("data.classes=[5,6,7,8,9]", "data.per_class=10", "data.val_fraction=0.5", "trainer.max_epochs=20")
 
 
 def train(folder: Path, *overrides: str) -> None:
     """One run of the real command, printed as it is typed."""
-    command = ["-m", "finetune.train", *overrides, *COMMON, f"paths.data_dir={folder.parent}/data", f"hydra.run.dir={folder}"]
+    command = [
+        "-m",
+        "finetune.train",
+        *overrides,
+        *COMMON,
+        f"paths.data_dir={folder.parent}/data",
+        f"hydra.run.dir={folder}",
+    ]
     print(f"\n$ python {shlex.join(command)}", flush=True)
     code = subprocess.run([sys.executable, *command]).returncode
     if code:

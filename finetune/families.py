@@ -127,9 +127,7 @@ def register(family: Family) -> None:
         ValueError: a name is taken, or `build` is missing.
     """
     if family.build is None:
-        raise ValueError(
-            f"Family {family.names} needs build=: a function without arguments that returns the network."
-        )
+        raise ValueError(f"Family {family.names} needs build=: a function without arguments that returns the network.")
     taken = [name for name in family.names if name in FAMILIES]
     if taken:
         raise ValueError(f"The table of families already has {', '.join(taken)}; choose another name.")

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-EXTENSIONS = frozenset(".jpg .jpeg .jfif .png .ppm .bmp .pgm .tif .tiff .webp".split())
+EXTENSIONS = frozenset([".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"])
 """What counts as a picture: torchvision's list, and .jfif."""
 MAX_PIXELS = 89_478_485
 """Larger pictures are refused before they are decoded (Pillow's own limit for its warning)."""
@@ -56,7 +56,7 @@ def _reason(path: str | Path, error: Exception) -> str:
         return "may not be read (permission denied)"
     if os.path.isfile(path) and os.path.getsize(path) == 0:
         return "the file is empty"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "is not a picture that Pillow can read"
     return f"is damaged ({error or type(error).__name__})"
 
@@ -125,7 +125,9 @@ def is_image(name: str) -> bool:
 def subfolders(root: str | Path) -> list[str]:
     """Names of the folders directly under `root`, sorted as torchvision sorts, without hidden and archive junk."""
     with os.scandir(root) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name not in _JUNK_FOLDERS)
+        return sorted(
+            e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name not in _JUNK_FOLDERS
+        )
 
 
 def walk_files(root: str | Path) -> Iterator[str]:

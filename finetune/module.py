@@ -11,8 +11,8 @@ from inspect import signature
 from typing import Any, Self
 
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -114,12 +114,14 @@ class FineTuner(LightningModule):
         super().__init__()
         self.strategy = Strategy.load(strategy)
         self.classes = _class_names(classes)
-        backbone = self._make_backbone(model, weights if self.strategy.pretrained else "none", head, tail, transform_input)
+        backbone = self._make_backbone(
+            model, weights if self.strategy.pretrained else "none", head, tail, transform_input
+        )
         backbone = with_preprocess(backbone, preprocess)
         backbone.replace_head(len(self.classes), head_init)
         self.family, self.preprocess, self.source = backbone.family, backbone.preprocess, backbone.source
         # channels_last doubles the speed of convolutions on CPUs and changes nothing else
-        self.backbone: nn.Module = backbone.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.backbone: nn.Module = backbone.network.to(memory_format=torch.channels_last)
         self.plan = strategies.assign(self.strategy, self.backbone, backbone.head_names)
         strategies.names_before(self.backbone, self.family.tail)  # raises here, not in the first epoch
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
@@ -155,7 +157,11 @@ class FineTuner(LightningModule):
 
     @staticmethod
     def _make_backbone(
-        model: str | nn.Module | Backbone, weights: str | None, head: str | None, tail: str | None, transform_input: bool | None
+        model: str | nn.Module | Backbone,
+        weights: str | None,
+        head: str | None,
+        tail: str | None,
+        transform_input: bool | None,
     ) -> Backbone:
         if isinstance(model, Backbone):
             return model
@@ -215,7 +221,9 @@ class FineTuner(LightningModule):
 
     def trunk_moves(self, epoch: int) -> bool:
         """Whether an epoch changes anything before the tail."""
-        return strategies.trunk_moves(self.plan, self.backbone, epoch, self._max_epochs or sys.maxsize, self.family.tail)
+        return strategies.trunk_moves(
+            self.plan, self.backbone, epoch, self._max_epochs or sys.maxsize, self.family.tail
+        )
 
     def ever_trunk_moves(self) -> bool:
         """Whether anything before the tail changes in the course of the run."""
@@ -229,7 +237,11 @@ class FineTuner(LightningModule):
         """Auxiliary heads get no loss while nothing before them learns: they could not change the result."""
         if not self.family.aux or (self.trunk_moves(epoch) and self.aux_weight > 0):
             return []
-        return [n for n, _ in self.backbone.named_parameters() if n.startswith(tuple(f"{p}." for p in self.family.aux_roots))]
+        return [
+            n
+            for n, _ in self.backbone.named_parameters()
+            if n.startswith(tuple(f"{p}." for p in self.family.aux_roots))
+        ]
 
     def _enter_epoch(self) -> bool:
         """Bring gradients and modes into the state of the current epoch; says whether gradients changed."""
@@ -393,8 +405,10 @@ class FineTuner(LightningModule):
         images, labels = batch
         logits = self(images).float()
         # the plain log loss, without smoothing and weights, so that runs can be compared
-        self.losses[split].update(nn.functional.cross_entropy(logits, labels), weight=len(labels))
-        self.metrics[split].update(logits.softmax(dim=1), labels)
+        loss: Any = self.losses[split]
+        metrics: Any = self.metrics[split]
+        loss.update(nn.functional.cross_entropy(logits, labels), weight=len(labels))
+        metrics.update(logits.softmax(dim=1), labels)
 
     def on_validation_epoch_end(self) -> None:
         self._finish_evaluation("val")
@@ -403,7 +417,8 @@ class FineTuner(LightningModule):
         self._finish_evaluation("test")
 
     def _finish_evaluation(self, split: str) -> None:
-        metrics, loss = self.metrics[split], self.losses[split]
+        metrics: Any = self.metrics[split]
+        loss: Any = self.losses[split]
         values: dict[str, Any] = {"loss": loss.compute(), **_compute(metrics)}
         metrics.reset()
         loss.reset()

@@ -15,7 +15,7 @@ from finetune.preprocess import Preprocess
 
 Row = Mapping[str, Any]
 _COLOURS = {"train": "#9aa5b1", "val": "#1f6feb"}
-_STYLE = {
+_STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

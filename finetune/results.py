@@ -23,7 +23,15 @@ from finetune.checkpoint import write_atomically
 from finetune.data import ImageDataModule
 from finetune.module import FineTuner
 
-PACKAGES = ("finetune-lightning", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf")
+PACKAGES = (
+    "finetune-lightning",
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "hydra-core",
+    "omegaconf",
+)
 
 
 class Clock:
@@ -53,7 +61,9 @@ def write_split(data: ImageDataModule, path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "label", "split"])
     for split in data.splits.values():
-        writer.writerows([key, data.classes[label], split.name] for key, label in zip(split.keys, split.labels, strict=True))
+        writer.writerows(
+            [key, data.classes[label], split.name] for key, label in zip(split.keys, split.labels, strict=True)
+        )
     write_atomically(path, text.getvalue().encode())
 
 
@@ -89,7 +99,7 @@ def metrics(
         "classes": module.classes,
         "n_train": len(data.splits["train"]),
         "n_val": len(data.splits["val"]),
-        "n_test": len(data.splits.get("test", ())),  # type: ignore[arg-type]
+        "n_test": len(data.splits.get("test", ())),
         "total_parameters": strategy.count(module.backbone),
         "trainable_parameters": strategy.count(module.backbone, learning),
         "weights": module.source,
@@ -136,7 +146,10 @@ def data_lines(data: ImageDataModule) -> list[str]:
     counts = data.splits["train"].counts(data.classes)
     named = ", ".join(f"{name} {n}" for name, n in list(counts.items())[:8])
     more = f", ... {len(counts) - 8} more" if len(counts) > 8 else ""
-    lines = [f"Data      {data.root or ''} - {sizes} images", f"Classes   {len(counts)}: {named}{more} (in train)"]
+    lines = [
+        f"Data      {data.root or ''} - {sizes} images",
+        f"Classes   {len(counts)}: {named}{more} (in train)",
+    ]
     if data.bad_files:
         lines.append(f"Left out  {len(data.bad_files)} unreadable files (bad_files.csv lists them):")
         lines += [f"            {path}: {reason}" for path, reason in sorted(data.bad_files.items())[:5]]
@@ -167,8 +180,12 @@ def end_lines(values: dict[str, Any], folder: Path) -> list[str]:
         right = round(best["val/acc"] * n)
         lines.append(f"Best      {right} of {n} right: val/acc {best['val/acc']:.4f} in epoch {best['epoch'] + 1}")
     if values["test"]:
-        lines.append(f"Test      acc {values['test']['test/acc']:.4f} on {values['n_test']} images, with the best checkpoint")
-    lines.append(f"Time      {values['seconds']['total']:.0f} s, of which training {values['seconds'].get('fit', 0):.0f} s")
+        lines.append(
+            f"Test      acc {values['test']['test/acc']:.4f} on {values['n_test']} images, with the best checkpoint"
+        )
+    lines.append(
+        f"Time      {values['seconds']['total']:.0f} s, of which training {values['seconds'].get('fit', 0):.0f} s"
+    )
     lines.append(f"Folder    {folder}")
     lines.append("          checkpoints/best.ckpt  metrics.csv  metrics.json  plots/")
     return lines

@@ -46,7 +46,9 @@ class Group:
 
     def __post_init__(self) -> None:
         if (self.match is None) == (self.depth is None):
-            raise ValueError(f"A strategy group takes either match or depth, got match={self.match} depth={self.depth}.")
+            raise ValueError(
+                f"A strategy group takes either match or depth, got match={self.match} depth={self.depth}."
+            )
         if self.depth is not None:
             self.depth = (float(self.depth[0]), float(self.depth[1]))
             if not 0 <= self.depth[0] < self.depth[1] <= 1:
@@ -173,7 +175,12 @@ class Plan:
 
     def ever_learning(self) -> set[str]:
         """Names of the parameters that change at some time."""
-        return {n for g, names in zip(self.groups, self.members, strict=True) if g.start is not None and g.lr > 0 for n in names}
+        return {
+            n
+            for g, names in zip(self.groups, self.members, strict=True)
+            if g.start is not None and g.lr > 0
+            for n in names
+        }
 
     def trunk_learns(self) -> bool:
         """Whether any parameter but the head's changes at some time."""
@@ -192,7 +199,11 @@ def assign(strategy: Strategy, network: nn.Module, head: Sequence[str]) -> Plan:
     names = [n for n, _ in network.named_parameters()]
     depths = _depths(network, names, set(head))
     groups = strategy.expanded(slices=len(set(depths.values())))
-    special = {"@head": set(head), "@bias": {n for n in names if n.endswith("bias")}, "@norm": _norm_names(network)}
+    special = {
+        "@head": set(head),
+        "@bias": {n for n in names if n.endswith("bias")},
+        "@norm": _norm_names(network),
+    }
     members: list[list[str]] = [[] for _ in groups]
     for name in names:
         for group, claimed in zip(groups, members, strict=True):
@@ -327,7 +338,9 @@ def set_modes(plan: Plan, network: nn.Module, epoch: int, max_epochs: int | None
         module.training = active[path] or keeps_statistics
 
 
-def table(plan: Plan, network: nn.Module, base_lr: float, max_epochs: int | None, off: Sequence[str] = ()) -> list[list[str]]:
+def table(
+    plan: Plan, network: nn.Module, base_lr: float, max_epochs: int | None, off: Sequence[str] = ()
+) -> list[list[str]]:
     """Rows of group, tensors, parameters, rate, start, for printing and for the report."""
     sizes = {n: p.numel() for n, p in network.named_parameters()}
     rows = []
@@ -341,12 +354,18 @@ def table(plan: Plan, network: nn.Module, base_lr: float, max_epochs: int | None
         rows.append([group.name, str(len(learning)), f"{sum(sizes[n] for n in learning):,}", rate, start])
     if off:
         idle = [n for n in off if n in sizes]
-        rows.append(["auxiliary heads", str(len(idle)), f"{sum(sizes[n] for n in idle):,}", "-", "off: nothing before them learns"])
+        rows.append(
+            [
+                "auxiliary heads",
+                str(len(idle)),
+                f"{sum(sizes[n] for n in idle):,}",
+                "-",
+                "off: nothing before them learns",
+            ]
+        )
     return rows
 
 
 def count(network: nn.Module, names: set[str] | None = None) -> int:
     """Number of parameters, of all or of some names."""
     return sum(p.numel() for n, p in network.named_parameters() if names is None or n in names)
-
-
