@@ -113,8 +113,8 @@ def replace_layer(network: nn.Module, path: str, num_classes: int, init: str = "
     if isinstance(old, nn.Linear):
         new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None)
     elif isinstance(old, nn.Conv2d):
-        shape: Any = (old.kernel_size, old.stride, old.padding)
-        new = nn.Conv2d(old.in_channels, num_classes, *shape, bias=old.bias is not None)
+        sizes: Any = {"kernel_size": old.kernel_size, "stride": old.stride, "padding": old.padding}
+        new = nn.Conv2d(old.in_channels, num_classes, **sizes, bias=old.bias is not None)
     else:
         layers = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
         found = f"is a {type(old).__name__}" if old is not None else "does not exist"

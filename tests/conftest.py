@@ -1,0 +1,101 @@
+"""Fixtures: tiny real image files, a Trainer for two epochs, the real data where they are."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from PIL import Image
+
+from finetune.build import quiet
+from finetune.console import IGNORED_WARNINGS
+
+SHARED = Path(os.environ.get("FINETUNE_SHARED", Path(__file__).parents[2] / "shared"))
+COLOURS = {"cat": (200, 60, 40), "dog": (40, 180, 60), "emu": (50, 70, 200)}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("filterwarnings", "error")
+    for message in IGNORED_WARNINGS:
+        config.addinivalue_line("filterwarnings", f"ignore:{message}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not (SHARED / "data" / "hymenoptera_data").is_dir():
+        reason = f"the real data are not at {SHARED} (set FINETUNE_SHARED)"
+        for item in items:
+            if item.get_closest_marker("real"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        quiet()
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Where the real data and weights lie."""
+    return SHARED
+
+
+def write_images(root: Path, splits: dict[str, dict[str, int]], size: int = 32) -> Path:
+    """PNG files of noise around a colour per class: root/split/class/n.png, or root/class/n.png for a split of ''."""
+    rng = np.random.default_rng(0)
+    for split, classes in splits.items():
+        for name, count in classes.items():
+            folder = root / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                colour = np.array(COLOURS.get(name, (128, 128, 128)))
+                noise = rng.integers(-40, 40, (size, size, 3))
+                pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    return root
+
+
+@pytest.fixture
+def make_images(tmp_path: Path) -> Callable[..., Path]:
+    """`write_images` below a fresh folder."""
+
+    def make(splits: dict[str, dict[str, int]], name: str = "photos", size: int = 32) -> Path:
+        return write_images(tmp_path / name, splits, size)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3 classes, 8 training and 4 validation images each, 32 pixels; read only."""
+    root = tmp_path_factory.mktemp("data") / "photos"
+    return write_images(root, {"train": dict.fromkeys(COLOURS, 8), "val": dict.fromkeys(COLOURS, 4)})
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Callable[..., Trainer]:
+    """A quiet CPU Trainer, as a stranger would make one."""
+
+    def make(max_epochs: int = 2, **options: Any) -> Trainer:
+        defaults: dict[str, Any] = {
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "default_root_dir": tmp_path,
+        }
+        return Trainer(max_epochs=max_epochs, **{**defaults, **options})
+
+    return make

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import http.server
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from finetune import backbones
+from finetune.backbones import Backbone, default_preprocess, find_weights, load_weights, names_under, replace_layer
+from finetune.families import FAMILIES, find_family
+from finetune.preprocess import Preprocess
+
+# one small member of each row; the slow tests build all eighty
+SMALL = (
+    "resnet18 regnet_y_400mf shufflenet_v2_x0_5 googlenet densenet121 alexnet convnext_tiny efficientnet_b0 mnasnet0_5 "
+    "mobilenet_v2 squeezenet1_0 mobilenet_v3_small swin_t"
+).split()
+
+
+def test_table_names_are_exactly_torchvisions() -> None:
+    assert sorted(FAMILIES) == sorted(torchvision.models.list_models(module=torchvision.models))
+    assert len(FAMILIES) == 80
+
+
+def _shapes(name: str, num_classes: int) -> dict[str, torch.Size]:
+    """Shapes of all tensors; on the meta device where the network allows (regnet reads data while it is built)."""
+    options: dict[str, Any] = {"aux_logits": True, "init_weights": False} if FAMILIES[name].aux else {}
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):
+        network = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    return {k: v.shape for k, v in network.state_dict().items()}
+
+
+def _prove(name: str) -> None:
+    three, five = _shapes(name, 3), _shapes(name, 5)
+    changed = {k.rpartition(".")[0] for k in three if three[k] != five[k]}
+    assert changed == {FAMILIES[name].head, *FAMILIES[name].aux}
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):
+        options: dict[str, Any] = {"aux_logits": True, "init_weights": False} if FAMILIES[name].aux else {}
+        torchvision.models.get_model(name, weights=None, **options).get_submodule(FAMILIES[name].tail)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_table_head_and_aux_are_all_that_depends_on_num_classes(name: str) -> None:
+    _prove(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - set(SMALL)))
+def test_table_head_and_aux_are_all_that_depends_on_num_classes_in_every_model(name: str) -> None:
+    _prove(name)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0", "mobilenet_v3_small", "densenet121"])
+def test_replace_head_changes_only_the_head(name: str) -> None:
+    backbone = Backbone.create(name, "none")
+    before = {k: v.clone() for k, v in backbone.network.state_dict().items()}
+    backbone.replace_head(4)
+    after = backbone.network.state_dict()
+    assert list(before) == list(after)
+    changed = {k for k in after if before[k].shape != after[k].shape or not torch.equal(before[k], after[k])}
+    assert changed == set(backbone.head_names) == set(names_under(backbone.network, (backbone.family.head,)))
+    assert getattr(backbone.network, "num_classes", 4) == 4
+
+
+def test_replace_head_of_googlenet_counts_the_whole_auxiliary_branches_as_new() -> None:
+    backbone = Backbone.create("googlenet", "none")
+    backbone.replace_head(4)
+    assert {n.split(".")[0] for n in backbone.head_names} == {"fc", "aux1", "aux2"}
+    assert "aux1.conv.conv.weight" in backbone.head_names
+
+
+def test_replace_layer_keeps_bias_and_dtype() -> None:
+    network = nn.Sequential(OrderedDict(fc=nn.Linear(4, 9, bias=False, dtype=torch.float64)))
+    replace_layer(network, "fc", 2)
+    fc: Any = network.fc
+    assert fc.bias is None
+    assert fc.weight.dtype == torch.float64
+    assert fc.weight.shape == (2, 4)
+
+
+@pytest.mark.parametrize(("init", "check"), [("zero", lambda w: w.abs().max() == 0), ("xavier_uniform", lambda w: w.abs().max() <= (6 / 52) ** 0.5), ("xavier_normal", lambda w: 0.1 < w.std() < 0.3)])
+def test_replace_layer_init(init: str, check: Callable[[torch.Tensor], bool]) -> None:
+    network = nn.Sequential(nn.Linear(50, 9))
+    replace_layer(network, "0", 2, init)
+    layer: Any = network[0]
+    assert check(layer.weight)
+    assert layer.bias.abs().max() == 0
+
+
+def test_replace_layer_errors_name_what_there_is() -> None:
+    network = nn.Sequential(OrderedDict(body=nn.Linear(4, 4), act=nn.ReLU(), out=nn.Linear(4, 2)))
+    with pytest.raises(ValueError, match=r"'act' is a ReLU.*body, out"):
+        replace_layer(network, "act", 2)
+    with pytest.raises(ValueError, match=r"'fc' does not exist.*body, out"):
+        replace_layer(network, "fc", 2)
+    with pytest.raises(ValueError, match=r"no head_init 'xavier'.*xavier_normal"):
+        replace_layer(network, "out", 2, "xavier")
+
+
+# --- weights by name ---------------------------------------------------------------------------------------------
+
+
+def test_find_weights_names_those_there_are() -> None:
+    assert find_weights("resnet50", "IMAGENET1K_V1").name == "IMAGENET1K_V1"
+    assert find_weights("resnet50", "default").name == "IMAGENET1K_V2"
+    with pytest.raises(ValueError, match=r"model.weights for resnet50 'IMAGENET_V2'.*IMAGENET1K_V2"):
+        find_weights("resnet50", "IMAGENET_V2")
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_default_preprocess_is_that_of_the_weights(name: str) -> None:
+    transforms = find_weights(name, "default").transforms()
+    found = default_preprocess(name)
+    assert (found.size, found.resize, found.interpolation) == (transforms.crop_size[0], transforms.resize_size[0], transforms.interpolation.value)
+    image = torchvision.transforms.functional.to_pil_image(torch.rand(3, found.resize + 8, found.resize))
+    assert torch.allclose(found.eval_transform()(image), transforms(image), atol=1e-6)
+
+
+@pytest.fixture
+def weights_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """A hub on 127.0.0.1 with resnet18's weights, random ones under their right digest."""
+    network = torchvision.models.resnet18()
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    from hashlib import sha256
+
+    name = f"resnet18-{sha256((tmp_path / 'w.pth').read_bytes()).hexdigest()[:8]}.pth"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "w.pth").rename(tmp_path / "site" / name)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(tmp_path / "site"))
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    weights = torchvision.models.ResNet18_Weights.DEFAULT
+    address = SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}/{name}", network=network, weights=weights)
+    object.__setattr__(weights.value, "url", address.url)
+    yield address
+    object.__setattr__(weights.value, "url", "https://download.pytorch.org/models/resnet18-f37072fd.pth")
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_create_downloads_checks_and_keeps_weights(weights_server: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    backbone = Backbone.create("resnet18")
+    assert backbone.source == "ResNet18_Weights.IMAGENET1K_V1"
+    assert torch.equal(backbone.network.state_dict()["conv1.weight"], weights_server.network.conv1.weight)
+    assert backbones.cached_weights(weights_server.weights).exists()
+
+
+def test_create_refuses_a_damaged_cached_file_and_names_it(weights_server: SimpleNamespace) -> None:
+    path = backbones.cached_weights(weights_server.weights)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half a file")
+    with pytest.raises(ValueError, match=rf"{path.name} is damaged.*Delete it"):
+        Backbone.create("resnet18")
+
+
+def test_create_offline_says_where_to_put_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights_server: SimpleNamespace) -> None:
+    object.__setattr__(weights_server.weights.value, "url", "http://127.0.0.1:9/resnet18-f37072fd.pth")
+    with pytest.raises(FileNotFoundError, match=r"could not be downloaded.*put it at .*resnet18-f37072fd.pth.*TORCH_HOME.*model.weights=none"):
+        Backbone.create("resnet18")
+
+
+# --- weights from files ------------------------------------------------------------------------------------------
+
+
+def _forms(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return {
+        "plain": state,
+        "state_dict": {"state_dict": state, "epoch": 3},
+        "model": {"model": state},
+        "module.": {f"module.{k}": v for k, v in state.items()},
+        "_orig_mod.": {f"_orig_mod.{k}": v for k, v in state.items()},
+        "both": {"state_dict": {f"module._orig_mod.{k}": v for k, v in state.items()}},
+        "trunk": {k: v for k, v in state.items() if not k.startswith("fc.")},
+        "old": {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
+    }
+
+
+@pytest.mark.parametrize("form", ["plain", "state_dict", "model", "module.", "_orig_mod.", "both", "trunk", "old"])
+def test_load_weights_takes_every_form(form: str, tmp_path: Path) -> None:
+    source = torchvision.models.resnet18(num_classes=7)
+    torch.save(_forms(source.state_dict())[form], tmp_path / "w.pth")
+    backbone = Backbone.create("resnet18", str(tmp_path / "w.pth"))
+    assert torch.equal(backbone.network.get_parameter("layer4.1.conv2.weight"), source.layer4[1].conv2.weight)
+    assert "trunk tensors from" in backbone.source
+    assert ("heads ignored" in backbone.source) == (form != "trunk")
+
+
+def test_load_weights_takes_safetensors(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    source = torchvision.models.resnet18()
+    safetensors.save_file(source.state_dict(), tmp_path / "w.safetensors")
+    backbone = Backbone.create("resnet18", str(tmp_path / "w.safetensors"))
+    assert torch.equal(backbone.network.get_parameter("conv1.weight"), source.conv1.weight)
+
+
+def test_load_weights_takes_torchvisions_old_densenet_names(tmp_path: Path) -> None:
+    import re
+
+    source = torchvision.models.densenet121()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", k): v for k, v in source.state_dict().items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    torch.save(old, tmp_path / "w.pth")
+    backbone = Backbone.create("densenet121", str(tmp_path / "w.pth"))
+    name = "features.denseblock1.denselayer1.norm1.weight"
+    assert torch.equal(backbone.network.get_parameter(name), source.get_parameter(name))
+
+
+def test_load_weights_keeps_the_pretrained_part_of_inceptions_auxiliary_branch(tmp_path: Path) -> None:
+    source = torchvision.models.inception_v3(weights=None, aux_logits=True, init_weights=False)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    backbone = Backbone.create("inception_v3", str(tmp_path / "w.pth"))
+    assert torch.equal(backbone.network.get_parameter("AuxLogits.conv0.conv.weight"), source.AuxLogits.conv0.conv.weight)
+    assert backbone.transform_input  # a pretrained inception re-normalises its input
+
+
+@pytest.mark.parametrize("change", ["missing", "shape", "foreign"])
+def test_load_weights_refuses_what_does_not_fit_and_names_it(change: str, tmp_path: Path) -> None:
+    state = torchvision.models.resnet18().state_dict()
+    if change == "missing":
+        del state["layer2.0.conv1.weight"]
+    if change == "shape":
+        state["layer2.0.conv1.weight"] = torch.zeros(2, 2)
+    if change == "foreign":
+        state = torchvision.models.resnet34().state_dict()
+    torch.save(state, tmp_path / "w.pth")
+    expected = {
+        "missing": r"lacks layer2\.0\.conv1\.weight",
+        "shape": r"layer2\.0\.conv1\.weight is \[2, 2\], needs \[128, 64, 3, 3\]",
+        "foreign": r"also holds layer1\.2\.conv1\.weight.* and \d+ more.*another model",
+    }
+    with pytest.raises(ValueError, match=expected[change]):
+        load_weights(torchvision.models.resnet18(), tmp_path / "w.pth", find_family("resnet18"))
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 cut off"])
+def test_read_tensors_damaged_file_is_one_clear_error(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"w\.pth \(\d+ bytes\) cannot be read"):
+        backbones.read_tensors(tmp_path / "w.pth")
+
+
+class _Payload:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("/tmp/finetune_was_here"),))
+
+
+def test_read_tensors_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("/tmp/finetune_was_here").unlink(missing_ok=True)
+    torch.save({"state_dict": _Payload()}, tmp_path / "w.pth")
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    with pytest.raises(ValueError, match="code, which is never run"):
+        backbones.read_tensors(tmp_path / "w.pth")
+    assert not Path("/tmp/finetune_was_here").exists()
+
+
+def test_weights_path_missing_file_says_where_it_looked() -> None:
+    with pytest.raises(FileNotFoundError, match=r"model\.weights=nothing\.pth: there is no such file \(looked in"):
+        Backbone.create("resnet18", "nothing.pth")
+
+
+def test_default_preprocess_of_a_registered_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Preprocess(size=64, resize=64)
+    family = backbones.Family(("mynet",), head="1", tail="1", build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), preprocess=own)
+    monkeypatch.setitem(FAMILIES, "mynet", family)
+    assert default_preprocess("mynet") == own
+    backbone = Backbone.create("mynet")
+    backbone.replace_head(5)
+    assert backbone.network(torch.zeros(2, 3, 2, 2)).shape == (2, 5)
