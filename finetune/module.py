@@ -131,6 +131,8 @@ class FineTuner(LightningModule):
         self._set_class_weights(class_weights)
         self.mix = _mix(len(self.classes), mixup, cutmix)
         self.results: dict[str, dict[str, Any]] = {}
+        self.rates: dict[str, float] = {}
+        """The rate of each group in the last step, ramps included."""
         self._make_metrics()
         # What `load_from_checkpoint` gives back to this constructor: plain values, and no weights to fetch.
         self.save_hyperparameters(
@@ -386,7 +388,7 @@ class FineTuner(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.log_dict(getattr(self, "rates", {}), rank_zero_only=True)
+        self.log_dict(self.rates, rank_zero_only=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect predictions of the main head."""

@@ -23,6 +23,7 @@ COLOURS = {"cat": (200, 60, 40), "dog": (40, 180, 60), "emu": (50, 70, 200)}
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error")
+    config.addinivalue_line("filterwarnings", "ignore:You defined a `validation_step` but have no")  # on purpose here
     for message in IGNORED_WARNINGS:
         config.addinivalue_line("filterwarnings", f"ignore:{message}")
 
