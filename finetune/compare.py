@@ -82,7 +82,7 @@ def compare(argv: Sequence[str] | None = None) -> None:
     from finetune.plots import comparison
 
     ranked = sorted(runs, key=lambda run: -run.metrics["best"]["val/acc"])
-    columns = ["run", "best acc", "right", "epoch", "last acc", "learn", "seconds", "folder"]
+    columns = ["run", "best acc", "right", "epoch", "learn", "seconds", "folder"]
     print_table("Validation accuracy", columns, [_cells(run) for run in ranked])
     if len({tuple(run.val_images) for run in runs}) > 1:
         print("Careful: these runs were validated on different images, so their accuracies do not compare.")
@@ -91,13 +91,12 @@ def compare(argv: Sequence[str] | None = None) -> None:
 
 
 def _cells(run: Record) -> list[str]:
-    best, last, n = run.metrics["best"], run.metrics["last"], run.metrics["n_val"]
+    best, n = run.metrics["best"], run.metrics["n_val"]
     return [
         run.label,
         f"{best['val/acc']:.4f}",
         f"{round(best['val/acc'] * n)}/{n}",
         str(best["epoch"] + 1),
-        f"{last['val/acc']:.4f}",
         f"{run.metrics['trainable_parameters']:,}",
         f"{run.metrics['seconds']['total']:.0f}",
         run.folder.name,

@@ -127,6 +127,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "loss.class_weights": ("none", "auto"),
     "trainer.compile": ("auto", True, False),
 }
+_KEYS = ("seed", "ckpt_path", "monitor", "report", "loss")
 # key: kind, least, most; None is no bound. A value of null is left to whoever reads it.
 _RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "seed": (int, 0, 2**32 - 1),
@@ -160,6 +161,10 @@ def check(cfg: DictConfig) -> None:
 
 
 def _faults(cfg: DictConfig) -> Iterator[str]:
+    known_keys = {*_KEYS, *(p.name for p in CONF.iterdir() if p.is_dir())}
+    for key in cfg:
+        if str(key) not in known_keys:  # +modle=... adds a key that nobody reads
+            yield unknown("key", str(key), known_keys)
     for key, known in _CHOICES.items():
         value = OmegaConf.select(cfg, key)
         if value is not None and value not in known:

@@ -84,6 +84,10 @@ class _Items:
         return images.to_rgb(image if isinstance(image, Image.Image) else Image.fromarray(image))
 
 
+_Named = tuple[list[str], list[str], Callable[[int], Image.Image]]
+"""Keys, labels as class names, and loader of one split, before its labels become numbers."""
+
+
 class ImageDataModule(LightningDataModule):
     """Images with class names, for any Lightning `Trainer`.
 
@@ -235,7 +239,7 @@ class ImageDataModule(LightningDataModule):
             missing = sorted(set(self.only_classes) - set(named["train"][1]))
             if missing:
                 raise ValueError(unknown("class in data.classes:", missing[0], sorted(set(named["train"][1]))))
-            named = {n: _keep(item, set(self.only_classes)) for n, item in named.items()}
+            named = {n: _pick(item, [c in self.only_classes for c in item[1]]) for n, item in named.items()}
         self.classes = _class_order(found["train"], named["train"][1])
         if len(self.classes) < 2:
             raise ValueError(
@@ -243,7 +247,7 @@ class ImageDataModule(LightningDataModule):
                 "more, each a folder of images."
             )
         if isinstance(next(iter(found.values())), tuple):
-            named = {n: self._without_bad_files(*item) for n, item in named.items()}
+            named = self._without_bad_files(named)
         splits = {n: self._map_classes(n, *item) for n, item in named.items()}
         self._require_all_classes(splits["train"])
         if self.val != "val" and self.val not in splits:
@@ -258,18 +262,16 @@ class ImageDataModule(LightningDataModule):
             )
         self.splits = {n: splits[n] for n in ("train", "val", "test") if n in splits}
 
-    def _without_bad_files(
-        self, keys: list[str], labels: list[str], load: Any
-    ) -> tuple[list[str], list[str], Callable[[int], Image.Image]]:
-        bad = images.check_images(load.paths)
+    def _without_bad_files(self, named: dict[str, _Named]) -> dict[str, _Named]:
+        files: dict[str, Any] = {name: load for name, (_, _, load) in named.items()}
+        bad = images.check_images([path for load in files.values() for path in load.paths])
         if bad and self.on_bad_file == "error":
             lines = [f"  {path}: {reason}" for path, reason in sorted(bad.items())]
             raise ValueError(
                 f"{len(bad)} files cannot be read (data.on_bad_file=skip leaves them out):\n" + "\n".join(lines)
             )
-        self.bad_files |= bad
-        good = [i for i, path in enumerate(load.paths) if path not in bad]
-        return [keys[i] for i in good], [labels[i] for i in good], _Files([load.paths[i] for i in good])
+        self.bad_files = bad
+        return {name: _pick(item, [p not in bad for p in files[name].paths]) for name, item in named.items()}
 
     def _map_classes(self, name: str, keys: list[str], labels: list[str], load: Callable[[int], Image.Image]) -> Split:
         place = {c: i for i, c in enumerate(self.classes)}
@@ -508,7 +510,7 @@ def _read_table(table: Path) -> dict[str, Found]:
     return dict(found)
 
 
-def _named(name: str, item: Any) -> tuple[list[str], list[str], Callable[[int], Image.Image]]:
+def _named(name: str, item: Any) -> _Named:
     """Keys, labels as names and loader of what was found: files, or a torchvision data set."""
     if isinstance(item, tuple):
         keys, labels, paths = item
@@ -521,9 +523,10 @@ def _named(name: str, item: Any) -> tuple[list[str], list[str], Callable[[int], 
     return [f"{name}/{i}" for i in range(len(item))], [str(names[t]) for t in numbers], _Items(item)
 
 
-def _keep(item: tuple[list[str], list[str], Any], classes: set[str]) -> tuple[list[str], list[str], Any]:
+def _pick(item: _Named, wanted: Sequence[bool]) -> _Named:
+    """The images that are wanted."""
     keys, labels, load = item
-    kept = [i for i, label in enumerate(labels) if label in classes]
+    kept = [i for i, want in enumerate(wanted) if want]
     picked = _Files([load.paths[i] for i in kept]) if isinstance(load, _Files) else _Picked(load, kept)
     return [keys[i] for i in kept], [labels[i] for i in kept], picked
 

@@ -80,6 +80,8 @@ def _download(source: Source, archive: Path, root: Path) -> None:
             return
         except (OSError, urllib.error.URLError, EOFError) as error:
             last = error
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it holds the connection
             if isinstance(error, urllib.error.HTTPError) and error.code == 416:
                 archive.unlink(missing_ok=True)  # what is here is longer than the file there: start anew
             elif isinstance(error, urllib.error.HTTPError) and error.code < 500:

@@ -19,10 +19,7 @@ from finetune.families import FAMILIES, find_family
 from finetune.preprocess import Preprocess
 
 # one small member of each row; the slow tests build all eighty
-SMALL = (
-    "resnet18 regnet_y_400mf shufflenet_v2_x0_5 googlenet densenet121 alexnet convnext_tiny efficientnet_b0 mnasnet0_5 "
-    "mobilenet_v2 squeezenet1_0 mobilenet_v3_small swin_t"
-).split()
+SMALL = ["resnet18", "regnet_y_400mf", "shufflenet_v2_x0_5", "googlenet", "densenet121", "alexnet", "convnext_tiny", "efficientnet_b0", "mnasnet0_5", "mobilenet_v2", "squeezenet1_0", "mobilenet_v3_small", "swin_t"]
 
 
 def test_table_names_are_exactly_torchvisions() -> None:
@@ -86,7 +83,14 @@ def test_replace_layer_keeps_bias_and_dtype() -> None:
     assert fc.weight.shape == (2, 4)
 
 
-@pytest.mark.parametrize(("init", "check"), [("zero", lambda w: w.abs().max() == 0), ("xavier_uniform", lambda w: w.abs().max() <= (6 / 52) ** 0.5), ("xavier_normal", lambda w: 0.1 < w.std() < 0.3)])
+@pytest.mark.parametrize(
+    ("init", "check"),
+    [
+        ("zero", lambda w: w.abs().max() == 0),
+        ("xavier_uniform", lambda w: w.abs().max() <= (6 / 52) ** 0.5),
+        ("xavier_normal", lambda w: 0.1 < w.std() < 0.3),
+    ],
+)
 def test_replace_layer_init(init: str, check: Callable[[torch.Tensor], bool]) -> None:
     network = nn.Sequential(nn.Linear(50, 9))
     replace_layer(network, "0", 2, init)
@@ -119,7 +123,11 @@ def test_find_weights_names_those_there_are() -> None:
 def test_default_preprocess_is_that_of_the_weights(name: str) -> None:
     transforms = find_weights(name, "default").transforms()
     found = default_preprocess(name)
-    assert (found.size, found.resize, found.interpolation) == (transforms.crop_size[0], transforms.resize_size[0], transforms.interpolation.value)
+    assert (found.size, found.resize, found.interpolation) == (
+        transforms.crop_size[0],
+        transforms.resize_size[0],
+        transforms.interpolation.value,
+    )
     image = torchvision.transforms.functional.to_pil_image(torch.rand(3, found.resize + 8, found.resize))
     assert torch.allclose(found.eval_transform()(image), transforms(image), atol=1e-6)
 
@@ -157,7 +165,9 @@ def weights_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_create_downloads_checks_and_keeps_weights(weights_server: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_create_downloads_checks_and_keeps_weights(
+    weights_server: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
     backbone = Backbone.create("resnet18")
     assert backbone.source == "ResNet18_Weights.IMAGENET1K_V1"
     assert torch.equal(backbone.network.state_dict()["conv1.weight"], weights_server.network.conv1.weight)
@@ -172,9 +182,14 @@ def test_create_refuses_a_damaged_cached_file_and_names_it(weights_server: Simpl
         Backbone.create("resnet18")
 
 
-def test_create_offline_says_where_to_put_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights_server: SimpleNamespace) -> None:
+def test_create_offline_says_where_to_put_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights_server: SimpleNamespace
+) -> None:
     object.__setattr__(weights_server.weights.value, "url", "http://127.0.0.1:9/resnet18-f37072fd.pth")
-    with pytest.raises(FileNotFoundError, match=r"could not be downloaded.*put it at .*resnet18-f37072fd.pth.*TORCH_HOME.*model.weights=none"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"could not be downloaded.*put it at .*resnet18-f37072fd.pth.*TORCH_HOME.*model.weights=none",
+    ):
         Backbone.create("resnet18")
 
 
@@ -228,7 +243,9 @@ def test_load_weights_keeps_the_pretrained_part_of_inceptions_auxiliary_branch(t
     source = torchvision.models.inception_v3(weights=None, aux_logits=True, init_weights=False)
     torch.save(source.state_dict(), tmp_path / "w.pth")
     backbone = Backbone.create("inception_v3", str(tmp_path / "w.pth"))
-    assert torch.equal(backbone.network.get_parameter("AuxLogits.conv0.conv.weight"), source.AuxLogits.conv0.conv.weight)
+    assert torch.equal(
+        backbone.network.get_parameter("AuxLogits.conv0.conv.weight"), source.AuxLogits.conv0.conv.weight
+    )
     assert backbone.transform_input  # a pretrained inception re-normalises its input
 
 
@@ -279,7 +296,9 @@ def test_weights_path_missing_file_says_where_it_looked() -> None:
 
 def test_default_preprocess_of_a_registered_family(monkeypatch: pytest.MonkeyPatch) -> None:
     own = Preprocess(size=64, resize=64)
-    family = backbones.Family(("mynet",), head="1", tail="1", build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), preprocess=own)
+    family = backbones.Family(
+        ("mynet",), head="1", tail="1", build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), preprocess=own
+    )
     monkeypatch.setitem(FAMILIES, "mynet", family)
     assert default_preprocess("mynet") == own
     backbone = Backbone.create("mynet")

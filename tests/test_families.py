@@ -21,7 +21,9 @@ def test_find_family_unknown_name_gives_nearest_three_and_command() -> None:
     assert len(nearest("resnet19", FAMILIES)) == 3
 
 
-@pytest.mark.parametrize(("word", "best"), [("ResNet-18", "resnet18"), ("vit_b16", "vit_b_16"), ("mobilenetv3_small", "mobilenet_v3_small")])
+@pytest.mark.parametrize(
+    ("word", "best"), [("ResNet-18", "resnet18"), ("vit_b16", "vit_b_16"), ("mobilenetv3_small", "mobilenet_v3_small")]
+)
 def test_nearest_ignores_case_and_separators(word: str, best: str) -> None:
     assert nearest(word, FAMILIES)[0] == best
 

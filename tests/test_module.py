@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -23,8 +23,8 @@ from finetune.strategy import Strategy
 
 CLASSES = ["cat", "dog", "emu"]
 SMALLEST = {"inception_v3": 299, "vit_b_16": 224, "alexnet": 63}
-TUTORIAL = "resnet18 alexnet vgg11_bn squeezenet1_0 densenet121 inception_v3".split()
-OTHERS = "googlenet mobilenet_v3_small efficientnet_b0 convnext_tiny swin_t vit_b_16".split()
+TUTORIAL = ["resnet18", "alexnet", "vgg11_bn", "squeezenet1_0", "densenet121", "inception_v3"]
+OTHERS = ["googlenet", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "swin_t", "vit_b_16"]
 BIG = {"inception_v3", "vit_b_16", "vgg11_bn", "alexnet", "densenet121", "googlenet", "convnext_tiny", "swin_t"}
 
 
@@ -56,14 +56,16 @@ class Small(nn.Module):
         self.fc = nn.Linear(4, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.norm(self.conv(x)).relu().mean((2, 3)))  # type: ignore[no-any-return]
+        return self.fc(self.norm(self.conv(x)).relu().mean((2, 3)))
 
 
 # --- one step of every family ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("strategy", ["feature_extract", "finetune", "differential"])
-@pytest.mark.parametrize("model", [pytest.param(m, marks=[pytest.mark.slow] if m in BIG else []) for m in (*TUTORIAL, *OTHERS)])
+@pytest.mark.parametrize(
+    "model", [pytest.param(m, marks=[pytest.mark.slow] if m in BIG else []) for m in (*TUTORIAL, *OTHERS)]
+)
 def test_step_trains_what_the_strategy_says(model: str, strategy: str, trainer: Callable[..., Trainer]) -> None:
     module = make(model, strategy)
     before = snapshot(module)
@@ -81,8 +83,12 @@ def test_step_trains_what_the_strategy_says(model: str, strategy: str, trainer: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "size", "weight", "heads"), [("inception_v3", 299, 0.4, 1), ("googlenet", 64, 0.3, 2)])
-def test_training_loss_adds_the_auxiliary_losses_and_evaluation_does_not(model: str, size: int, weight: float, heads: int) -> None:
+@pytest.mark.parametrize(
+    ("model", "size", "weight", "heads"), [("inception_v3", 299, 0.4, 1), ("googlenet", 64, 0.3, 2)]
+)
+def test_training_loss_adds_the_auxiliary_losses_and_evaluation_does_not(
+    model: str, size: int, weight: float, heads: int
+) -> None:
     module = make(model, "finetune")
     images, labels = torch.randn(2, 3, size, size), torch.tensor([0, 2])
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
@@ -113,9 +119,13 @@ def test_auxiliary_heads_are_off_while_the_trunk_is_frozen(strategy: str) -> Non
 # --- frozen means frozen -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["resnet18", "efficientnet_b0", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5"])
+@pytest.mark.parametrize(
+    "model", ["resnet18", "efficientnet_b0", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5"]
+)
 @pytest.mark.parametrize("strategy", ["feature_extract", "frozen_lr0"])
-@pytest.mark.parametrize("optimizer", [partial(SGD, lr=0.1, momentum=0.9, weight_decay=0.1), partial(AdamW, lr=0.1, weight_decay=0.1)])
+@pytest.mark.parametrize(
+    "optimizer", [partial(SGD, lr=0.1, momentum=0.9, weight_decay=0.1), partial(AdamW, lr=0.1, weight_decay=0.1)]
+)
 def test_frozen_parameters_and_buffers_are_identical_after_two_epochs(
     model: str, strategy: str, optimizer: Any, trainer: Callable[..., Trainer]
 ) -> None:
@@ -141,7 +151,7 @@ def test_frozen_trunk_gives_the_same_features_twice_in_training_mode(model: str)
 
 def test_rate_zero_lets_gradients_flow_and_changes_nothing(trainer: Callable[..., Trainer]) -> None:
     class Gradients(Callback):
-        norms: list[float] = []
+        norms: ClassVar[list[float]] = []
 
         def on_before_optimizer_step(self, trainer: Trainer, module: Any, optimizer: Any) -> None:
             gradient = module.backbone.conv1.weight.grad
@@ -164,7 +174,7 @@ def test_train_mode_called_by_a_user_does_not_thaw(trainer: Callable[..., Traine
 
 def test_gradual_moves_each_quarter_from_its_epoch_on(trainer: Callable[..., Trainer]) -> None:
     class Watch(Callback):
-        moved: list[set[str]] = []
+        moved: ClassVar[list[set[str]]] = []
 
         def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
             self.before = snapshot(module)
@@ -211,7 +221,9 @@ class Rates(Callback):
         self.steps.append(dict(module.rates))
 
 
-def rates_of(trainer: Callable[..., Trainer], epochs: int = 4, strategy: Any = "differential", **kwargs: Any) -> list[dict[str, float]]:
+def rates_of(
+    trainer: Callable[..., Trainer], epochs: int = 4, strategy: Any = "differential", **kwargs: Any
+) -> list[dict[str, float]]:
     watch = Rates()
     own = {k: kwargs.pop(k) for k in ("accumulate_grad_batches",) if k in kwargs}
     module = FineTuner(Small(), CLASSES, strategy, head="fc", **kwargs)
@@ -241,7 +253,9 @@ def test_rates_under_onecycle_keep_the_ratio_of_the_groups(trainer: Callable[...
 
 
 def test_rates_under_onecycle_with_accumulation_end_where_the_run_ends(trainer: Callable[..., Trainer]) -> None:
-    steps = rates_of(trainer, 3, optimizer=partial(SGD, lr=0.02, momentum=0.9), scheduler=OneCycleLR, accumulate_grad_batches=2)
+    steps = rates_of(
+        trainer, 3, optimizer=partial(SGD, lr=0.02, momentum=0.9), scheduler=OneCycleLR, accumulate_grad_batches=2
+    )
     assert steps[-1]["lr/head"] < 1e-6
 
 
@@ -261,11 +275,18 @@ def test_rates_warm_up_linearly_and_then_follow_the_scheduler(scheduler: Any, tr
     plain = rates_of(trainer, 4, optimizer=partial(SGD, lr=0.02), scheduler=scheduler)
     warm = rates_of(trainer, 4, optimizer=partial(SGD, lr=0.02), scheduler=scheduler, warmup=2)
     factors = [min(1.0, (i + 1) / 10) for i in range(20)]
-    assert [s["lr/head"] for s in warm] == pytest.approx([f * s["lr/head"] for f, s in zip(factors, plain, strict=True)])
+    assert [s["lr/head"] for s in warm] == pytest.approx(
+        [f * s["lr/head"] for f, s in zip(factors, plain, strict=True)]
+    )
 
 
 def test_rates_of_a_late_group_are_zero_then_warm_up(trainer: Callable[..., Trainer]) -> None:
-    strategy = {"groups": [{"match": "@head", "name": "head"}, {"match": ".*", "lr": 0.5, "start": 1, "warmup": 1, "name": "trunk"}]}
+    strategy = {
+        "groups": [
+            {"match": "@head", "name": "head"},
+            {"match": ".*", "lr": 0.5, "start": 1, "warmup": 1, "name": "trunk"},
+        ]
+    }
     steps = rates_of(trainer, 3, strategy, optimizer=partial(SGD, lr=0.1))
     assert [s["lr/trunk"] for s in steps] == pytest.approx([0] * 5 + [0.01, 0.02, 0.03, 0.04, 0.05] + [0.05] * 5)
 
@@ -279,7 +300,9 @@ def test_scheduler_that_needs_an_end_refuses_an_endless_run(trainer: Callable[..
 # --- losses and metrics ------------------------------------------------------------------------------------------
 
 
-def _evaluate(module: FineTuner, trainer: Callable[..., Trainer], images: Tensor, labels: Tensor, batch: int) -> dict[str, Any]:
+def _evaluate(
+    module: FineTuner, trainer: Callable[..., Trainer], images: Tensor, labels: Tensor, batch: int
+) -> dict[str, Any]:
     loader = DataLoader(TensorDataset(images, labels), batch_size=batch)
     logged = trainer(1).validate(module, loader, verbose=False)[0]
     return {**module.results["val"], "logged": logged}
@@ -364,7 +387,9 @@ def test_finetuner_takes_a_network_of_ones_own(trainer: Callable[..., Trainer]) 
         FineTuner(Small(), ["a", "b"], head="classifier")
 
 
-@pytest.mark.parametrize(("classes", "message"), [([], "at least two classes"), (["a"], "at least two"), (["a", "a"], "must differ")])
+@pytest.mark.parametrize(
+    ("classes", "message"), [([], "at least two classes"), (["a"], "at least two"), (["a", "a"], "must differ")]
+)
 def test_finetuner_bad_classes(classes: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FineTuner("resnet18", classes, weights="none")
@@ -379,12 +404,21 @@ def test_scratch_ignores_weights_without_looking_for_them() -> None:
     assert module.source == "random weights"
 
 
-@pytest.mark.parametrize("model", ["resnet18", pytest.param("googlenet", marks=pytest.mark.slow), pytest.param("inception_v3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "resnet18",
+        pytest.param("googlenet", marks=pytest.mark.slow),
+        pytest.param("inception_v3", marks=pytest.mark.slow),
+    ],
+)
 def test_checkpoint_loads_with_nothing_else(
     model: str, trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = SMALLEST.get(model, 64)
-    module = make(model, "finetune", transform_input=True if FAMILIES[model].aux else None, optimizer=partial(SGD, lr=1e-4))
+    module = make(
+        model, "finetune", transform_input=True if FAMILIES[model].aux else None, optimizer=partial(SGD, lr=1e-4)
+    )
     first = trainer(1)
     first.fit(module, batches(size, 1, 2), batches(size, 1, 2))
     first.save_checkpoint(tmp_path / "best.ckpt")
@@ -412,14 +446,18 @@ def test_checkpoint_of_ones_own_network_asks_for_it(trainer: Callable[..., Train
 
 
 @pytest.mark.parametrize("strategy", options("strategy"))
-def test_every_strategy_trains_in_a_strangers_trainer(strategy: str, trainer: Callable[..., Trainer], photos: Path) -> None:
+def test_every_strategy_trains_in_a_strangers_trainer(
+    strategy: str, trainer: Callable[..., Trainer], photos: Path
+) -> None:
     data = ImageDataModule(photos, batch_size=8, image_size=32, num_workers=0).prepare()
     module = FineTuner("resnet18", data.classes, strategy, weights="none", preprocess={"size": 32})
     trainer(3).fit(module, datamodule=data)
     assert 0 <= module.results["val"]["acc"] <= 1
 
 
-def test_strategy_table_is_printed_at_the_start(trainer: Callable[..., Trainer], capsys: pytest.CaptureFixture[str]) -> None:
+def test_strategy_table_is_printed_at_the_start(
+    trainer: Callable[..., Trainer], capsys: pytest.CaptureFixture[str]
+) -> None:
     trainer(1).fit(make("resnet18", "lp_ft"), batches())
     printed = capsys.readouterr().out
     assert "Strategy lp_ft" in printed
@@ -428,7 +466,15 @@ def test_strategy_table_is_printed_at_the_start(trainer: Callable[..., Trainer],
 
 
 def test_custom_tail_keeps_dropout_before_it_off() -> None:
-    network = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 3), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), drop=nn.Dropout(), fc=nn.Linear(4, 9)))
+    network = nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(3, 4, 3),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            drop=nn.Dropout(),
+            fc=nn.Linear(4, 9),
+        )
+    )
     assert not FineTuner(network, 3, head="fc").train().backbone.get_submodule("drop").training
     assert FineTuner(network, 3, head="fc", tail="drop").train().backbone.get_submodule("drop").training
 

@@ -160,7 +160,10 @@ def test_apply_drops_stale_gradients(network: nn.Module) -> None:
     assert parameter.grad is None
 
 
-@pytest.mark.parametrize(("start", "max_epochs", "first"), [(0, 9, 0), (2, 9, 2), (0.3333, 15, 5), (0.3333, 2, 1), (0.5, 1, 1), (None, 9, None)])
+@pytest.mark.parametrize(
+    ("start", "max_epochs", "first"),
+    [(0, 9, 0), (2, 9, 2), (0.3333, 15, 5), (0.3333, 2, 1), (0.5, 1, 1), (None, 9, None)],
+)
 def test_first_epoch(start: float | None, max_epochs: int, first: int | None) -> None:
     assert Group(match=".*", start=start).first_epoch(max_epochs) == first
 
@@ -231,7 +234,10 @@ def test_param_groups_are_all_there_from_the_start(network: nn.Module) -> None:
 
 def test_table_says_rate_and_start(network: nn.Module) -> None:
     plan = plan_of(
-        network, {"match": "@head"}, {"match": "top", "lr": 0.1, "start": 0.5, "warmup": 1}, {"match": ".*", "start": None}
+        network,
+        {"match": "@head"},
+        {"match": "top", "lr": 0.1, "start": 0.5, "warmup": 1},
+        {"match": ".*", "start": None},
     )
     assert table(plan, network, 1e-2, 4) == [
         ["@head", "2", "10", "0.01", "epoch 0"],

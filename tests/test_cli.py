@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune import cli
+from finetune.cli import quote_paths, unique_dir
+
+
+def run(*argv: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "finetune.train", *argv]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **env})
+
+
+@pytest.mark.parametrize(
+    ("given", "quoted"),
+    [
+        ("data.root=my photos", 'data.root="my photos"'),
+        ("data.root=a=b,c(d)[e]", 'data.root="a=b,c(d)[e]"'),
+        ("model.weights=größe/猫.pth", 'model.weights="größe/猫.pth"'),
+        ("ckpt_path=it's", 'ckpt_path="it\'s"'),
+        ('data.root=say "a"', 'data.root="say \\"a\\""'),
+        ("hydra.run.dir=out/x", 'hydra.run.dir="out/x"'),
+        ("paths.data_dir=/d", 'paths.data_dir="/d"'),
+        ("+data.root=x", '+data.root="x"'),
+        ("ckpt_path=null", "ckpt_path=null"),
+        ("data.root=", "data.root="),
+        ('data.root="done"', 'data.root="done"'),
+        ("hydra.run.dir=a/${now:%Y}", "hydra.run.dir=a/${now:%Y}"),
+        ("model=resnet18", "model=resnet18"),
+        ("optimizer.lr=1e-3", "optimizer.lr=1e-3"),
+        ("--help", "--help"),
+    ],
+)
+def test_quote_paths(given: str, quoted: str) -> None:
+    assert quote_paths([given]) == [quoted]
+
+
+def test_quote_paths_expands_home_and_keeps_choices_of_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert quote_paths(["data.root=~/photos"]) == ['data.root="/home/me/photos"']
+    assert quote_paths(["-m", "data.root=a,b"]) == ["-m", "data.root=a,b"]
+    (tmp_path / "a,b").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert quote_paths(["-m", "data.root=a,b"]) == ["-m", 'data.root="a,b"']
+
+
+def test_quoted_paths_reach_the_configuration_as_typed(tmp_path: Path) -> None:
+    typed = "weird =,()[]{} ü猫 'q' \"d\" back\\slash %"
+    done = run(f"data.root={typed}", "data=imagefolder", "--cfg", "job", "--resolve", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    from omegaconf import OmegaConf
+
+    (tmp_path / "c.yaml").write_text(done.stdout)
+    assert OmegaConf.load(tmp_path / "c.yaml").data.root == typed
+
+
+def test_unique_dir_never_gives_a_folder_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = str(tmp_path)
+    first = unique_dir(base, "now")
+    assert unique_dir(base, "now") == first  # Hydra asks several times
+    cli._unique_dirs.clear()
+    assert unique_dir(base, "now") == f"{base}/now_1"
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["model=resnet19"], ["no model 'resnet19'", "resnet18", "python -m finetune.models"]),
+        (["strategy=feature_extraction"], ["no strategy 'feature_extraction'", "feature_extract"]),
+        (["optimizer.learning_rate=1"], ["no key 'optimizer.learning_rate'", "optimizer.lr"]),
+        (["trainer.max_epoch=3"], ["no key 'trainer.max_epoch'", "trainer.max_epochs"]),
+        (["modle=resnet18"], ["no key 'modle'", "model"]),
+        (["+modle=resnet18"], ["no key 'modle'", "model"]),
+        (["optimizer.lr=-1", "data.batch_size=0"], ["optimizer.lr must be", "data.batch_size must be"]),
+        (["data=imagefolder"], ["data.root is missing"]),
+        (["model.weights=a b=c.pth"], ["model.weights=a b=c.pth: there is no such file"]),
+        (["experiment=tutorial"], ["no experiment 'tutorial'", "tutorial_scratch"]),
+        (["optimizer.lr=[1"], ["cannot be read as key=value"]),
+    ],
+)
+def test_train_user_errors_are_one_paragraph_and_exit_2(argv: list[str], parts: list[str], tmp_path: Path) -> None:
+    done = run(*argv, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    for part in parts:
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert done.stdout == ""
+
+
+def test_train_help_lists_groups_and_keys(tmp_path: Path) -> None:
+    done = run("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for word in ("vit_b_16", "feature_extract", "max_epochs: 15", "data.root=my_photos", "early_stopping"):
+        assert word in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_user_configs_by_config_dir(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "strategy").mkdir(parents=True)
+    (tmp_path / "mine" / "strategy" / "top.yaml").write_text('groups: [{match: "@head"}, {match: ".*", start: null}]\n')
+    done = run("--config-dir", "mine", "strategy=top", "--cfg", "job", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "start: null" in done.stdout
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    assert "Traceback" in run("model=resnet19", cwd=tmp_path, FINETUNE_DEBUG="1").stderr
+
+
+def test_is_user_error_is_about_who_raised() -> None:
+    try:
+        int("x")
+    except ValueError as error:
+        assert not cli.is_user_error(error)
+    try:
+        unique_dir("/proc/nowhere", "x")
+    except OSError as error:
+        assert not isinstance(error, ValueError)
+
+
+def test_console_names_the_nearest_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["finetune", "trian"])
+    with pytest.raises(SystemExit) as stop:
+        cli.console()
+    assert stop.value.code == 2
+    assert "no command 'trian'. The nearest are train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["finetune", "models", "resnet18"], ["finetune", "--help"]])
+def test_console_runs_commands(argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+    try:
+        cli.console()
+    except SystemExit as stop:
+        assert not stop.code
+    assert "train" in capsys.readouterr().out or "resnet18" in argv
