@@ -21,7 +21,7 @@ from finetune import config
 from finetune.backbones import default_preprocess, read_tensors
 from finetune.callbacks import BestCheckpoint, EpochLines, History, SeedEveryBatch, last_checkpoint
 from finetune.checkpoint import AtomicCheckpointIO
-from finetune.console import IGNORED_WARNINGS, console
+from finetune.console import IGNORED_WARNINGS, console, say
 from finetune.data import ImageDataModule
 from finetune.module import FineTuner
 from finetune.strategy import Strategy
@@ -182,7 +182,7 @@ def check_resume(cfg: DictConfig, module: FineTuner) -> Path | None:
                 f"choices as then, or start a new run from its weights with model.weights={path}."
             )
     if cfg.trainer.max_epochs is not None and 0 < cfg.trainer.max_epochs <= stored["epoch"] + 1:
-        print(f"{path} has finished epoch {stored['epoch'] + 1} of {cfg.trainer.max_epochs}: nothing is left to train.")
+        say(f"{path} has finished epoch {stored['epoch'] + 1} of {cfg.trainer.max_epochs}: nothing is left to train.")
     return path
 
 

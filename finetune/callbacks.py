@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from finetune.checkpoint import write_atomically
+from finetune.console import say
 from finetune.data import seed_of
 
 
@@ -130,13 +131,16 @@ class EpochLines(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            print(epoch_line(self.history.rows, self.monitor, trainer.max_epochs), flush=True)
+            say(epoch_line(self.history.rows, self.monitor, trainer.max_epochs))
 
 
 def epoch_line(rows: list[dict[str, Any]], monitor: str, max_epochs: int | None) -> str:
     """The last row of a history as text of at most 80 columns."""
     row = rows[-1]
-    shown = [f"{k} {row[k]:.4f}" for k in ("train/loss", "train/acc", "val/loss", "val/acc") if k in row]
+    shown = []
+    for split in ("train", "val"):
+        if f"{split}/loss" in row:
+            shown.append(f"{split} loss {row[f'{split}/loss']:.4f} acc {row[f'{split}/acc']:.4f}")
     of = f"/{max_epochs}" if max_epochs and max_epochs > 0 else ""
     mark = " *" if best_row(rows, monitor) is row else ""
     return f"epoch {row['epoch'] + 1}{of}  {'  '.join(shown)}  {row['seconds']:.1f} s{mark}"

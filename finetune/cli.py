@@ -58,6 +58,7 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
     given = list(shell[1:] if argv is None else argv)
 
     failed: list[Exception] = []
+    quoted = quote_paths(given)
 
     def job(cfg: DictConfig) -> float | None:
         sys.argv = shell  # Lightning starts the other processes of a run with it
@@ -66,7 +67,7 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
         except Exception as error:
             failed.append(error)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                _report_job(error)
+                _report_job(error, quoted)
                 raise  # a sweeper must know; it goes on with the other jobs
             return None  # past Hydra, which would print its own lines
 
@@ -76,7 +77,7 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
     _unique_dirs.clear()
     OmegaConf.register_new_resolver("unique_dir", unique_dir, replace=True)
     config.register_models()
-    sys.argv = [shell[0], *quote_paths(given)]
+    sys.argv = [shell[0], *quoted]
     try:
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=name)(job)()
         if failed:
@@ -106,10 +107,11 @@ def argparse_command(task: Callable[[Sequence[str] | None], None], argv: Sequenc
         sys.exit(_report(error, ""))
 
 
-def _report_job(error: Exception) -> None:
+def _report_job(error: Exception, argv: Sequence[str]) -> None:
     """Name a failed job of a sweep at once; Hydra raises its error again when all jobs are done."""
-    job = HydraConfig.get().job
-    _print_error(f"job {job.num} ({job.override_dirname or 'no overrides'}) failed: {explain(error, job.name)}")
+    cfg = HydraConfig.get()
+    own = " ".join(o for o in cfg.overrides.task if o not in argv)
+    _print_error(f"job {cfg.job.num} ({own}) failed: {explain(error, cfg.job.name)}")
     error.__dict__["reported"] = True
 
 
@@ -141,8 +143,9 @@ def quote_paths(argv: Sequence[str]) -> list[str]:
 
     In a sweep, commas separate values, unless a file of that very name exists.
     """
-    sweep = any(a in ("-m", "--multirun") for a in argv)
-    return [_quote_path(argument, sweep) for argument in argv]
+    flags = [a for a in argv if a in ("-m", "--multirun")]
+    rest = [_quote_path(a, sweep=bool(flags)) for a in argv if a not in flags]
+    return [*flags, *rest]  # in front: Hydra's parser wants all overrides in one piece
 
 
 def _quote_path(argument: str, sweep: bool) -> str:
@@ -203,6 +206,8 @@ def explain(error: BaseException, name: str) -> str:
         return f"{error.override!r} cannot be read as key=value: quote the value, inside the shell's quotes: 'key=\"a,b\"'."
     if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
         return _explain_key(error, name)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}. Is it the right place? hydra.run.dir=FOLDER chooses another for the run."
     return str(error)
 
 

@@ -117,6 +117,8 @@ def claim_folder(cfg: DictConfig, folder: Path) -> None:
 
 # --- whether it makes sense --------------------------------------------------------------------------------------
 
+METRICS = ("val/acc", "val/loss", "val/f1", "val/auroc", "train/acc", "train/loss")
+"""What `monitor` may name: what FineTuner logs."""
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "model.head_init": ("default", "xavier_uniform", "xavier_normal", "zero"),
     "data.augment": ("auto", "none", "basic", "trivial", "rand"),
@@ -169,6 +171,8 @@ def _faults(cfg: DictConfig) -> Iterator[str]:
         value = OmegaConf.select(cfg, key)
         if value is not None and value not in known:
             yield unknown(key, str(value), map(str, known), f"It is one of {', '.join(map(str, known))}.")
+    if cfg.get("monitor") is not None and cfg.monitor not in METRICS:
+        yield unknown("metric", str(cfg.monitor), METRICS)
     for key, (kind, least, most) in _RANGES.items():
         fault = _range_fault(OmegaConf.select(cfg, key), kind, least, most)
         if fault:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+
+log = logging.getLogger(__name__)
 
 IGNORED_WARNINGS = (
     # Lightning 2.6 on newer torch, and advice of Lightning's that we have weighed: message patterns, as `re.match`.
@@ -24,6 +27,12 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 80, highlight=False)
 
 
+def say(text: str) -> None:
+    """Print, and keep in the run's log."""
+    print(text, flush=True)
+    log.info(text)
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right_to: int | None = None) -> None:
     """A table; the columns from the second to `right_to` (the last but one) are aligned to the right."""
     last = len(columns) - 1 if right_to is None else right_to
@@ -32,4 +41,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(name, justify="right" if 1 <= i < last else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    screen = console()
+    with screen.capture() as capture:
+        screen.print(table)
+    log.info(capture.get().rstrip())
+    screen.print(table)

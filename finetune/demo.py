@@ -18,9 +18,15 @@ from finetune import compare
 from finetune.cli import argparse_command
 
 COMMON = (
-    "data=digits", "data.image_size=32", "data.augment=none", "optimizer=adamw", "data.batch_size=32", "model.preprocess={mean:0.5,std:0.5}",
+    "data=digits", "data.image_size=32", "data.augment=none", "optimizer=adamw", "model.preprocess={mean:0.5,std:0.5}",
 )  # fmt: skip
-FEW = ("data.classes=[5,6,7,8,9]", "data.per_class=10", "data.val_fraction=0.5", "trainer.max_epochs=20")
+FEW = (
+    "data.classes=[5,6,7,8,9]",
+    "data.per_class=5",
+    "data.val_fraction=0.5",
+    "trainer.max_epochs=20",
+    "optimizer.lr=3e-3",
+)
 
 
 def train(folder: Path, *overrides: str) -> None:
@@ -48,14 +54,14 @@ def demo(argv: Sequence[str] | None = None) -> None:
         shutil.rmtree(out / name, ignore_errors=True)  # of an earlier demonstration
     print("1. A source model: the digits 0-4, from random weights.")
     train(out / "source", "strategy=scratch", "data.classes=[0,1,2,3,4]", "trainer.max_epochs=8")
-    print("\n2. Transfer: its trunk is frozen, a new head learns the digits 5-9 from ten images of each.")
+    print("\n2. Transfer: its trunk is frozen, a new head learns the digits 5-9 from five images of each.")
     weights = out / "source" / "checkpoints" / "best.ckpt"
-    train(out / "transfer", "strategy=feature_extract", f"model.weights={weights}", "optimizer.lr=1e-2", *FEW)
-    print("\n3. The same fifty images, the same network, from random weights.")
+    train(out / "transfer", "strategy=feature_extract", f"model.weights={weights}", *FEW)
+    print("\n3. The same 25 images, the same network, from random weights.")
     train(out / "scratch", "strategy=scratch", *FEW)
     print("\nTransfer against scratch, on the same validation images:\n")
     compare.compare([str(out / "transfer"), str(out / "scratch"), "--out", str(out / "comparison.png")])
-    print("One seed and fifty images: the last digits are luck. Your own pictures are next:")
+    print("One seed and 25 images: the last digits are luck. Your own pictures are next:")
     print("  python -m finetune.train data=imagefolder data.root=FOLDER")
 
 

@@ -456,9 +456,9 @@ def _class_names(classes: Sequence[str] | int) -> list[str]:
 def _mix(num_classes: int, mixup: float, cutmix: float) -> nn.Module | None:
     choices: list[Any] = []
     if mixup > 0:
-        choices.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
+        choices.append(v2.MixUp(alpha=float(mixup), num_classes=num_classes))
     if cutmix > 0:
-        choices.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
+        choices.append(v2.CutMix(alpha=float(cutmix), num_classes=num_classes))
     if not choices:
         return None
     mix: nn.Module = choices[0] if len(choices) == 1 else v2.RandomChoice(choices)

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from finetune import plots, strategy
 from finetune.callbacks import History, best_row
 from finetune.checkpoint import write_atomically
+from finetune.console import say
 from finetune.data import ImageDataModule
 from finetune.module import FineTuner
 
@@ -200,7 +201,7 @@ def introduce(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder
         return
     workers = f"{data.workers()} worker processes" if data.workers() else "images decoded in the main process"
     lines = [*data_lines(data), *model_lines(module), f"Device    {device_line(trainer)}; {workers}"]
-    print("\n".join(lines), flush=True)
+    say("\n".join(lines))
     write_split(data, folder / "split.csv")
     if data.bad_files:
         write_bad_files(data, folder / "bad_files.csv")
@@ -244,6 +245,6 @@ def finish(
                     plots.confusion_matrix(matrix, module.classes, folder / "plots" / "confusion_matrix.png")
         values = metrics(trainer, module, data, cfg.monitor, clock, command)
         write_json(values, folder / "metrics.json")
-        print("\n".join(end_lines(values, folder)), flush=True)
+        say("\n".join(end_lines(values, folder)))
     best = (best_row(record.rows, cfg.monitor) or {}).get(cfg.monitor)
     return None if best is None else float(best)

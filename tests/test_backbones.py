@@ -19,7 +19,21 @@ from finetune.families import FAMILIES, find_family
 from finetune.preprocess import Preprocess
 
 # one small member of each row; the slow tests build all eighty
-SMALL = ["resnet18", "regnet_y_400mf", "shufflenet_v2_x0_5", "googlenet", "densenet121", "alexnet", "convnext_tiny", "efficientnet_b0", "mnasnet0_5", "mobilenet_v2", "squeezenet1_0", "mobilenet_v3_small", "swin_t"]
+SMALL = [
+    "resnet18",
+    "regnet_y_400mf",
+    "shufflenet_v2_x0_5",
+    "googlenet",
+    "densenet121",
+    "alexnet",
+    "convnext_tiny",
+    "efficientnet_b0",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "squeezenet1_0",
+    "mobilenet_v3_small",
+    "swin_t",
+]
 
 
 def test_table_names_are_exactly_torchvisions() -> None:

@@ -13,7 +13,13 @@ def test_models_table_has_all_eighty_in_80_columns(capsys: pytest.CaptureFixture
     assert max(map(len, lines)) <= 80
     shown = {line.split()[0] for line in lines[2:]}
     assert shown == set(FAMILIES)
-    assert next(line for line in lines if line.startswith("resnet18 ")).split()[1:6] == ["11.7", "M", "224", "69.8", "fc"]
+    assert next(line for line in lines if line.startswith("resnet18 ")).split()[1:6] == [
+        "11.7",
+        "M",
+        "224",
+        "69.8",
+        "fc",
+    ]
 
 
 @pytest.mark.parametrize(("pattern", "expected"), [("resnet18", 1), ("vit_b_??", 2), ("vgg*_bn", 4), ("googlenet", 1)])
