@@ -350,7 +350,8 @@ class ImageDataModule(LightningDataModule):
         rank, world = self._rank()
         # no padding to equal lengths: it would count some images twice
         mine = range(rank, len(dataset), world)
-        return self._loader(dataset, batch_size=self.batch_size, sampler=mine)
+        # at least 32, whatever training takes: it changes no result, and small batches are slow
+        return self._loader(dataset, batch_size=max(32, self.batch_size), sampler=mine)
 
     def sample(self, count: int) -> tuple[Tensor, list[int]]:
         """The first images of the first epoch as the network will see them: (N, 3, H, W), and their labels."""

@@ -25,7 +25,7 @@ FEW = (
     "data.classes=[5,6,7,8,9]",
     "data.per_class=5",
     "data.val_fraction=0.5",
-    "trainer.max_epochs=15",
+    "trainer.max_epochs=12",
     "data.batch_size=5",
 )
 
