@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from textwrap import wrap
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +19,7 @@ IGNORED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode.*",
     r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r"Checkpoint directory .* exists and is not empty.*",
+    r"The dirpath has changed from .*",  # a resumed run writes into its own folder; BestCheckpoint carries over
 )
 """Third-party warnings that may be ignored, by commands and tests alike."""
 
@@ -25,6 +27,12 @@ IGNORED_WARNINGS = (
 def console() -> Console:
     """A console on standard output; 80 columns of plain text where it is not a terminal."""
     return Console(width=None if sys.stdout.isatty() else 80, highlight=False)
+
+
+def entry(label: str, text: str) -> str:
+    """A labelled line, wrapped at 80 columns without breaking words, which may be paths."""
+    lines = wrap(text, 70, break_long_words=False, break_on_hyphens=False) or [""]
+    return "\n".join([f"{label:<10}{lines[0]}", *(" " * 10 + line for line in lines[1:])])
 
 
 def say(text: str) -> None:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from finetune import plots, strategy
 from finetune.callbacks import History, best_row
 from finetune.checkpoint import write_atomically
-from finetune.console import say
+from finetune.console import entry, say
 from finetune.data import ImageDataModule
 from finetune.module import FineTuner
 
@@ -148,47 +148,45 @@ def data_lines(data: ImageDataModule) -> list[str]:
     named = ", ".join(f"{name} {n}" for name, n in list(counts.items())[:8])
     more = f", ... {len(counts) - 8} more" if len(counts) > 8 else ""
     lines = [
-        f"Data      {data.root or ''} - {sizes} images",
-        f"Classes   {len(counts)}: {named}{more} (in train)",
+        entry("Data", f"{data.root or ''} - {sizes} images"),
+        entry("Classes", f"{len(counts)}, with training images: {named}{more}"),
     ]
     if data.bad_files:
-        lines.append(f"Left out  {len(data.bad_files)} unreadable files (bad_files.csv lists them):")
-        lines += [f"            {path}: {reason}" for path, reason in sorted(data.bad_files.items())[:5]]
-    return lines + [f"Note      {note}" for note in data.notes]
+        lines.append(entry("Left out", f"{len(data.bad_files)} unreadable files (bad_files.csv lists them):"))
+        lines += [f"          {path}: {reason}" for path, reason in sorted(data.bad_files.items())[:5]]
+    return lines + [entry("Note", note) for note in data.notes]
 
 
 def model_lines(module: FineTuner) -> list[str]:
     """What the model is, for the terminal."""
     total = strategy.count(module.backbone)
     learning = strategy.count(module.backbone, module.learning_names())
-    p = module.preprocess
+    size = module.preprocess.size
+    ignored = "" if module.strategy.pretrained else f" (strategy {module.strategy.name} ignores model.weights)"
     lines = [
-        f"Model     {module.hparams['model']}, {total:,} parameters, {learning:,} of them learn; {p.size} x {p.size} pixels",
-        f"Weights   {module.source}",
+        entry(
+            "Model", f"{module.hparams['model']}, {size} x {size} pixels; {learning:,} of {total:,} parameters learn"
+        ),
+        entry("Weights", module.source + ignored),
     ]
-    if not module.strategy.pretrained:
-        lines[-1] += f" (strategy {module.strategy.name} ignores model.weights)"
-    elif module.source == "random weights" and not module.ever_trunk_moves():
-        lines.append("Note      the trunk is frozen at random weights: expect little; give model.weights.")
+    if module.source == "random weights" and not module.ever_trunk_moves():
+        lines.append(entry("Note", "the trunk is frozen at random weights: expect little; give model.weights."))
     return lines
 
 
 def end_lines(values: dict[str, Any], folder: Path) -> list[str]:
     """The end of a run in a few lines."""
-    best, n = values["best"], values["n_val"]
+    best, n, seconds = values["best"], values["n_val"], values["seconds"]
     lines = []
     if "val/acc" in best:
         right = round(best["val/acc"] * n)
-        lines.append(f"Best      {right} of {n} right: val/acc {best['val/acc']:.4f} in epoch {best['epoch'] + 1}")
+        lines.append(entry("Best", f"{right} of {n} right: val/acc {best['val/acc']:.4f} in epoch {best['epoch'] + 1}"))
     if values["test"]:
-        lines.append(
-            f"Test      acc {values['test']['test/acc']:.4f} on {values['n_test']} images, with the best checkpoint"
-        )
-    lines.append(
-        f"Time      {values['seconds']['total']:.0f} s, of which training {values['seconds'].get('fit', 0):.0f} s"
-    )
-    lines.append(f"Folder    {folder}")
-    lines.append("          checkpoints/best.ckpt  metrics.csv  metrics.json  plots/")
+        text = f"acc {values['test']['test/acc']:.4f} on {values['n_test']} images, with the best checkpoint"
+        lines.append(entry("Test", text))
+    lines.append(entry("Time", f"{seconds['total']:.0f} s, of which training {seconds.get('fit', 0):.0f} s"))
+    lines.append(entry("Folder", str(folder)))
+    lines.append(entry("", "checkpoints/best.ckpt  metrics.csv  metrics.json  plots/"))
     return lines
 
 
@@ -200,7 +198,7 @@ def introduce(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder
     if not trainer.is_global_zero:
         return
     workers = f"{data.workers()} worker processes" if data.workers() else "images decoded in the main process"
-    lines = [*data_lines(data), *model_lines(module), f"Device    {device_line(trainer)}; {workers}"]
+    lines = [*data_lines(data), *model_lines(module), entry("Device", f"{device_line(trainer)}; {workers}")]
     say("\n".join(lines))
     write_split(data, folder / "split.csv")
     if data.bad_files:

@@ -93,7 +93,7 @@ def test_run_folder_holds_what_is_promised(run: Callable[..., Path], capsys: pyt
     for part in (
         "24 train, 12 val",
         "cat 8, dog 8, emu 8",
-        "1,539 of them learn",
+        "1,539 of 11,178,051",
         "Strategy feature_extract",
         "epoch 2/2",
         "of 12 right",
