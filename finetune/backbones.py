@@ -16,6 +16,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from finetune.config import WEIGHT_FILES, weights_path
 from finetune.families import FAMILIES as FAMILIES
 from finetune.families import Family as Family
 from finetune.families import find_family, unknown
@@ -28,7 +29,6 @@ HEAD_INITS: dict[str, Callable[[Tensor], object] | None] = {
     "xavier_normal": nn.init.xavier_normal_,
     "zero": nn.init.zeros_,
 }
-WEIGHT_FILES = (".pth", ".pt", ".safetensors", ".ckpt")
 
 
 @dataclass
@@ -50,13 +50,20 @@ class Backbone:
     """Parameter names of what is new: the head and the new part of auxiliary branches."""
 
     @classmethod
-    def create(cls, name: str, weights: str | None = "default", transform_input: bool | None = None) -> Backbone:
+    def create(
+        cls,
+        name: str,
+        weights: str | None = "default",
+        transform_input: bool | None = None,
+        size: int | None = None,
+    ) -> Backbone:
         """Build a network by name.
 
         Args:
             name: a name of the table, for example "resnet18".
             weights: "default", "none", a name of the model's weights enum ("IMAGENET1K_V2"), or a local file.
             transform_input: overrides the flag of inception and googlenet, which no state dict holds.
+            size: pixels that a vision transformer without weights by name is built for; None is its preprocessing's.
 
         Raises:
             ValueError: unknown name or weights; a file that does not fit.
@@ -70,7 +77,9 @@ class Backbone:
             network = family.build()
             source = "as built by its family"
         elif path or weights == "none":
-            network = _torchvision_network(name, family, None, transform)
+            network = _torchvision_network(
+                name, family, None, transform, size or default_preprocess(name, weights).size
+            )
             source = "random weights"
         else:
             enum = find_weights(name, weights)
@@ -169,14 +178,20 @@ def default_preprocess(name: str, weights: str | None = "default") -> Preprocess
     return Preprocess.from_transforms(enum.transforms())
 
 
-def _torchvision_network(name: str, family: Family, weights: Any, transform_input: bool) -> nn.Module:
+def _torchvision_network(
+    name: str, family: Family, weights: Any, transform_input: bool, size: int | None = None
+) -> nn.Module:
     options: dict[str, Any] = {}
+    if family.size_argument and weights is None:
+        options[family.size_argument] = size
     if family.aux:
         options = {"aux_logits": True, "transform_input": transform_input}
         if weights is None:
             options["init_weights"] = True
-    network = torchvision.models.get_model(name, weights=weights, **options)
-    assert isinstance(network, nn.Module)
+    try:
+        network: nn.Module = torchvision.models.get_model(name, weights=weights, **options)
+    except AssertionError as error:  # torchvision's answer to a size that is no multiple of the patches'
+        raise ValueError(f"{name} cannot be built for images of {size} pixels: {error}") from error
     return network
 
 
@@ -220,23 +235,6 @@ def check_cached_weights(weights: Any) -> None:
 # --- local files -----------------------------------------------------------------------------------------------
 
 
-def weights_path(weights: str) -> Path | None:
-    """The file that `model.weights` names, or None if it is a word.
-
-    Raises:
-        FileNotFoundError: it looks like a file and there is none.
-    """
-    if not (weights.endswith(WEIGHT_FILES) or os.sep in weights):
-        return None
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"model.weights={weights}: there is no such file (looked in {path.absolute().parent}). "
-            "Give a file, or one of: default, none, a name of the weights enum."
-        )
-    return path
-
-
 def read_tensors(path: Path) -> dict[str, Any]:
     """A weights file or checkpoint as plain data and tensors; code in it is refused.
 
@@ -250,7 +248,11 @@ def read_tensors(path: Path) -> dict[str, Any]:
             raise ValueError(
                 "A .safetensors file needs the package safetensors: pip install 'finetune-lightning[export]'"
             ) from error
-        return dict(load_file(path))
+        try:
+            return dict(load_file(path))
+        # safetensors has an exception of its own, and its headers can fail in other ways too
+        except Exception as error:
+            raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     # a damaged file can raise anything from EOFError to struct.error inside torch

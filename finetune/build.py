@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from finetune import config
 from finetune.backbones import default_preprocess, read_tensors
-from finetune.callbacks import BestCheckpoint, EpochLines, History, SeedEveryBatch, last_checkpoint
+from finetune.callbacks import BestCheckpoint, EpochLines, History, SeedEveryBatch, last_checkpoint, mode_of
 from finetune.checkpoint import AtomicCheckpointIO
 from finetune.console import IGNORED_WARNINGS, console, say
 from finetune.data import ImageDataModule
@@ -78,18 +78,13 @@ def strategy_name() -> str:
 def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
     """The network with a head for the data's classes, and what trains it."""
     seed_everything(cfg.seed, workers=True, verbose=False)
-    changes = {
-        **_plain(cfg.model.preprocess),
-        "size": data.final_preprocess.size,
-        "resize": data.final_preprocess.resize,
-    }
     module = FineTuner(
         cfg.model.name,
         data.classes,
         _strategy(cfg),
         weights=cfg.model.weights,
         head_init=cfg.model.head_init,
-        preprocess=changes,
+        preprocess=data.final_preprocess.to_dict(),
         optimizer=_factory(cfg.optimizer, Optimizer),
         scheduler=_factory(cfg.scheduler, LRScheduler, "warmup"),
         warmup=cfg.scheduler.warmup,
@@ -109,10 +104,8 @@ def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
 def _check_size(module: FineTuner) -> None:
     """Networks that cannot take the image size fail deep inside torch, in the first step."""
     size, family, name = module.preprocess.size, module.family, module.hparams["model"]
-    own = default_preprocess(name).size
-    if family.fixed_size and size != own and module.source == "random weights":
-        own = 224
-    if family.fixed_size and size != own and not module.source.startswith(name):
+    own = int(getattr(module.backbone, "image_size", family.min_size))
+    if family.fixed_size and size != own:
         raise ValueError(f"{name} takes images of {own} x {own} pixels only, got data.image_size={size}.")
     if size < family.min_size:
         raise ValueError(f"{name} needs images of at least {family.min_size} pixels, got data.image_size={size}.")
@@ -122,35 +115,72 @@ def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     """Lightning's Trainer with our record, checkpoints and seeds."""
     options = {k: v for k, v in _plain(cfg.trainer).items() if k != "compile"}
     if options["precision"] == "auto":
-        options["precision"] = "bf16-mixed" if _uses_cuda(options) and torch.cuda.is_bf16_supported() else "32-true"
+        options["precision"] = (
+            "bf16-mixed"
+            if _uses_cuda(options) and torch.cuda.is_bf16_supported(including_emulation=False)
+            else "32-true"
+        )
     history = History(folder / "metrics.csv", cfg.monitor)
+    beside = resume_path(cfg).parent if cfg.ckpt_path is not None else None
     bar = [RichProgressBar()] if console().is_terminal else []
     callbacks: list[Callback] = [
         SeedEveryBatch(cfg.seed),
         *bar,
-        *(config.factory(c, Callback)() for c in _plain(cfg.get("callbacks")).values()),
+        *(make_callback(c) for c in _plain(cfg.get("callbacks")).values()),
         history,
         EpochLines(cfg.monitor, history),
-        BestCheckpoint(folder / "checkpoints", cfg.monitor),
+        BestCheckpoint(folder / "checkpoints", cfg.monitor, beside),
         last_checkpoint(folder / "checkpoints"),
     ]
-    make_logger = _factory(cfg.logger, Logger)
     make = config.factory(options, Trainer)
-    trainer: Trainer = make(
-        callbacks=callbacks,
-        logger=make_logger() if make_logger else False,
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=folder,
-        enable_progress_bar=bool(bar),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # ours neither pads nor forgets the epoch
-    )
+    try:
+        trainer: Trainer = make(
+            callbacks=callbacks,
+            logger=_logger(cfg),
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=folder,
+            enable_progress_bar=bool(bar),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # ours neither pads nor forgets the epoch
+        )
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"trainer: {error}") from error
     return trainer
+
+
+def make_callback(spec: dict[str, Any]) -> Callback:
+    """A callback of the configuration; `mode: auto` follows from what it monitors."""
+    if spec.get("mode") == "auto":
+        spec = {**spec, "mode": mode_of(spec["monitor"])}
+    made: Callback = config.factory(spec, Callback)()
+    return made
+
+
+def _logger(cfg: DictConfig) -> Logger | bool:
+    make = _factory(cfg.logger, Logger)
+    try:
+        return make() if make else False
+    except ImportError as error:
+        raise ValueError(
+            f"{make.func.__name__ if make else ''} needs a package that is not installed ({error}). "
+            "The extras are tensorboard, wandb and mlflow: pip install 'finetune-lightning[NAME]'."
+        ) from error
 
 
 def _uses_cuda(options: dict[str, Any]) -> bool:
     return options.get("accelerator") in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+
+
+def resume_path(cfg: DictConfig) -> Path:
+    """The file that `ckpt_path` names; a run's folder stands for its last checkpoint."""
+    path = Path(str(cfg.ckpt_path)).expanduser()
+    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"ckpt_path={cfg.ckpt_path}: there is no such file; give a run's checkpoints/last.ckpt."
+        )
+    return path
 
 
 def check_resume(cfg: DictConfig, module: FineTuner) -> Path | None:
@@ -162,13 +192,7 @@ def check_resume(cfg: DictConfig, module: FineTuner) -> Path | None:
     """
     if cfg.ckpt_path is None:
         return None
-    path = Path(str(cfg.ckpt_path)).expanduser()
-    if path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"ckpt_path={cfg.ckpt_path}: there is no such file; give a run's checkpoints/last.ckpt."
-        )
+    path = resume_path(cfg)
     stored = read_tensors(path)
     if "optimizer_states" not in stored or "hyper_parameters" not in stored:
         raise ValueError(
@@ -181,6 +205,13 @@ def check_resume(cfg: DictConfig, module: FineTuner) -> Path | None:
                 f"ckpt_path={path} is of another run: its {key} is {_short(was)}, this run's is {_short(now)}. Give the same "
                 f"choices as then, or start a new run from its weights with model.weights={path}."
             )
+    was, now = stored.get("max_epochs"), cfg.trainer.max_epochs
+    planned = any({"T_max", "total_steps"} & set(state) for state in stored["lr_schedulers"])
+    if was != now and (planned or any(0 < (g.start or 0) < 1 for g in module.plan.groups)):
+        raise ValueError(
+            f"ckpt_path={path} is of a run of {was} epochs, and its schedule was made for that length; "
+            f"give trainer.max_epochs={was}, not {now}."
+        )
     if cfg.trainer.max_epochs is not None and 0 < cfg.trainer.max_epochs <= stored["epoch"] + 1:
         say(f"{path} has finished epoch {stored['epoch'] + 1} of {cfg.trainer.max_epochs}: nothing is left to train.")
     return path

@@ -37,7 +37,11 @@ class History(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # metrics are 32-bit floats: further digits would be noise
         values = {k: float(f"{v.item():.7g}") for k, v in trainer.callback_metrics.items() if v.ndim == 0}
-        metrics = {k: values[k] for k in sorted(values, key=_column) if "/" in k}
+        judged = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        # Lightning keeps the last validation's values in epochs without one
+        metrics = {
+            k: values[k] for k in sorted(values, key=_column) if "/" in k and (judged or not k.startswith("val/"))
+        }
         seconds = round(time.perf_counter() - self._began, 3)
         self.rows = [r for r in self.rows if r["epoch"] != trainer.current_epoch]
         self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics, "seconds": seconds})
@@ -68,17 +72,24 @@ def _column(name: str) -> tuple[int, str]:
     return (order.index(name) if name in order else len(order) + name.startswith("lr/"), name)
 
 
+def mode_of(monitor: str) -> str:
+    """Whether less or more of a metric is better."""
+    return "min" if monitor.endswith("loss") else "max"
+
+
 class BestCheckpoint(ModelCheckpoint):
     """`best.ckpt`. A run resumed into a new folder keeps the best model and score of the run it continues."""
 
-    def __init__(self, folder: Path, monitor: str) -> None:
-        mode = "min" if monitor.endswith("loss") else "max"
-        super().__init__(folder, "best", monitor, mode=mode, **_CHECKPOINT_OPTIONS)
+    def __init__(self, folder: Path, monitor: str, beside: Path | None = None) -> None:
+        """`beside` is the folder of the checkpoint that is resumed: where its best one is if the run was moved."""
+        super().__init__(folder, "best", monitor, mode=mode_of(monitor), **_CHECKPOINT_OPTIONS)
+        self.beside = beside
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        old = Path(state_dict["best_model_path"])
-        if not old.is_file() or self.dirpath is None:
-            return
+        places = [Path(state_dict["best_model_path"]), *([self.beside / "best.ckpt"] if self.beside else [])]
+        old = next((path for path in places if path.is_file()), None)
+        if old is None or self.dirpath is None:
+            raise ValueError(f"The best checkpoint of the run to resume is not at {places[-1]}; put it there.")
         new = Path(self.dirpath) / "best.ckpt"
         if new.resolve() != old.resolve():
             new.parent.mkdir(parents=True, exist_ok=True)
@@ -149,5 +160,5 @@ def epoch_line(rows: list[dict[str, Any]], monitor: str, max_epochs: int | None)
 def best_row(rows: list[dict[str, Any]], monitor: str) -> dict[str, Any] | None:
     """The first epoch with the best value of a metric."""
     candidates = [row for row in rows if monitor in row]
-    pick = min if monitor.endswith("loss") else max
+    pick = min if mode_of(monitor) == "min" else max
     return pick(candidates, key=lambda row: row[monitor], default=None)

@@ -43,7 +43,9 @@ def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error.__context__, KeyboardInterrupt):  # torch.save answers Ctrl-C with an error of its own
+            raise KeyboardInterrupt from error
         raise

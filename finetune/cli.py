@@ -31,13 +31,17 @@ from finetune import config
 from finetune.families import nearest, unknown
 
 COMMANDS = ("train", "models", "compare", "demo")
-BUG, USER_ERROR, INTERRUPTED = 1, 2, 130
+BUG, USER_ERROR, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 PATH_KEY = re.compile(r"\+{0,2}(ckpt|ckpt_path|source|data\.root|model\.weights|.*\.dir|.*_dir)")
 
 
-class Interrupted(Exception):
-    """The user stopped the run; the message says how to go on."""
+class Interrupted(BaseException):
+    """The run was stopped from outside; the message says how to go on. Not an Exception: it ends a sweep as well."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def console() -> None:
@@ -84,7 +88,7 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
             raise failed[0]
     except Interrupted as error:
         print(error, file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(error.code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -67,6 +67,10 @@ def label(runs: Sequence[Record]) -> None:
     for run in runs:
         name = str(run.metrics["strategy"])
         run.label = name if counts[name] == 1 else f"{name} {run.folder.name}"
+    counts = Counter(run.label for run in runs)
+    for run in runs:
+        if counts[run.label] > 1:
+            run.label = f"{run.label} {run.folder.resolve()}"
 
 
 def compare(argv: Sequence[str] | None = None) -> None:

@@ -26,6 +26,7 @@ ALLOWED = (
     "torchvision.transforms.",
 )  # fmt: skip
 """What `_target_` may name; FINETUNE_ALLOW=package adds to it."""
+WEIGHT_FILES = (".pth", ".pt", ".safetensors", ".ckpt")
 
 
 def options(group: str) -> list[str]:
@@ -95,6 +96,23 @@ def _locate(target: str) -> Any:
         names = [n for n in dir(import_module(module)) if not n.startswith("_")]
         raise ValueError(unknown(f"class in {module}", name, names)) from error
     return found
+
+
+def weights_path(weights: str) -> Path | None:
+    """The file that `model.weights` names, or None if it is a word.
+
+    Raises:
+        FileNotFoundError: it looks like a file and there is none.
+    """
+    if not (weights.endswith(WEIGHT_FILES) or os.sep in weights):
+        return None
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"model.weights={weights}: there is no such file (looked in {path.absolute().parent}). "
+            "Give a file, or one of: default, none, a name of the weights enum."
+        )
+    return path
 
 
 def claim_folder(cfg: DictConfig, folder: Path) -> None:
@@ -167,6 +185,16 @@ def _faults(cfg: DictConfig) -> Iterator[str]:
     for key in cfg:
         if str(key) not in known_keys:  # +modle=... adds a key that nobody reads
             yield unknown("key", str(key), known_keys)
+    if "data" in cfg and OmegaConf.is_missing(cfg.data, "root"):
+        yield "data.root is missing: give your folder as data.root=..."
+    try:
+        weights_path(str(OmegaConf.select(cfg, "model.weights")))
+    except FileNotFoundError as error:
+        yield str(error)
+    data_keys = OmegaConf.load(CONF / "data" / "_base.yaml")
+    for key in cfg.get("data") or ():
+        if key not in data_keys:
+            yield unknown("key", f"data.{key}", [f"data.{k!s}" for k in data_keys])
     for key, known in _CHOICES.items():
         value = OmegaConf.select(cfg, key)
         if value is not None and value not in known:

@@ -24,7 +24,12 @@ from finetune.preprocess import AUGMENTATIONS, Preprocess
 
 log = logging.getLogger(__name__)
 
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+"""What the folder of a split may be called, in any case."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,12 @@ class ImageDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Find files, classes and splits; the same in every process."""
-        module: Any = self.trainer.lightning_module if self.trainer is not None else None
+        trainer: Any = self.trainer
+        module: Any = trainer.lightning_module if trainer is not None else None
+        if trainer is not None and trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise ValueError(
+                "With several devices, make the Trainer with use_distributed_sampler=False: ours shares images out."
+            )
         if not self.splits:
             found = self._open_datasets() if self.dataset is not None else self._find_files()
             self._settle(found)
@@ -449,10 +459,18 @@ Found = tuple[list[str], list[str], list[str]]
 def _read_folders(root: Path) -> tuple[dict[str, Found], list[str]]:
     """A root with train/ or with a folder per class."""
     names = images.subfolders(root)
-    if "train" in names:
-        split_roots = {
-            split: next((root / n for n in options if n in names), None) for split, options in SPLIT_FOLDERS.items()
-        }
+    split_roots: dict[str, Path | None] = {
+        split: next((root / n for word in words for n in names if n.lower() == word), None)
+        for split, words in SPLIT_FOLDERS.items()
+    }
+    if split_roots["train"] is not None:
+        pass
+    elif any(split_roots.values()):
+        found_names = ", ".join(path.name for path in split_roots.values() if path is not None)
+        raise ValueError(
+            f"data.root={root} has {found_names} but no train folder. Add train/, or give a folder that holds a folder "
+            "per class and nothing else."
+        )
     elif names:
         split_roots = {"train": root}
     else:
@@ -490,6 +508,13 @@ def _read_classes(root: Path, split_root: Path) -> tuple[Found, list[str]]:
 
 
 def _read_table(table: Path) -> dict[str, Found]:
+    try:
+        return _table_rows(table)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"data.root={table} is not a folder, and not a table in UTF-8 either ({error}).") from error
+
+
+def _table_rows(table: Path) -> dict[str, Found]:
     found: dict[str, Found] = defaultdict(lambda: ([], [], []))
     with table.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)

@@ -39,6 +39,8 @@ class Family:
     """Smallest training image in pixels."""
     fixed_size: bool = False
     """Whether the network takes images of its weights' own size only."""
+    size_argument: str | None = None
+    """Constructor argument for the image size, where the network is built for one."""
     build: Callable[[], nn.Module] | None = None
     """For families of your own: returns the network, head included, with whatever weights it comes with."""
     preprocess: Preprocess | None = None
@@ -113,7 +115,7 @@ _TABLE = [
     Family(_names("swin_t swin_s swin_b swin_v2_t swin_v2_s swin_v2_b"), head="head", tail="head", min_size=32),
     Family(
         _names("vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14"),
-        head="heads.head", tail="heads.head", min_size=224, fixed_size=True,
+        head="heads.head", tail="heads.head", min_size=32, fixed_size=True, size_argument="image_size",
     ),
 ]  # fmt: skip
 

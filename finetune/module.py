@@ -115,7 +115,12 @@ class FineTuner(LightningModule):
         self.strategy = Strategy.load(strategy)
         self.classes = _class_names(classes)
         backbone = self._make_backbone(
-            model, weights if self.strategy.pretrained else "none", head, tail, transform_input
+            model,
+            weights if self.strategy.pretrained else "none",
+            head,
+            tail,
+            transform_input,
+            (preprocess or {}).get("size"),
         )
         backbone = with_preprocess(backbone, preprocess)
         backbone.replace_head(len(self.classes), head_init)
@@ -164,6 +169,7 @@ class FineTuner(LightningModule):
         head: str | None,
         tail: str | None,
         transform_input: bool | None,
+        size: int | None,
     ) -> Backbone:
         if isinstance(model, Backbone):
             return model
@@ -172,7 +178,7 @@ class FineTuner(LightningModule):
                 raise ValueError(
                     "This checkpoint is of a network of your own; give it: load_from_checkpoint(path, model=network)."
                 )
-            return Backbone.create(model, weights, transform_input)
+            return Backbone.create(model, weights, transform_input, size)
         if head is None:
             layers = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
             raise ValueError(
@@ -216,7 +222,9 @@ class FineTuner(LightningModule):
 
     @property
     def _max_epochs(self) -> int | None:
-        return self._trainer.max_epochs if self._trainer is not None else None
+        """None for a run without an end, and outside a Trainer."""
+        given = self._trainer.max_epochs if self._trainer is not None else None
+        return given if given is not None and given >= 0 else None
 
     def _epoch(self) -> int:
         return self.current_epoch if self._trainer is not None else 0
@@ -233,7 +241,8 @@ class FineTuner(LightningModule):
 
     def learning_names(self) -> set[str]:
         """Names of the network's parameters that change in the course of the run."""
-        return self.plan.ever_learning() - set(self._idle((self._max_epochs or sys.maxsize) - 1))
+        last = (self._max_epochs or sys.maxsize) - 1
+        return strategies.moving(self.plan, last, last + 1) - set(self._idle(last))
 
     def _idle(self, epoch: int) -> list[str]:
         """Auxiliary heads get no loss while nothing before them learns: they could not change the result."""
@@ -263,6 +272,8 @@ class FineTuner(LightningModule):
         return self
 
     def on_fit_start(self) -> None:
+        for group in self.plan.groups:
+            group.first_epoch(self._max_epochs)  # a share of a run without an end is an error
         self._enter_epoch()
         self._print_table()
 
@@ -297,7 +308,10 @@ class FineTuner(LightningModule):
                 "This module has no optimizer (a loaded one has none): load_from_checkpoint(path, "
                 "optimizer=functools.partial(torch.optim.SGD, lr=1e-3, momentum=0.9))."
             )
-        optimizer = self._make_optimizer(strategies.param_groups(self.plan, self.backbone))
+        try:
+            optimizer = self._make_optimizer(strategies.param_groups(self.plan, self.backbone))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"optimizer: {error}") from error
         for group, options in zip(self.plan.groups, optimizer.param_groups, strict=True):
             options["lr"] = optimizer.defaults["lr"] * group.lr
         return optimizer
@@ -328,7 +342,10 @@ class FineTuner(LightningModule):
         if cls is ReduceLROnPlateau and "mode" not in given:
             filled["mode"] = "min" if self.monitor.endswith("loss") else "max"
         per_step = "total_steps" in filled or "T_max" in filled
-        return make(optimizer, **filled), "step" if per_step else "epoch"
+        try:
+            return make(optimizer, **filled), "step" if per_step else "epoch"
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"scheduler: {error}") from error
 
     def _total_steps(self) -> int:
         steps = self.trainer.estimated_stepping_batches
@@ -386,6 +403,18 @@ class FineTuner(LightningModule):
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=len(labels))
         self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=len(labels), prog_bar=True)
         return loss
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["max_epochs"] = self._max_epochs
+
+    def on_train_end(self) -> None:
+        """Over several processes: all must have learned the same."""
+        if self.trainer.world_size == 1:
+            return
+        mine = torch.stack([p.detach().double().sum() for p in self.backbone.parameters()])
+        everyone: Any = self.all_gather(mine)
+        if not bool((everyone == everyone[0]).all()):
+            raise RuntimeError("The weights differ between processes: this run is void. Please report it.")
 
     def on_train_epoch_end(self) -> None:
         self.log_dict(self.rates, rank_zero_only=True)

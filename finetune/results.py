@@ -18,6 +18,7 @@ from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 
 from finetune import plots, strategy
+from finetune.backbones import read_tensors
 from finetune.callbacks import History, best_row
 from finetune.checkpoint import write_atomically
 from finetune.console import entry, say
@@ -219,7 +220,9 @@ def test_best(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder
     """Evaluate the test split, where there is one, once, with the best checkpoint."""
     best = folder / "checkpoints" / "best.ckpt"
     if "test" in data.splits and best.exists():
-        trainer.test(module, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
+        # not by ckpt_path=: Lightning would restore the callbacks too, and with them the record of the best epoch
+        module.load_state_dict(read_tensors(best)["state_dict"])
+        trainer.test(module, datamodule=data, verbose=False)
 
 
 def finish(

@@ -117,7 +117,10 @@ class Strategy:
             loaded = OmegaConf.to_container(OmegaConf.load(CONF / "strategy" / f"{strategy}.yaml"))
             return cls.load({"name": strategy, **loaded})  # type: ignore[dict-item]
         _check_fields(cls, strategy)
-        return cls(**strategy)
+        try:
+            return cls(**strategy)
+        except (TypeError, IndexError) as error:  # a word where a number belongs
+            raise ValueError(f"strategy {strategy.get('name', '')}: a value is of the wrong kind ({error}).") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `load` takes them."""
@@ -172,19 +175,6 @@ class Plan:
         if first is None or epoch < first:
             return 0.0
         return 1.0 if group.warmup <= 0 else min(1.0, (epoch - first) / group.warmup)
-
-    def ever_learning(self) -> set[str]:
-        """Names of the parameters that change at some time."""
-        return {
-            n
-            for g, names in zip(self.groups, self.members, strict=True)
-            if g.start is not None and g.lr > 0
-            for n in names
-        }
-
-    def trunk_learns(self) -> bool:
-        """Whether any parameter but the head's changes at some time."""
-        return not self.ever_learning() <= self.head
 
 
 def assign(strategy: Strategy, network: nn.Module, head: Sequence[str]) -> Plan:

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from finetune import config
-from finetune.cli import Interrupted, hydra_command
+from finetune.cli import INTERRUPTED, TERMINATED, Interrupted, hydra_command
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -30,13 +30,14 @@ def train(cfg: DictConfig) -> float | None:
         trainer = build.make_trainer(cfg, folder)
         ckpt_path = build.check_resume(cfg, module)
     results.introduce(trainer, module, data, folder)
-    with clock("fit"):
-        try:
+    try:
+        with clock("fit"):
             trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
-        except SystemExit as error:  # Lightning's answer to Ctrl-C
-            raise Interrupted(results.how_to_resume(folder)) from error
-    with clock("test"):
-        results.test_best(trainer, module, data, folder)
+        with clock("test"):
+            results.test_best(trainer, module, data, folder)
+    except SystemExit as error:  # Lightning's answer to Ctrl-C, and to SIGTERM
+        terminated = type(error).__name__ == "SIGTERMException"
+        raise Interrupted(results.how_to_resume(folder), TERMINATED if terminated else INTERRUPTED) from error
     return results.finish(trainer, module, data, folder, cfg, clock, ["python", "-m", "finetune.train", *sys.argv[1:]])
 
 

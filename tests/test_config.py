@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
-from finetune import cli, config
+from finetune import build, cli, config
 from finetune.families import FAMILIES
 
 YAMLS = sorted(
@@ -105,7 +105,7 @@ def test_every_target_is_allowed_and_takes_its_arguments(path: str) -> None:
 def test_every_callback_and_dataset_is_allowed() -> None:
     for name in config.options("callbacks"):
         for spec in compose(f"+callbacks={name}").callbacks.values():
-            config.factory(spec, Callback)()
+            assert isinstance(build.make_callback(OmegaConf.to_container(spec, resolve=True)), Callback)  # type: ignore[arg-type]
     for name in ("cifar10", "cifar100", "flowers102"):
         assert config.factory(compose(f"data={name}").data.dataset, Dataset)
 

@@ -33,6 +33,16 @@ def sizes(data: ImageDataModule) -> dict[str, int]:
 # --- folders -----------------------------------------------------------------------------------------------------
 
 
+def test_folder_with_split_names_as_others_write_them(make_images: Callable[..., Path]) -> None:
+    data = data_of(make_images({"Training": {"cat": 5, "dog": 5}, "Testing": {"cat": 1, "dog": 1}}))
+    assert sizes(data) == {"train": 8, "val": 2, "test": 2}
+
+
+def test_folder_with_a_split_but_no_train_is_an_error(make_images: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match="has test but no train folder"):
+        data_of(make_images({"test": {"cat": 5, "dog": 5}, "": {"emu": 3}}))
+
+
 @pytest.mark.parametrize("val", ["val", "valid", "validation"])
 def test_folder_with_splits(val: str, make_images: Callable[..., Path]) -> None:
     data = data_of(make_images({"train": {"cat": 3, "dog": 2}, val: {"cat": 1, "dog": 2}, "test": {"dog": 1}}))

@@ -450,7 +450,7 @@ def test_every_strategy_trains_in_a_strangers_trainer(
     strategy: str, trainer: Callable[..., Trainer], photos: Path
 ) -> None:
     data = ImageDataModule(photos, batch_size=8, image_size=32, num_workers=0).prepare()
-    module = FineTuner("resnet18", data.classes, strategy, weights="none", preprocess={"size": 32})
+    module = FineTuner("squeezenet1_1", data.classes, strategy, weights="none", preprocess={"size": 32})
     trainer(3).fit(module, datamodule=data)
     assert 0 <= module.results["val"]["acc"] <= 1
 
@@ -482,3 +482,27 @@ def test_custom_tail_keeps_dropout_before_it_off() -> None:
 def test_strategy_object_is_taken_as_it_is() -> None:
     strategy = Strategy.load("differential")
     assert make("resnet18", strategy).strategy is strategy
+
+
+@pytest.mark.slow
+def test_vision_transformer_of_another_size_comes_back_from_its_checkpoint(
+    trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    module = make("vit_b_32", preprocess={"size": 64, "resize": 64})
+    first = trainer(1)
+    first.fit(module, batches(64, 1), batches(64, 1))
+    first.save_checkpoint(tmp_path / "best.ckpt")
+    loaded = FineTuner.load_from_checkpoint(tmp_path / "best.ckpt")
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(images), module.eval()(images))
+    with pytest.raises(ValueError, match="vit_b_32 cannot be built for images of 100 pixels"):
+        make("vit_b_32", preprocess={"size": 100, "resize": 100})
+
+
+def test_learning_names_know_how_long_the_run_is(trainer: Callable[..., Trainer]) -> None:
+    module = make("squeezenet1_1", "gradual")
+    trainer(1).fit(module, batches(), batches())
+    assert module.learning_names() == {"classifier.1.weight", "classifier.1.bias"}
+    with pytest.raises(ValueError, match="which has no end"):
+        trainer(-1, max_steps=2).fit(make("squeezenet1_1", "lp_ft"), batches(), batches())
