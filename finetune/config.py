@@ -185,8 +185,8 @@ def _faults(cfg: DictConfig) -> Iterator[str]:
     for key in cfg:
         if str(key) not in known_keys:  # +modle=... adds a key that nobody reads
             yield unknown("key", str(key), known_keys)
-    if "data" in cfg and OmegaConf.is_missing(cfg.data, "root"):
-        yield "data.root is missing: give your folder as data.root=..."
+    if "data" in cfg and cfg.data.get("root") is None and cfg.data.get("dataset") is None:
+        yield "data.root is missing: give the folder with your images as data.root=FOLDER."
     try:
         weights_path(str(OmegaConf.select(cfg, "model.weights")))
     except FileNotFoundError as error:
