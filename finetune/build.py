@@ -213,7 +213,10 @@ def check_resume(cfg: DictConfig, module: FineTuner) -> Path | None:
             f"give trainer.max_epochs={was}, not {now}."
         )
     if cfg.trainer.max_epochs is not None and 0 < cfg.trainer.max_epochs <= stored["epoch"] + 1:
-        say(f"{path} has finished epoch {stored['epoch'] + 1} of {cfg.trainer.max_epochs}: nothing is left to train.")
+        say(
+            f"{path} has finished epoch {stored['epoch'] + 1} of {cfg.trainer.max_epochs}: nothing is left to train "
+            "(a larger trainer.max_epochs goes on)."
+        )
     return path
 
 

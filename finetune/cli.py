@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import hydra
@@ -147,9 +148,22 @@ def quote_paths(argv: Sequence[str]) -> list[str]:
 
     In a sweep, commas separate values, unless a file of that very name exists.
     """
-    flags = [a for a in argv if a in ("-m", "--multirun")]
-    rest = [_quote_path(a, sweep=bool(flags)) for a in argv if a not in flags]
-    return [*flags, *rest]  # in front: Hydra's parser wants all overrides in one piece
+    sweep = any(a in ("-m", "--multirun") for a in argv)
+    flags, rest = [], []
+    items = iter(argv)
+    for item in items:
+        if item in _FLAGS_WITH_VALUE:
+            flags += [item, *([value] if (value := next(items, None)) is not None else [])]
+        elif item.startswith("-"):
+            flags.append(item)
+        else:
+            rest.append(_quote_path(item, sweep))
+    return [*flags, *rest]  # flags in front: Hydra's parser wants all overrides in one piece
+
+
+_FLAGS_WITH_VALUE = (
+    "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p",
+)  # fmt: skip
 
 
 def _quote_path(argument: str, sweep: bool) -> str:
@@ -182,7 +196,10 @@ def _fail(message: str) -> None:
 
 
 def _print_error(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    text = f"error: {message}"
+    if sys.stderr.isatty():
+        text = "\n".join(fill(line, 80, break_long_words=False, break_on_hyphens=False) for line in text.splitlines())
+    print(text, file=sys.stderr, flush=True)
 
 
 def is_user_error(error: BaseException) -> bool:

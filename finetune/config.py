@@ -186,7 +186,7 @@ def _faults(cfg: DictConfig) -> Iterator[str]:
         if str(key) not in known_keys:  # +modle=... adds a key that nobody reads
             yield unknown("key", str(key), known_keys)
     if "data" in cfg and cfg.data.get("root") is None and cfg.data.get("dataset") is None:
-        yield "data.root is missing: give the folder with your images as data.root=FOLDER."
+        yield "data.root is missing: give the folder with your images (for data=csv, the table) as data.root=..."
     try:
         weights_path(str(OmegaConf.select(cfg, "model.weights")))
     except FileNotFoundError as error:

@@ -253,7 +253,7 @@ class ImageDataModule(LightningDataModule):
         self.classes = _class_order(found["train"], named["train"][1])
         if len(self.classes) < 2:
             raise ValueError(
-                f"{self.root or 'The data'} has {len(self.classes)} class(es): {self.classes}. A classifier needs two or "
+                f"{self.root or 'The data'} has {len(self.classes)} class: {self.classes}. A classifier needs two or "
                 "more, each a folder of images."
             )
         if isinstance(next(iter(found.values())), tuple):

@@ -161,5 +161,7 @@ def unknown(kind: str, word: str, known: Any, hint: str = "") -> str:
     """The text of an error about an unknown name: what was given, what is near, what to do."""
     known = list(known)
     close = nearest(word, known)
-    known_text = f"The nearest are {', '.join(close)}." if close else f"Known: {', '.join(map(str, known[:12]))}."
+    known_text = (
+        f"The nearest are {', '.join(close)}." if close else f"There is, for example, {', '.join(map(str, known[:6]))}."
+    )
     return f"There is no {kind} {word!r}. {known_text} {hint}".strip()

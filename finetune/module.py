@@ -455,7 +455,7 @@ class FineTuner(LightningModule):
         loss.reset()
         self.results[split] = {k: v.tolist() for k, v in values.items()}
         scalars = {f"{split}/{k}": v for k, v in values.items() if v.ndim == 0}
-        self.log_dict(scalars, batch_size=1, prog_bar=split == "val" and not self.trainer.sanity_checking)
+        self.log_dict(scalars, batch_size=1, prog_bar=split == "val")
 
 
 def _compute(metrics: Any) -> dict[str, Tensor]:

@@ -237,6 +237,7 @@ def finish(
     """Write `metrics.json` and the plots, print the end, and return the best value of the monitored metric."""
     record = history(trainer)
     if trainer.is_global_zero:
+        record.write()  # also where there was nothing left to train
         if cfg.report and record.rows:
             with clock("plots"):
                 best_epoch = (best_row(record.rows, cfg.monitor) or {}).get("epoch")

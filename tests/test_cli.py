@@ -50,6 +50,10 @@ def test_quote_paths_expands_home_and_keeps_choices_of_a_sweep(monkeypatch: pyte
     assert quote_paths(["-m", "data.root=a,b"]) == ["-m", 'data.root="a,b"']
 
 
+def test_quote_paths_moves_flags_to_the_front() -> None:
+    assert quote_paths(["a=1", "--config-dir", "x y", "b=2", "-m"]) == ["--config-dir", "x y", "-m", "a=1", "b=2"]
+
+
 def test_quoted_paths_reach_the_configuration_as_typed(tmp_path: Path) -> None:
     typed = "weird =,()[]{} ü猫 'q' \"d\" back\\slash %"
     done = run(f"data.root={typed}", "data=imagefolder", "--cfg", "job", "--resolve", cwd=tmp_path)

@@ -112,7 +112,7 @@ def test_classes_and_per_class_keep_a_part(make_images: Callable[..., Path]) -> 
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        ({"": {"cat": 3}}, r"has 1 class\(es\): \['cat'\].*two or more"),
+        ({"": {"cat": 3}}, r"has 1 class: \['cat'\].*two or more"),
         ({"train": {"cat": 3, "dog": 0}}, r"no images in dog"),
         ({"val": {"cat": 3, "dog": 3}, "train": {}}, r"train has no folders"),
     ],

@@ -506,3 +506,11 @@ def test_learning_names_know_how_long_the_run_is(trainer: Callable[..., Trainer]
     assert module.learning_names() == {"classifier.1.weight", "classifier.1.bias"}
     with pytest.raises(ValueError, match="which has no end"):
         trainer(-1, max_steps=2).fit(make("squeezenet1_1", "lp_ft"), batches(), batches())
+
+
+def test_a_plain_trainer_with_its_sanity_check_works(photos: Path, tmp_path: Path) -> None:
+    data = ImageDataModule(photos, batch_size=8, num_workers=0).prepare()
+    module = FineTuner("squeezenet1_1", data.classes, "differential", weights="none", preprocess={"size": 32})
+    trainer = Trainer(max_epochs=2, accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    trainer.fit(module, datamodule=data)
+    assert sum(map(sum, module.results["val"]["confusion_matrix"])) == 12
