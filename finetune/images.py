@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -153,14 +153,3 @@ def list_images(root: str | Path) -> tuple[list[str], list[str]]:
         elif not name.startswith(".") and name != "Thumbs.db":
             others.append(path)
     return images, others
-
-
-def grid(images: Iterable[Image.Image], columns: int = 8) -> Image.Image:
-    """Pictures of one size, side by side in rows of `columns`."""
-    tiles = list(images)
-    width, height = tiles[0].size
-    columns = min(columns, len(tiles))
-    sheet = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height), "white")
-    for i, tile in enumerate(tiles):
-        sheet.paste(tile, (i % columns * width, i // columns * height))
-    return sheet

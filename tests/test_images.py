@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune import images
 from finetune.images import BadImageError, check_image, check_images, list_images, load_image, subfolders
 
 
@@ -160,7 +159,3 @@ def test_subfolders_are_sorted_as_torchvision_sorts(tmp_path: Path) -> None:
     for name in ("10", "2", "1", ".git", "__MACOSX"):
         (tmp_path / name).mkdir()
     assert subfolders(tmp_path) == ["1", "10", "2"]
-
-
-def test_grid_lays_out_rows() -> None:
-    assert images.grid([Image.new("RGB", (4, 4))] * 5, columns=2).size == (8, 12)
