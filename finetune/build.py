@@ -52,16 +52,9 @@ def make_data(cfg: DictConfig) -> ImageDataModule:
     options = _plain(cfg.data)
     if options["dataset"] is not None:
         options["dataset"] = config.factory(options["dataset"], Dataset)
-    if options["augment"] == "auto":
-        options["augment"] = "none" if _trunk_never_learns(cfg) else "basic"
     preprocess = default_preprocess(cfg.model.name, cfg.model.weights).updated(_plain(cfg.model.preprocess))
-    return ImageDataModule(**options, preprocess=preprocess, seed=cfg.seed).prepare()
-
-
-def _trunk_never_learns(cfg: DictConfig) -> bool:
-    """Judged by the strategy alone: all groups but `@head` stay as they are."""
-    groups = Strategy.load(_strategy(cfg)).expanded()
-    return all(g.match == "@head" or g.start is None or g.lr == 0 for g in groups)
+    kept = {"cache_dir": cfg.paths.cache_dir, "cache_gib": cfg.paths.cache_gib}
+    return ImageDataModule(**options, **kept, preprocess=preprocess, seed=cfg.seed).prepare()
 
 
 def _strategy(cfg: DictConfig) -> dict[str, Any]:
@@ -200,6 +193,8 @@ def check_resume(cfg: DictConfig, module: FineTuner) -> Path | None:
         )
     for key in ("model", "classes", "strategy"):
         was, now = stored["hyper_parameters"].get(key), module.hparams[key]
+        if key == "strategy" and isinstance(was, dict):
+            was = Strategy.load(was).to_dict()  # a field that came later has its default
         if was != now:
             raise ValueError(
                 f"ckpt_path={path} is of another run: its {key} is {_short(was)}, this run's is {_short(now)}. Give the same "

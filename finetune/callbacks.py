@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from finetune.checkpoint import write_atomically
 from finetune.console import say
-from finetune.data import seed_of
+from finetune.splits import seed_of
 
 
 class History(Checkpoint):

@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune import config
 from finetune.families import nearest, unknown
 
-COMMANDS = ("train", "models", "compare", "demo")
+COMMANDS = ("train", "models", "compare", "cache", "demo")
 BUG, USER_ERROR, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 PATH_KEY = re.compile(r"\+{0,2}(ckpt|ckpt_path|source|data\.root|model\.weights|.*\.dir|.*_dir)")

@@ -7,22 +7,25 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from PIL import Image
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
-from finetune import download, images
+from finetune import download, features, images, loaders
+from finetune.cache import DEFAULT_GIB, Cache
 from finetune.families import unknown
 from finetune.preprocess import AUGMENTATIONS, Preprocess
 from finetune.splits import (
+    Loader,
     Named,
     Split,
     class_order,
     content_groups,
+    fingerprint,
     first_of_each,
     named_items,
     pick,
@@ -30,7 +33,9 @@ from finetune.splits import (
     read_table,
     stratified,
 )
-from finetune.splits import seed_of as seed_of
+
+if TYPE_CHECKING:
+    from finetune.feature_cache import CachedSplits
 
 
 class ImageDataModule(LightningDataModule):
@@ -64,11 +69,13 @@ class ImageDataModule(LightningDataModule):
         batch_size: int = 32,
         num_workers: int | str = "auto",
         image_size: int | None = None,
-        augment: str = "basic",
+        augment: str = "auto",
         cache_images: str = "auto",
         on_bad_file: str = "skip",
         preprocess: Preprocess | None = None,
         seed: int = 0,
+        cache_dir: str | Path | None = None,
+        cache_gib: float = DEFAULT_GIB,
     ) -> None:
         """Name the data; nothing is read before `prepare()` or `fit`.
 
@@ -89,15 +96,21 @@ class ImageDataModule(LightningDataModule):
             batch_size: images a step and process.
             num_workers: processes that decode images; "auto" looks at the cores and the number of images.
             image_size: pixels; None is the preprocessing's own.
-            augment: "none", "basic", "trivial" or "rand".
-            cache_images: for runs that must see pixels in every epoch; not used yet.
+            augment: "none", "basic", "trivial", "rand", or "auto": none in the epochs in which a FineTuner's trunk is
+                frozen, basic in others.
+            cache_images: keep decoded pixels, for runs that must see them in every epoch: "ram", "disk" (between runs
+                too), "off", or "auto": in memory where they take less than a quarter of what is free.
             on_bad_file: "skip" leaves unreadable files out and lists them, "error" stops.
             preprocess: what the network needs; None takes it from the FineTuner that the Trainer fits.
             seed: of order and augmentation.
+            cache_dir: where features and pixels are kept; None is `~/.cache/finetune`.
+            cache_gib: how much may be kept there.
         """
         super().__init__()
-        if augment not in AUGMENTATIONS:
-            raise ValueError(unknown("augmentation", augment, AUGMENTATIONS))
+        if augment not in ("auto", *AUGMENTATIONS):
+            raise ValueError(unknown("augmentation", augment, ("auto", *AUGMENTATIONS)))
+        if cache_images not in ("auto", "ram", "disk", "off"):
+            raise ValueError(unknown("data.cache_images", cache_images, ("auto", "ram", "disk", "off")))
         if on_bad_file not in ("skip", "error"):
             raise ValueError(unknown("data.on_bad_file", on_bad_file, ("skip", "error")))
         if not 0 < val_fraction < 1:
@@ -112,6 +125,11 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.image_size, self.augment, self.preprocess = image_size, augment, preprocess
         self.cache_images, self.on_bad_file, self.seed = cache_images, on_bad_file, seed
+        self.cache = Cache(cache_dir, cache_gib)
+        self.cached: CachedSplits | None = None
+        """Features in place of pixels, while a FineTuner's fit uses them."""
+        self.plain_epochs = 0
+        """With augment="auto", the first epochs in which images are not augmented."""
         self.classes: list[str] = []
         self.splits: dict[str, Split] = {}
         self.bad_files: dict[str, str] = {}
@@ -138,8 +156,11 @@ class ImageDataModule(LightningDataModule):
         if not self.splits:
             found = self._open_datasets() if self.dataset is not None else self._find_files()
             self._settle(found)
+        self.cached = None
         if self.preprocess is None and isinstance(getattr(module, "preprocess", None), Preprocess):
             self.preprocess = module.preprocess
+        if hasattr(module, "plain_epochs"):
+            self.plain_epochs = module.plain_epochs(trainer.max_epochs)
         if module is not None and list(getattr(module, "classes", self.classes)) != self.classes:
             raise ValueError(
                 f"The module has the classes {getattr(module, 'classes', None)}, the data have {self.classes}. "
@@ -223,7 +244,7 @@ class ImageDataModule(LightningDataModule):
         self.bad_files = bad
         return {name: pick(item, [p not in bad for p in files[name].paths]) for name, item in named.items()}
 
-    def _map_classes(self, name: str, keys: list[str], labels: list[str], load: Callable[[int], Image.Image]) -> Split:
+    def _map_classes(self, name: str, keys: list[str], labels: list[str], load: Loader) -> Split:
         place = {c: i for i, c in enumerate(self.classes)}
         strange = sorted(set(labels) - set(place))
         if strange:
@@ -277,44 +298,97 @@ class ImageDataModule(LightningDataModule):
         cores = images.cores()
         return 0 if cores == 1 or len(self.splits["train"]) < 64 else min(8, cores)
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
-        """Shuffled anew every epoch, augmented."""
-        split = self.splits["train"]
-        transform = self.final_preprocess.train_transform(self.augment)
-        order = EpochSampler(len(split), self.seed, self._current_epoch, *self._rank())
-        batches = FullBatches(order, self.batch_size)
-        return self._loader(ImageDataset(split, transform, self.seed), batch_sampler=batches)
+    @property
+    def augmentation(self) -> str:
+        """What "auto" stands for in the epochs in which images are augmented."""
+        return "basic" if self.augment == "auto" else self.augment
 
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+    def augments(self, epoch: int) -> bool:
+        """Whether the training images of an epoch are changed at random."""
+        return self.augmentation != "none" and not (self.augment == "auto" and epoch < self.plain_epochs)
+
+    def _train_set(self) -> loaders.ImageDataset:
+        plain = self.final_preprocess.eval_transform()
+        if self.augmentation == "none":
+            return loaders.ImageDataset(self.splits["train"], plain)
+        augmented = self.final_preprocess.train_transform(self.augmentation)
+        plain_epochs = self.plain_epochs if self.augment == "auto" else 0
+        return loaders.ImageDataset(self.splits["train"], plain, augmented, self.seed, plain_epochs)
+
+    def _evaluation_set(self, name: str) -> loaders.ImageDataset:
+        return loaders.ImageDataset(self.splits[name], self.final_preprocess.eval_transform())
+
+    def train_dataloader(self) -> Any:
+        """Shuffled anew every epoch, augmented: uint8 images (N, 3, size, size) and labels (N,).
+
+        FineTuner normalises them; for another module, see `Preprocess.normalize`.
+        """
+        dataset = self._train_set()
+        order = loaders.EpochSampler(len(dataset), self.seed, self._current_epoch, *self._rank())
+        batches = loaders.FullBatches(order, self.batch_size)
+        return self._or_features("train", self._loader(dataset, batch_sampler=batches), batches)
+
+    def val_dataloader(self) -> Any:
         """In order, each image once over all processes."""
         return self._evaluation_loader("val")
 
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+    def test_dataloader(self) -> Any:
         """In order, each image once over all processes."""
         return self._evaluation_loader("test")
 
-    def _evaluation_loader(self, name: str) -> DataLoader[tuple[Tensor, int]]:
+    def _evaluation_loader(self, name: str) -> Any:
         if name not in self.splits:
             raise ValueError(unknown("split", name, self.splits))
-        dataset = ImageDataset(self.splits[name], self.final_preprocess.eval_transform())
-        rank, world = self._rank()
+        dataset = self._evaluation_set(name)
         # no padding to equal lengths: it would count some images twice
-        mine = range(rank, len(dataset), world)
+        mine = list(range(len(dataset)))[self._rank()[0] :: self._rank()[1]]
         # at least 32, whatever training takes: it changes no result, and small batches are slow
-        return self._loader(dataset, batch_size=max(32, self.batch_size), sampler=mine)
+        size = max(32, self.batch_size)
+        batches = [[(0, i) for i in mine[k : k + size]] for k in range(0, len(mine), size)]
+        return self._or_features(name, self._loader(dataset, batch_sampler=batches), batches)
+
+    def _or_features(self, name: str, pixels: DataLoader[Any], batches: Any) -> Any:
+        """The pixels, or features in the epochs for which there are some."""
+        cached = self.cached
+        if cached is None or name == "test":
+            return pixels
+        file, views = (cached.train, cached.views) if name == "train" else (cached.val, 1)
+        kept = features.FeatureLoader(file, self.splits[name].labels, batches, views)
+        return loaders.Switch(kept, pixels, lambda: self._fits() and self._current_epoch() < cached.until)
+
+    def in_order(self, name: str, views: int = 1) -> Iterator[Tensor]:
+        """The uint8 images of a split in batches, in order, once for each view (an epoch's augmentation)."""
+        dataset = self._train_set() if name == "train" else self._evaluation_set(name)
+        everything = [(view, i) for view in range(views) for i in range(len(dataset))]
+        size = max(32, self.batch_size)
+        batches = [everything[k : k + size] for k in range(0, len(everything), size)]
+        for pixels, _ in self._loader(dataset, batch_sampler=batches, persistent_workers=False):
+            yield pixels
+
+    def first_image(self, name: str) -> Tensor:
+        """The first of `in_order`, (1, 3, size, size)."""
+        dataset = self._train_set() if name == "train" else self._evaluation_set(name)
+        return loaders.collate([dataset[0, 0]])[0]
+
+    def fingerprint(self, name: str) -> str:
+        """A digest of the images of a split: of their files' names, sizes and times, not of their contents."""
+        return fingerprint(self.splits[name], self.root)
 
     def sample(self, count: int) -> tuple[Tensor, list[int]]:
-        """The first images of the first epoch as the network will see them: (N, 3, H, W), and their labels."""
-        split = self.splits["train"]
-        dataset = ImageDataset(split, self.final_preprocess.train_transform(self.augment), self.seed)
-        order = list(EpochSampler(len(split), self.seed, lambda: 0))[:count]
-        images_and_labels = [dataset[index] for index in order]
-        return torch.stack([image for image, _ in images_and_labels]), [label for _, label in images_and_labels]
+        """The first images of the first epoch as the network will see them: uint8 (N, 3, H, W), and their labels."""
+        dataset = self._train_set()
+        order = list(loaders.EpochSampler(len(dataset), self.seed, lambda: 0))[:count]
+        pixels, labels = loaders.collate([dataset[index] for index in order])
+        return pixels, labels.tolist()
 
-    def _loader(self, dataset: ImageDataset, **options: Any) -> DataLoader[Any]:
+    def _loader(self, dataset: loaders.ImageDataset, **options: Any) -> DataLoader[Any]:
         workers = self.workers()
-        cuda = torch.cuda.is_available()
-        return DataLoader(dataset, num_workers=workers, persistent_workers=workers > 0, pin_memory=cuda, **options)
+        options = {"persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available(), **options}
+        return DataLoader(dataset, num_workers=workers, collate_fn=loaders.collate, **options)
+
+    def _fits(self) -> bool:
+        trainer: Any = self.trainer
+        return trainer is not None and trainer.state.fn == TrainerFn.FITTING
 
     def _current_epoch(self) -> int:
         # epoch_progress, and not current_epoch: the iterator of an epoch is made before Lightning counts it
@@ -323,63 +397,3 @@ class ImageDataModule(LightningDataModule):
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-
-
-class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """A split as tensors. An index is a position, or (epoch, position) where augmentation needs the epoch."""
-
-    def __init__(self, split: Split, transform: Callable[[Image.Image], Tensor], seed: int | None = None) -> None:
-        self.split, self.transform, self.seed = split, transform, seed
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, int]:
-        epoch, i = index if isinstance(index, tuple) else (0, index)
-        image = self.split.load(i)
-        if self.seed is None:
-            return self.transform(image), self.split.labels[i]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.seed, epoch, i))
-            return self.transform(image), self.split.labels[i]
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """A new order every epoch that depends on the seed and the epoch alone, so that a resumed run sees the same one."""
-
-    def __init__(self, length: int, seed: int, epoch: Callable[[], int], rank: int = 0, world: int = 1) -> None:
-        self.length, self.seed, self.epoch, self.rank, self.world = length, seed, epoch, rank, world
-
-    def __len__(self) -> int:
-        return -(-self.length // self.world)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch = self.epoch()
-        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
-        # ranks must take the same number of steps: the first images of the order are seen twice by a rank or two
-        order += order[: len(self) * self.world - self.length]
-        return iter([(epoch, i) for i in order[self.rank :: self.world]])
-
-
-class FullBatches(BatchSampler):
-    """Batches of `batch_size`; a last batch of one joins the one before it, since BatchNorm cannot learn from one."""
-
-    def _sizes(self) -> list[int]:
-        n = len(self.sampler)  # type: ignore[arg-type]
-        full, rest = divmod(n, self.batch_size)
-        sizes = [self.batch_size] * full + ([rest] if rest else [])
-        if rest == 1 and full and self.batch_size > 1:
-            sizes[-2:] = [self.batch_size + 1]
-        return sizes
-
-    def __init__(self, sampler: Sampler[tuple[int, int]], batch_size: int, drop_last: bool = False) -> None:
-        super().__init__(sampler, batch_size, drop_last)  # type: ignore[arg-type]
-
-    def __len__(self) -> int:
-        return len(self._sizes())
-
-    def __iter__(self) -> Iterator[list[int]]:
-        items = iter(self.sampler)
-        for size in self._sizes():
-            yield [next(items) for _ in range(size)]

@@ -27,6 +27,10 @@ class Family:
     """Path of the last layer, a Linear or a Conv2d, as in `named_modules()`."""
     tail: str
     """First module, in forward order, that is random in training or newly made when all before it is frozen."""
+    stages: tuple[str, ...] = ()
+    """Modules before the tail, in forward order, from which the rest of the network is its modules one after another
+    (`features.*` is every child of features). Where only what follows one of them learns, what enters it is computed
+    once."""
     aux: tuple[str, ...] = ()
     """Paths of the last layers of the auxiliary heads."""
     aux_new: tuple[str, ...] = ()
@@ -69,7 +73,7 @@ _TABLE = [
             "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d resnext101_64x4d "
             "wide_resnet50_2 wide_resnet101_2"
         ),
-        head="fc", tail="fc", min_size=8,
+        head="fc", tail="fc", stages=("layer2", "layer3", "layer4"), min_size=8,
     ),
     Family(
         _names(
@@ -77,7 +81,7 @@ _TABLE = [
             "regnet_y_400mf regnet_y_800mf regnet_y_1_6gf regnet_y_3_2gf regnet_y_8gf regnet_y_16gf regnet_y_32gf "
             "regnet_y_128gf"
         ),
-        head="fc", tail="fc", min_size=8,
+        head="fc", tail="fc", stages=("trunk_output.*",), min_size=8,
     ),
     Family(
         _names("shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0"),
@@ -94,25 +98,41 @@ _TABLE = [
     Family(
         _names("densenet121 densenet161 densenet169 densenet201"), head="classifier", tail="classifier", min_size=29
     ),
-    Family(("alexnet",), head="classifier.6", tail="classifier.0", min_size=63),
+    Family(("alexnet",), head="classifier.6", tail="classifier.0", stages=("features.*",), min_size=63),
     Family(
-        _names("vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn"), head="classifier.6", tail="classifier.2"
+        _names("vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn"),
+        head="classifier.6", tail="classifier.2", stages=("features.*",),
     ),
     Family(
-        _names("convnext_tiny convnext_small convnext_base convnext_large"), head="classifier.2", tail="classifier.2"
+        _names("convnext_tiny convnext_small convnext_base convnext_large"),
+        head="classifier.2", tail="classifier.2", stages=("features.*",),
     ),
     Family(
         _names(
             "efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5 "
-            "efficientnet_b6 efficientnet_b7 efficientnet_v2_s efficientnet_v2_m efficientnet_v2_l "
-            "mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3 mobilenet_v2"
+            "efficientnet_b6 efficientnet_b7 efficientnet_v2_s efficientnet_v2_m efficientnet_v2_l"
         ),
+        head="classifier.1", tail="classifier.0", stages=("features.*",), min_size=8,
+    ),
+    Family(
+        _names("mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3 mobilenet_v2"),
         head="classifier.1", tail="classifier.0", min_size=8,
     ),
-    Family(("squeezenet1_0", "squeezenet1_1"), head="classifier.1", tail="classifier.0", min_size=21),
-    Family(("mobilenet_v3_small", "mobilenet_v3_large"), head="classifier.3", tail="classifier.2", min_size=8),
-    Family(("maxvit_t",), head="classifier.5", tail="classifier.5", min_size=224, fixed_size=True),
-    Family(_names("swin_t swin_s swin_b swin_v2_t swin_v2_s swin_v2_b"), head="head", tail="head", min_size=32),
+    Family(
+        ("squeezenet1_0", "squeezenet1_1"),
+        head="classifier.1", tail="classifier.0", stages=("features.*",), min_size=21,
+    ),
+    Family(
+        ("mobilenet_v3_small", "mobilenet_v3_large"),
+        head="classifier.3", tail="classifier.2", stages=("features.*",), min_size=8,
+    ),
+    Family(
+        ("maxvit_t",), head="classifier.5", tail="classifier.5", stages=("blocks.*",), min_size=224, fixed_size=True
+    ),
+    Family(
+        _names("swin_t swin_s swin_b swin_v2_t swin_v2_s swin_v2_b"),
+        head="head", tail="head", stages=("features.*",), min_size=32,
+    ),
     Family(
         _names("vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14"),
         head="heads.head", tail="heads.head", min_size=32, fixed_size=True, size_argument="image_size",

@@ -6,15 +6,20 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
 EXTENSIONS = frozenset([".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"])
 """What counts as a picture: torchvision's list, and .jfif."""
 MAX_PIXELS = 89_478_485
 """Larger pictures are refused before they are decoded (Pillow's own limit for its warning)."""
+_JPEG = frozenset([".jpg", ".jpeg", ".jfif"])
 _JUNK_FOLDERS = frozenset({"__MACOSX"})
 
 
@@ -59,6 +64,30 @@ def _reason(path: str | Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "is not a picture that Pillow can read"
     return f"is damaged ({error or type(error).__name__})"
+
+
+def load_pixels(path: str | Path) -> Tensor:
+    """A file as uint8 RGB pixels (3, H, W), the same as `load_image` gives to within rounding.
+
+    JPEG files of one or three channels, which is nearly all, go through torchvision's decoder, a fifth faster; all
+    others, and those that it refuses, through Pillow.
+
+    Raises:
+        BadImageError: see `load_image`.
+    """
+    if os.path.splitext(path)[1].lower() in _JPEG:
+        with suppress(RuntimeError):
+            pixels = decode_jpeg(read_file(str(path)), ImageReadMode.UNCHANGED, apply_exif_orientation=True)
+            if len(pixels) == 3:
+                return pixels
+            if len(pixels) == 1:
+                return pixels.expand(3, -1, -1)
+    return to_pixels(load_image(path))
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """A PIL picture as uint8 RGB pixels (3, H, W), in the memory order of pictures."""
+    return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from finetune.preprocess import Preprocess
-
 Row = Mapping[str, Any]
 _COLOURS = {"train": "#9aa5b1", "val": "#1f6feb"}
 _STYLE: Any = {
@@ -99,15 +97,13 @@ def _short(name: str) -> str:
     return name if len(name) <= 18 else name[:17] + "…"
 
 
-def samples(images: torch.Tensor, labels: Sequence[str], preprocess: Preprocess, path: Path, columns: int = 8) -> None:
+def samples(images: torch.Tensor, labels: Sequence[str], path: Path, columns: int = 8) -> None:
     """Training images as the network sees them, augmented, with their labels.
 
     Args:
-        images: (N, 3, H, W), normalised as `preprocess` says.
+        images: uint8 (N, 3, H, W).
     """
-    mean = torch.tensor(preprocess.mean).view(3, 1, 1)
-    std = torch.tensor(preprocess.std).view(3, 1, 1)
-    pixels = (images.cpu().float() * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    pixels = images.permute(0, 2, 3, 1).numpy()
     rows = -(-len(pixels) // columns)
     with mpl.rc_context({**_STYLE, "axes.grid": False}):
         figure = Figure(figsize=(1.4 * min(columns, len(pixels)), 1.6 * rows), layout="constrained")

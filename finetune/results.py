@@ -204,8 +204,9 @@ def introduce(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder
     write_split(data, folder / "split.csv")
     if data.bad_files:
         write_bad_files(data, folder / "bad_files.csv")
+    data.plain_epochs = module.plain_epochs(trainer.max_epochs)
     images, labels = data.sample(16)
-    plots.samples(images, [module.classes[i] for i in labels], module.preprocess, folder / "plots" / "samples.png")
+    plots.samples(images, [module.classes[i] for i in labels], folder / "plots" / "samples.png")
 
 
 def how_to_resume(folder: Path) -> str:

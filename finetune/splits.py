@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from finetune import images
 
@@ -24,6 +25,9 @@ SPLIT_FOLDERS = {
 """What the folder of a split may be called, in any case."""
 
 
+Loader = Callable[[int], Tensor]
+
+
 @dataclass(frozen=True)
 class Split:
     """Images and labels of one split."""
@@ -32,8 +36,8 @@ class Split:
     keys: list[str]
     """What names each image: its path relative to the root, or `<split>/<index>`."""
     labels: list[int]
-    load: Callable[[int], Image.Image]
-    """Position -> upright RGB picture."""
+    load: Loader
+    """Position -> upright RGB pixels, uint8 (3, H, W)."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -57,10 +61,10 @@ class Split:
 # Loaders are small classes and not closures: DataLoader workers must be able to unpickle them.
 @dataclass(frozen=True)
 class Picked:
-    load: Callable[[int], Image.Image]
+    load: Loader
     positions: list[int]
 
-    def __call__(self, i: int) -> Image.Image:
+    def __call__(self, i: int) -> Tensor:
         return self.load(self.positions[i])
 
 
@@ -68,20 +72,20 @@ class Picked:
 class Files:
     paths: list[str]
 
-    def __call__(self, i: int) -> Image.Image:
-        return images.load_image(self.paths[i])
+    def __call__(self, i: int) -> Tensor:
+        return images.load_pixels(self.paths[i])
 
 
 @dataclass(frozen=True)
 class Items:
     dataset: Any
 
-    def __call__(self, i: int) -> Image.Image:
+    def __call__(self, i: int) -> Tensor:
         image = self.dataset[i][0]
-        return images.to_rgb(image if isinstance(image, Image.Image) else Image.fromarray(image))
+        return images.to_pixels(image if isinstance(image, Image.Image) else Image.fromarray(image))
 
 
-Named = tuple[list[str], list[str], Callable[[int], Image.Image]]
+Named = tuple[list[str], list[str], Loader]
 """Keys, labels as class names, and loader of one split, before its labels become numbers."""
 
 
@@ -207,6 +211,19 @@ def content_groups(split: Split) -> list[str]:
         return split.keys
     load: Any = split.load
     return [hashlib.sha1(Path(path).read_bytes(), usedforsecurity=False).hexdigest() for path in load.paths]
+
+
+def fingerprint(split: Split, root: Path | None) -> str:
+    """A digest of a split's images in their order: the names, sizes and times of files, whose contents are not read."""
+    if isinstance(split.load, Files):
+        files = split.load.paths
+    else:  # a torchvision data set: the files that it is read from
+        files = list(images.walk_files(root)) if root is not None else []
+    parts = [repr(type(getattr(_base_loader(split.load), "dataset", None))), *split.keys]
+    for path in files:
+        stat = os.stat(path)
+        parts.append(f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _base_loader(load: Any) -> Any:

@@ -84,8 +84,11 @@ class Strategy:
     layer_decay: float | None = None
     """Expands into depth groups below the head, each slower by this factor than the one above."""
     cache: str = "auto"
-    """Features of a frozen trunk: `auto` or `never`."""
+    """Features of a frozen trunk: `auto` (computed once wherever that gives the same result) or `never`."""
     views: int = 1
+    """How many augmented versions of each image are kept; epoch e uses version e mod views. 1 is the evaluation crop."""
+    cache_dtype: str = "float32"
+    """How features are kept: `float32`, or `float16` in half the space."""
     name: str = "custom"
 
     def __post_init__(self) -> None:
@@ -93,6 +96,10 @@ class Strategy:
             raise ValueError(unknown("strategy.frozen_norm", str(self.frozen_norm), ("eval", "train")))
         if self.cache not in ("auto", "never"):
             raise ValueError(unknown("strategy.cache", str(self.cache), ("auto", "never")))
+        if self.cache_dtype not in ("float32", "float16"):
+            raise ValueError(unknown("strategy.cache_dtype", str(self.cache_dtype), ("float32", "float16")))
+        if self.views < 1:
+            raise ValueError(f"strategy.views must be 1 or more, got {self.views}.")
         self.groups = [g if isinstance(g, Group) else _group(g) for g in self.groups]
         if self.layer_decay is not None:
             if not 0 < self.layer_decay <= 1:
@@ -301,9 +308,24 @@ def moving(plan: Plan, epoch: int, max_epochs: int | None) -> set[str]:
     }
 
 
+def first_move(plan: Plan, network: nn.Module, max_epochs: int | None, path: str) -> int | None:
+    """The first epoch that changes anything before a module, heads apart; None is never.
+
+    Until then, what enters the module is a constant.
+    """
+    before = names_before(network, path) - plan.head
+    firsts = [
+        group.first_epoch(max_epochs)
+        for group, names in zip(plan.groups, plan.members, strict=True)
+        if group.lr > 0 and not before.isdisjoint(names)
+    ]
+    return min((first for first in firsts if first is not None), default=None)
+
+
 def trunk_moves(plan: Plan, network: nn.Module, epoch: int, max_epochs: int | None, tail: str) -> bool:
-    """Whether an epoch changes anything before the tail; while it does not, what enters the tail is a constant."""
-    return bool((moving(plan, epoch, max_epochs) & names_before(network, tail)) - plan.head)
+    """Whether an epoch changes anything before the tail."""
+    first = first_move(plan, network, max_epochs, tail)
+    return first is not None and epoch >= first
 
 
 def set_modes(plan: Plan, network: nn.Module, epoch: int, max_epochs: int | None, tail: str) -> None:

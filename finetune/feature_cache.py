@@ -1,0 +1,160 @@
+"""Whether a fit can train on kept features, in which epochs, and the features themselves."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from finetune import features, strategy
+from finetune.console import entry, say
+from finetune.data import ImageDataModule
+from finetune.features import FeatureFile
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from finetune.module import FineTuner
+
+
+@dataclass(frozen=True)
+class CachedSplits:
+    """Features of the training and validation images, for the epochs before `until`."""
+
+    train: FeatureFile
+    val: FeatureFile
+    until: int
+    views: int
+
+
+def choose_cut(module: FineTuner, trainer: Trainer) -> tuple[str, int] | None:
+    """Where to cut the network, and the epoch until which what enters there is a constant.
+
+    The latest cut that holds for the whole run, else the latest that holds now.
+    """
+    end = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else sys.maxsize
+    found = []
+    for cut in features.cuts(module.backbone, module.family):
+        first = strategy.first_move(module.plan, module.backbone, end, cut)
+        until = end if first is None else min(first, end)
+        if until > trainer.current_epoch:
+            found.append((cut, until))
+    return next((f for f in found if f[1] == end), found[0] if found else None)
+
+
+def why_not(module: FineTuner, data: Any, trainer: Trainer, cut: str, until: int) -> str | None:
+    """The reason for which features cannot be kept, or would not be what the run computes."""
+    if module.strategy.cache == "never":
+        return "strategy.cache=never"
+    if not isinstance(data, ImageDataModule):
+        return "the images do not come from an ImageDataModule"
+    if module.mix is not None:
+        return "MixUp and CutMix mix pixels"
+    views = module.strategy.views
+    if views > 1 and not data.augments(0):
+        return f"strategy.views={views} needs an augmentation: data.augment=basic"
+    if views == 1 and data.augments(0):
+        return f"data.augment={data.augment} changes the pixels every epoch; none, or strategy.views=8, allow it"
+    if (trainer.limit_train_batches, trainer.limit_val_batches, getattr(trainer, "overfit_batches", 0.0)) != (
+        1.0,
+        1.0,
+        0.0,
+    ):
+        return "only some of the batches are used"
+    if trainer.world_size > 1 and any(p.requires_grad for p in _before(module, cut)):
+        return "gradients of a rate of 0 are shared between processes"
+    try:
+        strategy.set_modes(module.plan, module.backbone, until - 1, trainer.max_epochs, module.family.tail)
+        varying = features.varies(module.backbone, cut)
+    finally:
+        module.train()
+    return f"{varying} is in training mode" if varying else None
+
+
+def _before(module: FineTuner, cut: str) -> Iterator[Any]:
+    names = strategy.names_before(module.backbone, cut) - module.plan.head
+    return (p for n, p in module.backbone.named_parameters() if n in names)
+
+
+def prepare(module: FineTuner, trainer: Trainer) -> tuple[str, CachedSplits] | None:
+    """The cut and the features for a fit that is about to begin, or None; one line says what happens.
+
+    A fit in which everything learns from the start gets no line: there is nothing to keep.
+    """
+    chosen = choose_cut(module, trainer)
+    if chosen is None:
+        return None
+    cut, until = chosen
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    reason = why_not(module, data, trainer, cut, until)
+    if reason is None:
+        try:
+            cached = _compute(module, data, trainer, cut, until)
+        except (OSError, ValueError) as error:
+            reason = str(error)
+    # over several processes: all or none
+    if not trainer.strategy.reduce_boolean_decision(reason is None, all=True):
+        if trainer.is_global_zero:
+            say(entry("Features", f"computed anew in every step: {reason or 'another process could not keep them'}"))
+        return None
+    return cut, cached
+
+
+def _compute(module: FineTuner, data: ImageDataModule, trainer: Trainer, cut: str, until: int) -> CachedSplits:
+    views = module.strategy.views
+    results = {}
+    for split in ("train", "val"):
+        results[split] = features.compute(_job(module, data, trainer, cut, split, views), data.cache)
+    seconds = sum(r.seconds for r in results.values())
+    if trainer.is_global_zero:
+        size = sum(r.bytes for r in results.values()) / 2**20
+        images = f"{views} x {len(data.splits['train'])}" if views > 1 else str(len(data.splits["train"]))
+        how = f"computed in {seconds:.1f} s" if seconds else "taken from the cache"
+        ever = until >= (trainer.max_epochs or 0) >= 0
+        epochs = "all epochs train on them" if ever else f"epochs 1 to {until} train on them"
+        say(
+            entry(
+                "Features",
+                f"of {images} + {len(data.splits['val'])} images before {cut}, {how}, {size:,.0f} MiB in "
+                f"{data.cache.folder}; {epochs}",
+            )
+        )
+    return CachedSplits(results["train"].file, results["val"].file, until, views)
+
+
+def _job(module: FineTuner, data: ImageDataModule, trainer: Trainer, cut: str, split: str, views: int) -> features.Job:
+    views = views if split == "train" else 1
+    precision = trainer.precision_plugin
+    device = module.device
+
+    def ready(images: Tensor) -> Tensor:
+        normalized: Tensor = precision.convert_input(module.preprocess.normalize(images.to(device, non_blocking=True)))
+        return normalized
+
+    key = {
+        "model": module.hparams["model"],
+        "weights": features.digest(module.backbone, cut, module.family.aux_roots),
+        "transform_input": bool(module.hparams["transform_input"]),
+        "cut": cut,
+        "preprocess": data.final_preprocess.to_dict(),
+        "images": data.fingerprint(split),
+        "augmentation": {"views": views, "kind": data.augmentation, "seed": data.seed} if views > 1 else None,
+        "precision": str(trainer.precision),
+        "dtype": module.strategy.cache_dtype,
+        **features.versions(),
+    }
+    return features.Job(
+        network=module.backbone,
+        cut=cut,
+        key=key,
+        what=f"features of {module.hparams['model']} before {cut}, {len(data.splits[split])} {split} images"
+        + (f" x {views} views" if views > 1 else ""),
+        rows=len(data.splits[split]) * views,
+        batches=lambda: map(ready, data.in_order(split, views)),
+        probe=lambda: ready(data.first_image(split)),
+        context=precision.forward_context,
+        dtype=module.strategy.cache_dtype,
+    )

@@ -1,0 +1,101 @@
+"""What stands between a split and the batches of an epoch: order, seeds, batches, and what is kept in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, Dataset, Sampler
+
+from finetune.splits import Split, seed_of
+
+Transform = Callable[[Tensor], Tensor]
+
+
+class ImageDataset(Dataset[tuple[Tensor, int]]):
+    """A split as uint8 tensors (3, size, size) and labels.
+
+    An index is a position, or (epoch, position) where augmentation needs the epoch.
+    """
+
+    def __init__(
+        self, split: Split, plain: Transform, augmented: Transform | None = None, seed: int = 0, plain_epochs: int = 0
+    ) -> None:
+        """`plain` is used without `augmented`, and in the first `plain_epochs` epochs."""
+        self.split, self.plain, self.augmented = split, plain, augmented
+        self.seed, self.plain_epochs = seed, plain_epochs
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, i = index if isinstance(index, tuple) else (0, index)
+        pixels = self.split.load(i)
+        if self.augmented is None or epoch < self.plain_epochs:
+            return self.plain(pixels), self.split.labels[i]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.seed, epoch, i))
+            return self.augmented(pixels), self.split.labels[i]
+
+
+def collate(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """Images (N, 3, H, W) in channels_last, as decoders give them, and labels (N,)."""
+    images = torch.stack([image.permute(1, 2, 0) for image, _ in items]).permute(0, 3, 1, 2)
+    return images, torch.tensor([label for _, label in items])
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """A new order every epoch that depends on the seed and the epoch alone, so that a resumed run sees the same one."""
+
+    def __init__(self, length: int, seed: int, epoch: Callable[[], int], rank: int = 0, world: int = 1) -> None:
+        self.length, self.seed, self.epoch, self.rank, self.world = length, seed, epoch, rank, world
+
+    def __len__(self) -> int:
+        return -(-self.length // self.world)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch()
+        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
+        order = torch.randperm(self.length, generator=generator).tolist()
+        # ranks must take the same number of steps: the first images of the order are seen twice by a rank or two
+        order += order[: len(self) * self.world - self.length]
+        return iter([(epoch, i) for i in order[self.rank :: self.world]])
+
+
+class FullBatches(BatchSampler):
+    """Batches of `batch_size`; a last batch of one joins the one before it, since BatchNorm cannot learn from one."""
+
+    def _sizes(self) -> list[int]:
+        n = len(self.sampler)  # type: ignore[arg-type]
+        full, rest = divmod(n, self.batch_size)
+        sizes = [self.batch_size] * full + ([rest] if rest else [])
+        if rest == 1 and full and self.batch_size > 1:
+            sizes[-2:] = [self.batch_size + 1]
+        return sizes
+
+    def __init__(self, sampler: Sampler[tuple[int, int]], batch_size: int, drop_last: bool = False) -> None:
+        super().__init__(sampler, batch_size, drop_last)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self._sizes())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        items = iter(self.sampler)
+        for size in self._sizes():
+            yield [next(items) for _ in range(size)]
+
+
+class Switch:
+    """Batches from `first` while `use_first()`, then from `then`; both have the same batches of the same images."""
+
+    def __init__(self, first: Any, then: Any, use_first: Callable[[], bool]) -> None:
+        self.first, self.then, self.use_first = first, then, use_first
+
+    def __len__(self) -> int:
+        return len(self.then)
+
+    def __iter__(self) -> Iterator[Any]:
+        loader: Iterable[Any] = self.first if self.use_first() else self.then
+        return iter(loader)
