@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
-from finetune import config
+from finetune import config, machine
 from finetune.backbones import default_preprocess, read_tensors
 from finetune.callbacks import BestCheckpoint, EpochLines, History, SeedEveryBatch, last_checkpoint, mode_of
 from finetune.checkpoint import AtomicCheckpointIO
@@ -25,6 +25,14 @@ from finetune.console import IGNORED_WARNINGS, console, say
 from finetune.data import ImageDataModule
 from finetune.module import FineTuner
 from finetune.strategy import Strategy
+
+
+def prepare_process() -> None:
+    """What a command sets for the whole process: no third-party noise, memory that is kept, TF32 on GPUs."""
+    quiet()
+    machine.keep_freed_memory()
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
 
 
 def quiet() -> None:
@@ -108,11 +116,7 @@ def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     """Lightning's Trainer with our record, checkpoints and seeds."""
     options = {k: v for k, v in _plain(cfg.trainer).items() if k != "compile"}
     if options["precision"] == "auto":
-        options["precision"] = (
-            "bf16-mixed"
-            if _uses_cuda(options) and torch.cuda.is_bf16_supported(including_emulation=False)
-            else "32-true"
-        )
+        options["precision"] = machine.precision(accelerator(options["accelerator"]))
     history = History(folder / "metrics.csv", cfg.monitor)
     beside = resume_path(cfg).parent if cfg.ckpt_path is not None else None
     bar = [RichProgressBar()] if console().is_terminal else []
@@ -161,8 +165,13 @@ def _logger(cfg: DictConfig) -> Logger | bool:
         ) from error
 
 
-def _uses_cuda(options: dict[str, Any]) -> bool:
-    return options.get("accelerator") in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+def accelerator(given: str) -> str:
+    """What `trainer.accelerator` comes to on this machine: cpu, cuda or mps."""
+    if given in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "cuda"
+    if given in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
 
 
 def resume_path(cfg: DictConfig) -> Path:

@@ -48,7 +48,7 @@ class Cache:
 
     def __init__(self, folder: str | Path | None = None, gib: float = DEFAULT_GIB) -> None:
         self.folder = Path(folder).expanduser() if folder is not None else default_folder()
-        self.limit = int(gib * 2**30)
+        self.gib, self.limit = gib, int(gib * 2**30)
 
     def entries(self) -> list[Entry]:
         """What is kept, least recently used first."""
@@ -98,7 +98,7 @@ class Cache:
 
     def _make_room(self, size: int) -> None:
         if size > self.limit:
-            raise OSError(f"{_mib(size)} are more than paths.cache_gib={self.limit / 2**30:g} allows")
+            raise OSError(f"{_mib(size)} are more than paths.cache_gib={self.gib:g} allows")
         self.folder.mkdir(parents=True, exist_ok=True)
         entries = self.entries()
         total = sum(e.bytes for e in entries)

@@ -19,6 +19,7 @@ IGNORED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode.*",
     r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r"Checkpoint directory .* exists and is not empty.*",
+    r"The image decoding and encoding capabilities of TorchVision are deprecated.*",  # see images.load_pixels
     r"The dirpath has changed from .*",  # a resumed run writes into its own folder; BestCheckpoint carries over
 )
 """Third-party warnings that may be ignored, by commands and tests alike."""

@@ -15,11 +15,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from finetune import download, features, images, loaders
+from finetune import download, features, images, loaders, machine, pixels
 from finetune.cache import DEFAULT_GIB, Cache
 from finetune.families import unknown
 from finetune.preprocess import AUGMENTATIONS, Preprocess
 from finetune.splits import (
+    Files,
     Loader,
     Named,
     Split,
@@ -128,6 +129,7 @@ class ImageDataModule(LightningDataModule):
         self.cache = Cache(cache_dir, cache_gib)
         self.cached: CachedSplits | None = None
         """Features in place of pixels, while a FineTuner's fit uses them."""
+        self._kept_pixels: dict[str, pixels.KeptPixels] = {}
         self.plain_epochs = 0
         """With augment="auto", the first epochs in which images are not augmented."""
         self.classes: list[str] = []
@@ -295,8 +297,9 @@ class ImageDataModule(LightningDataModule):
         """Processes per loader."""
         if self.num_workers != "auto":
             return int(self.num_workers)
-        cores = images.cores()
-        return 0 if cores == 1 or len(self.splits["train"]) < 64 else min(8, cores)
+        trainer: Any = self.trainer
+        device = trainer.strategy.root_device.type if trainer is not None else "cpu"
+        return machine.workers(len(self.splits["train"]), on_cpu=device == "cpu")
 
     @property
     def augmentation(self) -> str:
@@ -310,13 +313,48 @@ class ImageDataModule(LightningDataModule):
     def _train_set(self) -> loaders.ImageDataset:
         plain = self.final_preprocess.eval_transform()
         if self.augmentation == "none":
-            return loaders.ImageDataset(self.splits["train"], plain)
+            return loaders.ImageDataset(self._kept("train"), plain)
         augmented = self.final_preprocess.train_transform(self.augmentation)
         plain_epochs = self.plain_epochs if self.augment == "auto" else 0
-        return loaders.ImageDataset(self.splits["train"], plain, augmented, self.seed, plain_epochs)
+        return loaders.ImageDataset(self._kept("train"), plain, augmented, self.seed, plain_epochs)
 
     def _evaluation_set(self, name: str) -> loaders.ImageDataset:
-        return loaders.ImageDataset(self.splits[name], self.final_preprocess.eval_transform())
+        return loaders.ImageDataset(self._kept(name), self.final_preprocess.eval_transform())
+
+    def _kept(self, name: str) -> Split:
+        """A split whose pixels are kept once they are decoded, where `cache_images` says so."""
+        split = self.splits[name]
+        return replace(split, load=self._kept_pixels[name]) if name in self._kept_pixels else split
+
+    def keep_pixels(self, epochs: int) -> str:
+        """Settle whether decoded pixels are kept for a run that sees them in so many epochs; says so in words."""
+        self._kept_pixels = {}
+        if self.cache_images == "off" or (self.cache_images == "auto" and epochs < 2):
+            return "pixels are decoded anew in every epoch" if epochs > 1 else ""
+        files = {
+            n: split.load.paths for n, split in self.splits.items() if isinstance(split.load, Files) and n != "test"
+        }
+        if not files:
+            return ""  # a torchvision data set has its own way with its pixels
+        sizes = {name: pixels.sizes_of(paths) for name, paths in files.items()}
+        total = sum(3 * h * w for found in sizes.values() for h, w in found)
+        budget = machine.free_memory() // 4 // self._rank()[1]
+        if self.cache_images == "auto" and total > budget:
+            return f"pixels are decoded anew in every epoch: {total / 2**30:.1f} GiB are more than a quarter of free memory"
+        try:
+            for name, found in sizes.items():
+                load = self.splits[name].load
+                if self.cache_images == "disk":
+                    key = {"images": self.fingerprint(name), **features.versions()}
+                    what = f"pixels of {len(found)} {name} images"
+                    self._kept_pixels[name] = pixels.on_disk(load, found, self.cache, key, what)
+                else:
+                    self._kept_pixels[name] = pixels.in_memory(load, found, self)
+        except OSError as error:
+            self._kept_pixels = {}
+            return f"pixels are decoded anew in every epoch: {error}"
+        where = str(self.cache.folder) if self.cache_images == "disk" else "memory"
+        return f"pixels are decoded once and kept in {where} ({total / 2**20:,.0f} MiB)"
 
     def train_dataloader(self) -> Any:
         """Shuffled anew every epoch, augmented: uint8 images (N, 3, size, size) and labels (N,).
@@ -347,14 +385,14 @@ class ImageDataModule(LightningDataModule):
         batches = [[(0, i) for i in mine[k : k + size]] for k in range(0, len(mine), size)]
         return self._or_features(name, self._loader(dataset, batch_sampler=batches), batches)
 
-    def _or_features(self, name: str, pixels: DataLoader[Any], batches: Any) -> Any:
+    def _or_features(self, name: str, loader: DataLoader[Any], batches: Any) -> Any:
         """The pixels, or features in the epochs for which there are some."""
         cached = self.cached
         if cached is None or name == "test":
-            return pixels
+            return loader
         file, views = (cached.train, cached.views) if name == "train" else (cached.val, 1)
         kept = features.FeatureLoader(file, self.splits[name].labels, batches, views)
-        return loaders.Switch(kept, pixels, lambda: self._fits() and self._current_epoch() < cached.until)
+        return loaders.Switch(kept, loader, lambda: self._fits() and self._current_epoch() < cached.until)
 
     def in_order(self, name: str, views: int = 1) -> Iterator[Tensor]:
         """The uint8 images of a split in batches, in order, once for each view (an epoch's augmentation)."""
@@ -362,8 +400,8 @@ class ImageDataModule(LightningDataModule):
         everything = [(view, i) for view in range(views) for i in range(len(dataset))]
         size = max(32, self.batch_size)
         batches = [everything[k : k + size] for k in range(0, len(everything), size)]
-        for pixels, _ in self._loader(dataset, batch_sampler=batches, persistent_workers=False):
-            yield pixels
+        for batch, _ in self._loader(dataset, batch_sampler=batches, persistent_workers=False):
+            yield batch
 
     def first_image(self, name: str) -> Tensor:
         """The first of `in_order`, (1, 3, size, size)."""
@@ -378,8 +416,8 @@ class ImageDataModule(LightningDataModule):
         """The first images of the first epoch as the network will see them: uint8 (N, 3, H, W), and their labels."""
         dataset = self._train_set()
         order = list(loaders.EpochSampler(len(dataset), self.seed, lambda: 0))[:count]
-        pixels, labels = loaders.collate([dataset[index] for index in order])
-        return pixels, labels.tolist()
+        batch, labels = loaders.collate([dataset[index] for index in order])
+        return batch, labels.tolist()
 
     def _loader(self, dataset: loaders.ImageDataset, **options: Any) -> DataLoader[Any]:
         workers = self.workers()

@@ -33,19 +33,22 @@ class CachedSplits:
 def choose_cut(module: FineTuner, trainer: Trainer) -> tuple[str, int] | None:
     """Where to cut the network, and the epoch until which what enters there is a constant.
 
-    The latest cut that holds for the whole run, else the latest that holds now.
+    Of the cuts that hold for most epochs, the latest.
     """
     end = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else sys.maxsize
     found = []
     for cut in features.cuts(module.backbone, module.family):
         first = strategy.first_move(module.plan, module.backbone, end, cut)
         until = end if first is None else min(first, end)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, ImageDataModule) and not data.augments(0) and data.augments(until - 1):
+            until = data.plain_epochs
         if until > trainer.current_epoch:
             found.append((cut, until))
-    return next((f for f in found if f[1] == end), found[0] if found else None)
+    return max(found, key=lambda f: f[1], default=None)
 
 
-def why_not(module: FineTuner, data: Any, trainer: Trainer, cut: str, until: int) -> str | None:
+def why_not(module: FineTuner, data: Any, trainer: Any, cut: str, until: int) -> str | None:
     """The reason for which features cannot be kept, or would not be what the run computes."""
     if module.strategy.cache == "never":
         return "strategy.cache=never"
@@ -58,17 +61,15 @@ def why_not(module: FineTuner, data: Any, trainer: Trainer, cut: str, until: int
         return f"strategy.views={views} needs an augmentation: data.augment=basic"
     if views == 1 and data.augments(0):
         return f"data.augment={data.augment} changes the pixels every epoch; none, or strategy.views=8, allow it"
-    if (trainer.limit_train_batches, trainer.limit_val_batches, getattr(trainer, "overfit_batches", 0.0)) != (
-        1.0,
-        1.0,
-        0.0,
-    ):
+    # 1.0 is all batches, 1 is one of them
+    limits: list[Any] = [trainer.limit_train_batches, trainer.limit_val_batches]
+    if trainer.overfit_batches or any(limit != 1.0 or isinstance(limit, int) for limit in limits):
         return "only some of the batches are used"
     if trainer.world_size > 1 and any(p.requires_grad for p in _before(module, cut)):
         return "gradients of a rate of 0 are shared between processes"
     try:
         strategy.set_modes(module.plan, module.backbone, until - 1, trainer.max_epochs, module.family.tail)
-        varying = features.varies(module.backbone, cut)
+        varying = features.varies(module.backbone, cut, module.family.aux_roots)
     finally:
         module.train()
     return f"{varying} is in training mode" if varying else None
@@ -79,16 +80,26 @@ def _before(module: FineTuner, cut: str) -> Iterator[Any]:
     return (p for n, p in module.backbone.named_parameters() if n in names)
 
 
-def prepare(module: FineTuner, trainer: Trainer) -> tuple[str, CachedSplits] | None:
-    """The cut and the features for a fit that is about to begin, or None; one line says what happens.
+def prepare(module: FineTuner, trainer: Trainer) -> str | None:
+    """Give the data module features, and kept pixels for the epochs without; lines say what happens.
 
-    A fit in which everything learns from the start gets no line: there is nothing to keep.
+    Returns:
+        The cut at which features enter, or None.
     """
-    chosen = choose_cut(module, trainer)
-    if chosen is None:
-        return None
-    cut, until = chosen
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    chosen = choose_cut(module, trainer)
+    # a fit in which everything learns from the start gets no line on features: there is nothing to keep
+    cut = _keep_features(module, data, trainer, *chosen) if chosen is not None else None
+    if isinstance(data, ImageDataModule):
+        first = data.cached.until if data.cached is not None else trainer.current_epoch
+        end = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else sys.maxsize
+        said = data.keep_pixels(max(0, end - first))
+        if said and trainer.is_global_zero:
+            say(entry("Pixels", said))
+    return cut
+
+
+def _keep_features(module: FineTuner, data: Any, trainer: Trainer, cut: str, until: int) -> str | None:
     reason = why_not(module, data, trainer, cut, until)
     if reason is None:
         try:
@@ -100,7 +111,8 @@ def prepare(module: FineTuner, trainer: Trainer) -> tuple[str, CachedSplits] | N
         if trainer.is_global_zero:
             say(entry("Features", f"computed anew in every step: {reason or 'another process could not keep them'}"))
         return None
-    return cut, cached
+    data.cached = cached
+    return cut
 
 
 def _compute(module: FineTuner, data: ImageDataModule, trainer: Trainer, cut: str, until: int) -> CachedSplits:

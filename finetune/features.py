@@ -32,7 +32,9 @@ FORMAT = 1
 """Of the files, and of how pixels are read: another number makes old entries unknown."""
 VALUES = "values.npy"
 RESIDENT_BYTES = 256 << 20
-"""Mapped pages are given back after so many bytes read, so that memory stays flat however large the file is."""
+"""Mapped pages are given back after so many bytes, so that memory stays flat however large the file is."""
+FAULT_BYTES = 2 << 20
+"""What Linux may map around each byte that is touched: a huge page."""
 RANDOM = (nn.modules.dropout._DropoutNd, StochasticDepth)
 
 
@@ -86,7 +88,7 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module]:
 def run(modules: Sequence[nn.Module], values: Tensor) -> Tensor:
     """From what enters the cut to logits (N, classes)."""
     for module in modules:
-        if isinstance(module, nn.Linear) and values.ndim == 4 and values.shape[2:] == (1, 1):
+        if isinstance(module, nn.Linear) and values.ndim == 4 and values.shape[-1] != module.in_features:
             values = values.flatten(1)  # torchvision's networks flatten in forward(), not in a module
         if isinstance(module, nn.Dropout) and module.training and module.p == 0.5 and values.device.type == "cpu":
             values = half_dropout(values)
@@ -152,11 +154,17 @@ def check(network: nn.Module, cut: str, values: Tensor, images: Tensor) -> None:
         raise ValueError(f"what follows {cut} is more than its modules one after another")
 
 
-def varies(network: nn.Module, cut: str) -> str | None:
-    """The first module before the cut that makes something else of the same image every time, if there is one."""
+def varies(network: nn.Module, cut: str, skip: Sequence[str]) -> str | None:
+    """The first module before the cut that makes something else of the same image every time, if there is one.
+
+    Args:
+        skip: children of the network that are not on the way to the cut (auxiliary heads).
+    """
     for path, module in network.named_modules():
         if path == cut:
             return None
+        if path.split(".")[0] in skip:
+            continue
         # a norm in training mode takes part of its result from the other images of the batch
         keeps = getattr(module, "track_running_stats", False) and isinstance(module, nn.modules.batchnorm._NormBase)
         if module.training and (isinstance(module, RANDOM) or keeps):
@@ -203,7 +211,7 @@ class FeatureFile:
                 raise ValueError(f"{path} is damaged")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._rows = np.frombuffer(self._map, dtype, offset=begin).reshape(shape)
-        self._read = 0
+        self._touched = 0
 
         self.nbytes = self._rows.nbytes
 
@@ -213,10 +221,10 @@ class FeatureFile:
     def take(self, positions: Sequence[int]) -> Tensor:
         """Some rows, as float32."""
         taken = self._rows[np.asarray(positions)]
-        self._read += taken.nbytes
-        if self._read > RESIDENT_BYTES and hasattr(self._map, "madvise"):
+        self._touched += taken.nbytes + len(positions) * FAULT_BYTES
+        if self._touched > RESIDENT_BYTES and hasattr(self._map, "madvise"):
             self._map.madvise(mmap.MADV_DONTNEED)  # they stay in the system's own cache, which it can shrink
-            self._read = 0
+            self._touched = 0
         values = torch.from_numpy(taken).float()
         return values.permute(0, 3, 1, 2) if values.ndim == 4 else values
 

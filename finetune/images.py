@@ -13,7 +13,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg, read_file
+
+try:
+    from torchvision.io import ImageReadMode, decode_jpeg, read_file
+except ImportError:  # deprecated in torchvision 0.29: without it, Pillow decodes
+    decode_jpeg = None
 
 EXTENSIONS = frozenset([".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"])
 """What counts as a picture: torchvision's list, and .jfif."""
@@ -69,13 +73,13 @@ def _reason(path: str | Path, error: Exception) -> str:
 def load_pixels(path: str | Path) -> Tensor:
     """A file as uint8 RGB pixels (3, H, W), the same as `load_image` gives to within rounding.
 
-    JPEG files of one or three channels, which is nearly all, go through torchvision's decoder, a fifth faster; all
-    others, and those that it refuses, through Pillow.
+    JPEG files of one or three channels, which is nearly all, go through torchvision's decoder where it has one, a
+    fifth faster; all others, and those that it refuses, through Pillow.
 
     Raises:
         BadImageError: see `load_image`.
     """
-    if os.path.splitext(path)[1].lower() in _JPEG:
+    if decode_jpeg is not None and os.path.splitext(path)[1].lower() in _JPEG:
         with suppress(RuntimeError):
             pixels = decode_jpeg(read_file(str(path)), ImageReadMode.UNCHANGED, apply_exif_orientation=True)
             if len(pixels) == 3:

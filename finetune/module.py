@@ -302,9 +302,7 @@ class FineTuner(LightningModule):
             group.first_epoch(self._max_epochs)  # a share of a run without an end is an error
         self._enter_epoch()
         self._print_table()
-        cached = feature_cache.prepare(self, self.trainer)
-        if cached is not None:
-            self._cut, self.trainer.datamodule.cached = cached  # type: ignore[attr-defined]
+        self._cut = feature_cache.prepare(self, self.trainer) or self._cut
 
     def on_train_epoch_start(self) -> None:
         # Lightning never calls .train() here, and DDP has only wrapped what learned when the run began.

@@ -198,6 +198,7 @@ def introduce(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder
     """Before the first epoch: what is trained on what, and a picture of a training batch."""
     if not trainer.is_global_zero:
         return
+    data.trainer = trainer  # Lightning would set it in a moment; the number of workers depends on the device
     workers = f"{data.workers()} worker processes" if data.workers() else "images decoded in the main process"
     lines = [*data_lines(data), *model_lines(module), entry("Device", f"{device_line(trainer)}; {workers}")]
     say("\n".join(lines))

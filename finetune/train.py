@@ -21,7 +21,7 @@ def train(cfg: DictConfig) -> float | None:
 
     from finetune import build, results  # they import torch; what is wrong above is answered without
 
-    build.quiet()
+    build.prepare_process()
     clock = results.Clock()
     with clock("data"):
         data = build.make_data(cfg)

@@ -17,7 +17,8 @@ from PIL import Image
 from torchvision import datasets
 
 from finetune import FineTuner, ImageDataModule, Preprocess
-from finetune.data import EpochSampler, FullBatches, seed_of
+from finetune.loaders import EpochSampler, FullBatches
+from finetune.splits import seed_of
 
 SMALL = Preprocess(size=16, resize=16)
 

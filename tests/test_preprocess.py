@@ -2,30 +2,44 @@ from __future__ import annotations
 
 import pickle
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
 
 from finetune.preprocess import AUGMENTATIONS, Preprocess
 
 
 @pytest.fixture
-def picture() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8))
+def picture() -> Tensor:
+    return torch.randint(0, 256, (3, 60, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
-def test_transforms_give_a_normalised_square(augment: str, picture: Image.Image) -> None:
-    p = Preprocess(size=32, resize=40, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    out = p.train_transform(augment)(picture)
+def test_transforms_give_a_square_of_bytes(augment: str, picture: Tensor) -> None:
+    out = Preprocess(size=32, resize=40).train_transform(augment)(picture)
     assert out.shape == (3, 32, 32)
-    assert out.dtype == torch.float32
-    assert -1 <= out.min() < out.max() <= 1
+    assert out.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_normalize_is_that_of_torchvision(memory_format: torch.memory_format, picture: Tensor) -> None:
+    p = Preprocess(mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
+    batch = torch.stack([picture, 255 - picture]).contiguous(memory_format=memory_format)
+    theirs = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(p.mean, p.std)])(batch)
+    assert torch.allclose(p.normalize(batch), theirs, atol=1e-5)
+    assert p.normalize(batch).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_eval_transform_differs_from_pillows_by_a_rounding(picture: Tensor) -> None:
+    p = Preprocess(size=32, resize=40)
+    image = v2.functional.to_pil_image(picture)
+    theirs = v2.functional.pil_to_tensor(v2.Compose([v2.Resize([40]), v2.CenterCrop([32, 32])])(image))
+    assert (p.eval_transform()(picture).int() - theirs.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("augment", sorted(set(AUGMENTATIONS) - {"none"}))
-def test_augmentations_are_random_and_repeat_with_the_seed(augment: str, picture: Image.Image) -> None:
+def test_augmentations_are_random_and_repeat_with_the_seed(augment: str, picture: Tensor) -> None:
     transform = Preprocess(size=32, resize=40).train_transform(augment)
 
     def draw(seed: int) -> torch.Tensor:
@@ -36,7 +50,7 @@ def test_augmentations_are_random_and_repeat_with_the_seed(augment: str, picture
     assert not torch.equal(draw(1), draw(2))
 
 
-def test_none_is_the_evaluation_transform(picture: Image.Image) -> None:
+def test_none_is_the_evaluation_transform(picture: Tensor) -> None:
     p = Preprocess(size=32, resize=40)
     assert torch.equal(p.train_transform("none")(picture), p.eval_transform()(picture))
 

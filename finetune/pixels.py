@@ -1,0 +1,146 @@
+"""Decoded pixels kept in one memory-mapped file, for runs that must see them in every epoch."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import tempfile
+import weakref
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from finetune.cache import Cache
+from finetune.images import cores
+from finetune.splits import Loader
+
+PIXELS, SUMS = "pixels.bin", "sums.bin"
+_TRANSPOSED = (5, 6, 7, 8)
+_ORIENTATION = 0x0112
+
+
+def size_of(path: str) -> tuple[int, int]:
+    """Height and width of an upright picture, from its header; (0, 0) if it has none."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION) in _TRANSPOSED
+            return (width, height) if turned else (height, width)
+    except Exception:  # damaged files are somebody else's to report
+        return 0, 0
+
+
+def sizes_of(paths: Sequence[str]) -> list[tuple[int, int]]:
+    """Height and width of every picture."""
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(size_of, paths))
+
+
+class KeptPixels:
+    """A loader that decodes each image once and keeps its pixels in a file that all processes share.
+
+    Whoever decodes an image first writes it, and its checksum after it; everyone checks an image when they first read
+    it. A file that was cut off, or a disk that is full, costs a decoding and nothing else.
+    """
+
+    def __init__(self, load: Loader, sizes: Sequence[tuple[int, int]], folder: Path) -> None:
+        self.load, self.folder = load, folder
+        self.sizes = np.asarray(sizes, dtype=np.int64).reshape(-1, 2)
+        self.ends = np.cumsum(self.sizes.prod(axis=1) * 3)
+        self._opened: tuple[int, mmap.mmap, int, mmap.mmap] | None = None
+        self._checked: set[int] = set()
+
+    @property
+    def nbytes(self) -> int:
+        """Of all pixels."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def reserve(self, folder: Path) -> None:
+        """Make the two files, empty: they take space as images come."""
+        for name, size in ((PIXELS, self.nbytes), (SUMS, 8 * len(self.sizes))):
+            with (folder / name).open("wb") as file:
+                file.truncate(size)
+
+    def __getstate__(self) -> dict[str, Any]:  # for worker processes that are started afresh
+        return {**self.__dict__, "_opened": None, "_checked": set()}
+
+    def _open(self) -> tuple[int, mmap.mmap, int, mmap.mmap]:
+        if self._opened is None:
+            files = [os.open(self.folder / name, os.O_RDWR) for name in (PIXELS, SUMS)]
+            # copy on write: nothing that is done to an image gets into the file but by `_write`
+            pixels, sums = (mmap.mmap(f, 0, access=mmap.ACCESS_COPY) for f in files)
+            self._opened = files[0], pixels, files[1], sums
+        return self._opened
+
+    def __call__(self, i: int) -> Tensor:
+        height, width = self.sizes[i]
+        count = int(height * width * 3)
+        begin = int(self.ends[i]) - count
+        try:
+            _, pixels, _, sums = self._open()
+            expected = int.from_bytes(sums[8 * i : 8 * i + 8], "little")
+        except (OSError, ValueError):
+            return self.load(i)  # no file, or a truncated one
+        if expected and count and begin + count <= len(pixels):
+            flat = torch.frombuffer(pixels, dtype=torch.uint8, count=count, offset=begin)
+            if i in self._checked or expected == _checksum(flat):
+                self._checked.add(i)
+                return flat.view(int(height), int(width), 3).permute(2, 0, 1)
+        image = self.load(i)
+        if tuple(image.shape[1:]) == (height, width):
+            self._write(i, begin, image.permute(1, 2, 0).contiguous())
+        return image
+
+    def _write(self, i: int, begin: int, image: Tensor) -> None:
+        pixel_file, _, sum_file, _ = self._open()
+        data = image.numpy().data.cast("B")
+        try:
+            written = 0
+            while written < len(data):
+                written += os.pwrite(pixel_file, data[written:], begin + written)
+            os.pwrite(sum_file, _checksum(image).to_bytes(8, "little"), 8 * i)
+        except OSError:
+            pass  # a full disk: this image is decoded again next time
+
+
+def _checksum(image: Tensor) -> int:
+    """Of the pixels, and never 0: that stands for nothing."""
+    return zlib.crc32(image.numpy().data) + 1
+
+
+def in_memory(load: Loader, sizes: Sequence[tuple[int, int]], owner: object) -> KeptPixels:
+    """Pixels in a temporary file, which the system holds in memory as far as it can, until `owner` goes."""
+    folder = Path(tempfile.mkdtemp(prefix="finetune-pixels-"))
+    weakref.finalize(owner, _remove, folder, os.getpid())
+    kept = KeptPixels(load, sizes, folder)
+    kept.reserve(folder)
+    return kept
+
+
+def _remove(folder: Path, pid: int) -> None:
+    if os.getpid() == pid:  # and not in a worker that was forked from us
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def on_disk(load: Loader, sizes: Sequence[tuple[int, int]], cache: Cache, key: dict[str, Any], what: str) -> KeptPixels:
+    """Pixels in the cache folder, for runs to come as well.
+
+    Raises:
+        OSError: they do not fit.
+    """
+    path = cache.path("pixels", key)
+    kept = KeptPixels(load, sizes, path)
+    with cache.locked(path):
+        whole = (path / PIXELS).is_file() and (path / PIXELS).stat().st_size == kept.nbytes
+        if not (whole and (path / SUMS).is_file() and (path / SUMS).stat().st_size == 8 * len(sizes)):
+            cache.make(path, {"what": what, "key": key}, kept.nbytes, kept.reserve)
+        cache.touch(path)
+    return kept

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from finetune import cache as command
+from finetune.cache import ABOUT, Cache, default_folder
+
+GIB = 2**30
+
+
+def fill(size: int) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "data").write_bytes(bytes(size))
+
+    return write
+
+
+def add(cache: Cache, name: str, size: int, used: float) -> Path:
+    path = cache.path("thing", {"name": name})
+    with cache.locked(path):
+        cache.make(path, {"what": name}, size, fill(size))
+    os.utime(path / ABOUT, (used, used))
+    return path
+
+
+def names(cache: Cache) -> list[str]:
+    return [e.about["what"] for e in cache.entries()]
+
+
+def test_path_depends_on_every_part_of_the_key(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    assert cache.path("a", {"x": 1, "y": [2]}) == cache.path("a", {"y": [2], "x": 1})
+    assert len({cache.path("a", {"x": 1}), cache.path("a", {"x": 2}), cache.path("b", {"x": 1})}) == 3
+
+
+def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, gib=5000 / GIB)
+    paths = {n: add(cache, n, 1500, used=100 + i) for i, n in enumerate("abc")}
+    cache.touch(paths["a"])
+    add(cache, "d", 1500, used=time.time() + 1)
+    assert names(cache) == ["c", "a", "d"]
+    assert sum(e.bytes for e in cache.entries()) < 5200
+
+
+def test_what_is_larger_than_the_limit_or_the_disk_is_refused_and_removes_nothing_first(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, gib=5000 / GIB)
+    add(cache, "a", 1500, used=100)
+    with pytest.raises(OSError, match=r"more than paths.cache_gib="):
+        add(cache, "b", 6000, used=101)
+    assert names(cache) == ["a"]
+    with pytest.raises(OSError, match=r"do not fit into the .* that are free"):
+        Cache(tmp_path / "large", gib=2**40).make(tmp_path / "large" / "x", {}, 2**60, fill(1))
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+
+    def fail(folder: Path) -> None:
+        (folder / "data").write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    path = cache.path("thing", {})
+    with pytest.raises(OSError, match="No space left"):
+        cache.make(path, {}, 10, fail)
+    assert not path.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_makes_it_and_the_others_wait(tmp_path: Path) -> None:
+    made = []
+
+    def work() -> None:
+        cache = Cache(tmp_path)
+        path = cache.path("thing", {})
+        with cache.locked(path):
+            if not path.exists():
+                made.append(threading.get_ident())
+                cache.make(path, {}, 10, lambda folder: time.sleep(0.2))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+
+
+def test_an_entry_with_a_damaged_about_is_still_listed_and_cleared(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    path = add(cache, "a", 10, used=100)
+    (path / ABOUT).write_text("{")
+    assert len(cache.entries()) == 1
+    assert cache.clear()[0] == 1
+    assert cache.entries() == []
+
+
+def test_default_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "finetune"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_folder() == Path.home() / ".cache" / "finetune"
+
+
+def test_command_lists_and_clears(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(["--dir", str(tmp_path / "none")])
+    assert "Nothing is kept in" in capsys.readouterr().out
+    cache = Cache(tmp_path)
+    add(cache, "features of resnet18", 3 << 20, used=time.time() - 7300)
+    add(cache, "pixels", 1000, used=time.time())
+    command.main(["--dir", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "features of resnet18" in out
+    assert "3.0 MiB" in out
+    assert "2 hours ago" in out
+    assert out.index("pixels") < out.index("features of")  # the last used first
+    command.main(["clear", "--dir", str(tmp_path)])
+    assert "Removed 2 entries, 3.0 MiB" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []

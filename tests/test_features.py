@@ -1,0 +1,451 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_images
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from finetune import FineTuner, ImageDataModule, features
+from finetune.backbones import Backbone
+from finetune.cache import ABOUT, Cache
+from finetune.families import FAMILIES, Family
+from finetune.features import VALUES, FeatureFile
+from finetune.folding import folded
+
+# One of each row of the table of families, the smallest.
+ONE_OF_EACH = {
+    "resnet18": 32, "regnet_y_400mf": 32, "shufflenet_v2_x0_5": 32, "googlenet": 32, "inception_v3": 299,
+    "densenet121": 32, "alexnet": 63, "vgg11": 32, "convnext_tiny": 32, "efficientnet_b0": 32, "mnasnet0_5": 32,
+    "mobilenet_v2": 32, "squeezenet1_1": 32, "mobilenet_v3_small": 32, "maxvit_t": 224, "swin_t": 32, "vit_b_32": 32,
+}  # fmt: skip
+BIG = {"inception_v3", "maxvit_t", "vgg11", "alexnet", "vit_b_32", "swin_t", "convnext_tiny", "densenet121"}
+MODELS = [pytest.param(m, marks=[pytest.mark.slow] if m in BIG else []) for m in ONE_OF_EACH]
+LAYER4 = {"groups": [{"match": "@head"}, {"match": "layer4"}, {"match": ".*", "start": None}]}
+Fit = Callable[..., tuple[FineTuner, ImageDataModule]]
+
+
+def test_one_of_each_covers_the_table() -> None:
+    assert {FAMILIES[m].names for m in ONE_OF_EACH} == {f.names for f in FAMILIES.values() if f.build is None}
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven training and three validation images of three classes, 40 pixels."""
+    root = tmp_path_factory.mktemp("few") / "photos"
+    return write_images(
+        root, {"train": {"cat": 3, "dog": 2, "emu": 2}, "val": dict.fromkeys(("cat", "dog", "emu"), 1)}, 40
+    )
+
+
+@pytest.fixture
+def fit(few: Path, trainer: Callable[..., Trainer], tmp_path: Path) -> Fit:
+    """Three epochs of a FineTuner without dropout on few images."""
+
+    def run(
+        model: Any = "resnet18", strategy: Any = "feature_extract", cache: str = "auto", epochs: int = 3, **options: Any
+    ) -> tuple[FineTuner, ImageDataModule]:
+        torch.manual_seed(0)
+        data_options = {k: options.pop(k) for k in ("augment", "seed", "cache_gib", "cache_dir") if k in options}
+        trainer_options = options.pop("trainer", {})
+        if isinstance(strategy, str):
+            from finetune.strategy import Strategy
+
+            strategy = Strategy.load(strategy).to_dict()
+        strategy = {**strategy, "cache": cache, **{k: options.pop(k) for k in ("views", "cache_dtype") if k in options}}
+        size = ONE_OF_EACH.get(model, 32) if isinstance(model, str) else 32
+        module = FineTuner(
+            model, ["cat", "dog", "emu"], strategy, weights="none", preprocess={"size": size},
+            optimizer=partial(SGD, lr=0.01, momentum=0.9), **options,
+        )  # fmt: skip
+        for layer in module.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0
+        data_options = {"cache_dir": tmp_path / "cache", **data_options}
+        data = ImageDataModule(few, batch_size=3, num_workers=0, **data_options)
+        trainer(epochs, **trainer_options).fit(module, datamodule=data)
+        return module, data
+
+    return run
+
+
+def heads(module: FineTuner) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in module.head.parameters()])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_cached_training_gives_the_head_of_uncached_training(
+    model: str, fit: Fit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cached, _ = fit(model)
+    assert f"before {FAMILIES[model].tail}, computed in" in " ".join(capsys.readouterr().out.split())
+    plain, _ = fit(model, cache="never")
+    scale = max(1.0, float(heads(plain).abs().max()))  # inception's features at random weights are huge
+    assert torch.allclose(heads(cached) / scale, heads(plain) / scale, atol=1e-5)
+    assert cached.results["val"]["loss"] == pytest.approx(plain.results["val"]["loss"], rel=1e-4)
+    if model != "squeezenet1_1":  # at random weights and this size its logits end in a ReLU that lets nothing through
+        start, _ = fit(model, cache="never", epochs=0)
+        assert not torch.equal(heads(cached), heads(start))
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS if FAMILIES[str(m.values[0])].stages])
+def test_every_stage_is_a_place_to_cut(model: str) -> None:
+    backbone = Backbone.create(model, "none", size=ONE_OF_EACH[model])
+    network = backbone.network.eval()
+    images = torch.randn(2, 3, ONE_OF_EACH[model], ONE_OF_EACH[model])
+    found = features.cuts(network, backbone.family)
+    assert len(found) > 3
+    with torch.inference_mode():
+        for cut in found:
+            features.check(network, cut, features.entering(network, cut, images), images)
+
+
+def test_a_partly_frozen_trunk_is_cut_where_it_begins_to_learn(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    cached, _ = fit("resnet18", LAYER4, augment="none")
+    assert "before layer4, computed" in capsys.readouterr().out
+    plain, _ = fit("resnet18", LAYER4, cache="never", augment="none")
+    # BatchNorm over three images of one pixel makes much of a rounding
+    assert torch.allclose(heads(cached), heads(plain), atol=1e-2)
+    trunk = [n for n in cached.backbone.state_dict() if not n.startswith(("fc", "layer4"))]
+    moved = cached.backbone.state_dict()["layer4.1.conv2.weight"] - plain.backbone.state_dict()["layer4.1.conv2.weight"]
+    assert float(moved.abs().max()) < 0.05
+    assert all(torch.equal(cached.backbone.state_dict()[n], plain.backbone.state_dict()[n]) for n in trunk)
+
+
+# of `gradual`, the BatchNorms of layer4 make much of a rounding: at 1e-6 on a weight, 0.02 on the head
+@pytest.mark.parametrize(("strategy", "tolerance"), [("lp_ft", 1e-5), ("gradual", 5e-2)])
+def test_a_trunk_that_starts_late_trains_on_features_until_then(
+    strategy: str, tolerance: float, fit: Fit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cached, _ = fit("resnet18", strategy, epochs=2)
+    assert "epochs 1 to 1 train on them" in " ".join(capsys.readouterr().out.split())
+    plain, _ = fit("resnet18", strategy, cache="never", epochs=2)
+    assert torch.allclose(heads(cached), heads(plain), atol=tolerance)
+    first_conv = "layer4.0.conv1.weight"
+    start, _ = fit("resnet18", strategy, cache="never", epochs=1)
+    assert not torch.equal(cached.backbone.state_dict()[first_conv], start.backbone.state_dict()[first_conv])
+
+
+def test_a_resumed_run_goes_on_with_features(fit: Fit, tmp_path: Path) -> None:
+    whole, _ = fit("resnet18", epochs=3)
+    module, data = fit("resnet18", epochs=2)
+    path = tmp_path / "two.ckpt"
+    module.trainer.save_checkpoint(path)
+    again = FineTuner("resnet18", module.classes, module.strategy, weights="none", preprocess={"size": 32},
+                      optimizer=partial(SGD, lr=0.01, momentum=0.9))  # fmt: skip
+    runner = Trainer(max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+                     enable_checkpointing=False, num_sanity_val_steps=0)  # fmt: skip
+    runner.fit(again, datamodule=data, ckpt_path=path, weights_only=True)
+    assert torch.allclose(heads(again), heads(whole), atol=1e-6)
+
+
+def test_views_are_the_augmentations_of_the_first_epochs(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    cached, _ = fit("resnet18", views=3)
+    assert "of 3 x 7 + 3 images" in capsys.readouterr().out
+    plain, _ = fit("resnet18", views=3, cache="never")
+    assert torch.allclose(heads(cached), heads(plain), atol=1e-5)
+    again, _ = fit("resnet18", views=2)
+    assert not torch.allclose(heads(cached), heads(again), atol=1e-5)
+
+
+def test_float16_takes_half_the_space(fit: Fit, tmp_path: Path) -> None:
+    full, _ = fit("resnet18", cache_dir=tmp_path / "32")
+    half, _ = fit("resnet18", cache_dir=tmp_path / "16", cache_dtype="float16")
+    sizes = {name: sum(p.stat().st_size for p in (tmp_path / name).rglob(VALUES)) for name in ("16", "32")}
+    assert sizes["16"] - 256 == (sizes["32"] - 256) / 2
+    assert torch.allclose(heads(full), heads(half), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"cache": "never"}, "strategy.cache=never"),
+        ({"augment": "basic"}, "data.augment=basic changes the pixels every epoch"),
+        ({"augment": "none", "views": 2}, "strategy.views=2 needs an augmentation"),
+        ({"mixup": 0.2}, "MixUp and CutMix mix pixels"),
+        ({"cache_gib": 1e-6}, "0.0 MiB are more than paths.cache_gib=1e-06 allows"),
+        ({"trainer": {"limit_train_batches": 1}}, "only some of the batches"),
+        ({"strategy": {"groups": [{"match": "@head"}, {"match": ".*", "start": None}], "frozen_norm": "train"}},
+         "bn1 is in training mode"),
+    ],
+)  # fmt: skip
+def test_without_a_cache_one_line_says_why(
+    options: dict[str, Any], reason: str, fit: Fit, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fit(**options)
+    assert f"computed anew in every step: {reason}" in " ".join(capsys.readouterr().out.split())
+    assert not list((tmp_path / "cache").glob("features-*"))
+
+
+def test_a_trunk_that_learns_gets_no_line(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    fit("resnet18", "finetune", epochs=1)
+    assert "Features" not in capsys.readouterr().out
+
+
+def test_a_cache_folder_that_cannot_be_made_is_no_failure(
+    fit: Fit, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    fit(cache_dir=tmp_path / "file" / "cache", epochs=1)
+    assert "computed anew in every step:" in capsys.readouterr().out
+
+
+def test_a_disk_that_fills_up_is_no_failure(
+    fit: Fit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(features, "write_rows", full)
+    fit(epochs=1)
+    assert "No space left on device" in capsys.readouterr().out
+    assert not list((tmp_path / "cache").glob("*features*/*"))
+
+
+# --- what the key depends on -------------------------------------------------------------------------------------
+
+
+def made(tmp_path: Path) -> int:
+    return len(list((tmp_path / "cache").glob("features-*")))
+
+
+def test_a_second_run_takes_the_features_from_the_cache(
+    fit: Fit, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fit()
+    capsys.readouterr()
+    fit(seed=1)
+    assert "taken from the cache" in " ".join(capsys.readouterr().out.split())
+    assert made(tmp_path) == 2
+
+
+def test_other_weights_views_and_files_are_other_features(fit: Fit, few: Path, tmp_path: Path) -> None:
+    fit(epochs=1)
+    assert made(tmp_path) == 2
+    network = Backbone.create("resnet18", "none").network
+    fit(
+        Backbone("resnet18", network, FAMILIES["resnet18"], Backbone.create("resnet18", "none").preprocess, ""),
+        epochs=1,
+    )
+    assert made(tmp_path) == 4
+    fit(views=2, epochs=1)
+    assert made(tmp_path) == 5
+    fit(views=2, seed=1, epochs=1)
+    assert made(tmp_path) == 6
+    picture = next((few / "val").rglob("*.png"))
+    stat = picture.stat()
+    import os
+
+    os.utime(picture, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1000))
+    fit(epochs=1)
+    os.utime(picture, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert made(tmp_path) == 7
+
+
+class Own(nn.Module):
+    """A network of a user's own, whose code is no part of its weights."""
+
+    def __init__(self, sign: float = 1.0) -> None:
+        super().__init__()
+        self.sign, self.conv, self.fc = sign, nn.Conv2d(3, 8, 3, 2), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc((self.sign * self.conv(x)).relu().mean((2, 3)))
+
+
+def test_a_network_of_your_own_whose_code_changed_is_computed_anew(
+    fit: Fit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def own(sign: float) -> Own:
+        torch.manual_seed(3)
+        return Own(sign)
+
+    fit(own(1.0), head="fc")
+    assert "computed in" in capsys.readouterr().out
+    fit(own(1.0), head="fc")
+    assert "taken from the cache" in " ".join(capsys.readouterr().out.split())
+    changed, _ = fit(own(-1.0), head="fc")
+    assert "computed in" in capsys.readouterr().out
+    plain, _ = fit(own(-1.0), head="fc", cache="never")
+    assert torch.allclose(heads(changed), heads(plain), atol=1e-5)
+
+
+class Crooked(nn.Module):
+    """What follows the head is more than a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3, 2), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).relu().mean((2, 3))) * 3 + 1
+
+
+def test_a_network_that_cannot_be_run_from_the_cut_is_trained_whole(
+    fit: Fit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(Crooked(), head="fc")
+    assert "what follows fc is more than its modules" in " ".join(capsys.readouterr().out.split())
+
+
+# --- the file ----------------------------------------------------------------------------------------------------
+
+
+def test_damaged_files_are_made_anew(fit: Fit, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    whole, _ = fit()
+    entries = sorted((tmp_path / "cache").glob("features-*"))
+
+    def truncate(entry: Path) -> None:
+        with (entry / VALUES).open("r+b") as file:
+            file.truncate(300)
+
+    def foreign(entry: Path) -> None:
+        (entry / VALUES).write_bytes(b"<html>not found</html>" * 100)
+
+    def other_shape(entry: Path) -> None:
+        np.save(entry / VALUES, np.zeros((7, 3), np.float32))
+
+    def no_about(entry: Path) -> None:
+        (entry / ABOUT).write_text("{")
+
+    def zeros(entry: Path) -> None:
+        size = (entry / VALUES).stat().st_size
+        with (entry / VALUES).open("r+b") as file:
+            file.seek(128)
+            file.write(bytes(size - 128))
+
+    for damage in (truncate, foreign, other_shape, no_about, zeros):
+        for entry in entries:
+            damage(entry)
+        capsys.readouterr()
+        again, _ = fit()
+        assert "computed in" in capsys.readouterr().out, damage.__name__
+        assert torch.equal(heads(again), heads(whole))
+
+
+def test_rows_come_back_in_any_order(tmp_path: Path) -> None:
+    values = torch.randn(10, 4, 3, 2)
+    cache = Cache(tmp_path)
+    path = cache.path("features", {"a": 1})
+    shape = [10, 3, 2, 4]
+
+    def fill(folder: Path) -> None:
+        features.write_rows(folder / VALUES, values.split(3), shape, "float32")
+
+    cache.make(path, {"shape": shape}, values.nbytes, fill)
+    file = FeatureFile(path)
+    assert len(file) == 10
+    assert torch.equal(file.take([3, 9, 0]), values[[3, 9, 0]])
+    assert file.take([1, 2]).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_stays_flat_however_large_the_file(tmp_path: Path) -> None:
+    rows, width = 50_000, 4096  # 0.8 GB
+    cache = Cache(tmp_path)
+    path = cache.path("features", {})
+
+    def fill(folder: Path) -> None:
+        features.write_rows(
+            folder / VALUES, (torch.full((500, width), float(k)) for k in range(100)), [rows, width], "float32"
+        )
+
+    cache.make(path, {"shape": [rows, width]}, rows * width * 4, fill)
+    file = FeatureFile(path)
+
+    def resident() -> float:
+        line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS"))
+        return int(line.split()[1]) / 1024
+
+    before, peak = resident(), 0.0
+    order = torch.randperm(rows).tolist()
+    for k in range(0, rows, 250):
+        batch = file.take(order[k : k + 250])
+        assert batch[0, 0] == order[k] // 500
+        peak = max(peak, resident() - before)
+    assert peak < 450  # of 781 MiB; the bound is 256 of pages and what surrounds them
+
+
+def test_half_dropout_drops_half_and_keeps_the_mean() -> None:
+    values = torch.ones(8, 64, 9, 9).to(memory_format=torch.channels_last)
+    dropped = features.half_dropout(values)
+    assert set(dropped.unique().tolist()) == {0.0, 2.0}
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.02)
+    assert float((dropped[0] == dropped[1]).float().mean()) == pytest.approx(0.5, abs=0.03)  # masks are independent
+    assert float((dropped[:, 1:] == dropped[:, :-1]).float().mean()) == pytest.approx(0.5, abs=0.02)
+    torch.manual_seed(5)
+    first = features.half_dropout(values)
+    torch.manual_seed(5)
+    assert torch.equal(first, features.half_dropout(values))
+    leaf = torch.randn(3, 5, requires_grad=True)
+    features.half_dropout(leaf).sum().backward()
+    assert leaf.grad is not None
+    assert set(leaf.grad.unique().tolist()) <= {0.0, 2.0}
+
+
+@pytest.mark.parametrize("model", ["resnet18", "mobilenet_v3_small", "regnet_y_400mf", "googlenet"])
+def test_folding_changes_nothing_and_leaves_few_norms(model: str) -> None:
+    torch.manual_seed(0)
+    network = Backbone.create(model, "none").network.eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
+    images = torch.randn(2, 3, 64, 64)
+    tail = FAMILIES[model].tail
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    with torch.inference_mode():
+        twin = folded(network, tail, images)
+        was, now = features.entering(network, tail, images), features.entering(twin, tail, images)
+    count = {n: sum(isinstance(m, nn.BatchNorm2d) for m in x.modules()) for n, x in (("was", network), ("now", twin))}
+    assert count["now"] < count["was"] / 3  # googlenet's auxiliary heads are not run
+    assert torch.allclose(was, now, rtol=1e-3, atol=1e-4 * float(was.abs().max()))
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+class Twice(nn.Module):
+    """Its convolution is seen by more than its norm, and its norm is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.fc((self.norm(y) + self.norm(x) + y).mean((2, 3)))
+
+
+def test_folding_lets_be_what_it_cannot_fold() -> None:
+    network = Twice().eval()
+    nn.init.uniform_(network.norm.weight, 2, 3)
+    assert folded(network, "fc", torch.randn(2, 3, 8, 8)) is network
+
+
+def test_a_family_of_your_own_is_cached_at_its_tail(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    own = Own()
+    backbone = Backbone(
+        "own", own, Family(names=(), head="fc", tail="fc"), Backbone.create("resnet18", "none").preprocess, ""
+    )
+    fit(backbone)
+    assert "before fc, computed in" in " ".join(capsys.readouterr().out.split())
+
+
+def test_about_says_what_is_kept(fit: Fit, tmp_path: Path) -> None:
+    fit(epochs=1)
+    abouts = [json.loads(p.read_text()) for p in (tmp_path / "cache").glob(f"*/{ABOUT}")]
+    assert {a["what"] for a in abouts} == {
+        "features of resnet18 before fc, 7 train images",
+        "features of resnet18 before fc, 3 val images",
+    }
