@@ -5,12 +5,14 @@ Importing this does not import torch.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -43,6 +45,20 @@ class Interrupted(BaseException):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
+
+
+@contextmanager
+def heavy_imports() -> Iterator[None]:
+    """Around the import of torch and lightning: they make a million objects that stay until the end.
+
+    The garbage collector would look at them again and again, a second while they are made and another one at exit.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def console() -> None:

@@ -104,15 +104,20 @@ def samples(images: torch.Tensor, labels: Sequence[str], path: Path, columns: in
         images: uint8 (N, 3, H, W).
     """
     pixels = images.permute(0, 2, 3, 1).numpy()
-    rows = -(-len(pixels) // columns)
+    n, height, width, _ = pixels.shape
+    columns, rows = min(columns, n), -(-n // columns)
+    # one picture of pictures: a figure with an axes for each takes twenty times as long to lay out
+    gap, line = width // 16 + 1, height // 5 + 1
+    sheet = np.full((rows * (height + line), columns * (width + gap), 3), 255, np.uint8)
     with mpl.rc_context({**_STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(1.4 * min(columns, len(pixels)), 1.6 * rows), layout="constrained")
-        cells = np.atleast_1d(figure.subplots(rows, min(columns, len(pixels)))).ravel()
-        for axes in cells:
-            axes.axis("off")
-        for axes, image, label in zip(cells, pixels, labels, strict=False):
-            axes.imshow(image)
-            axes.set_title(_short(label), fontsize=7, loc="center")
+        figure = Figure(figsize=(1.4 * columns, 1.4 * columns * sheet.shape[0] / sheet.shape[1]))
+        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        axes.axis("off")
+        for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+            top, left = i // columns * (height + line) + line, i % columns * (width + gap) + gap // 2
+            sheet[top : top + height, left : left + width] = image
+            axes.text(left + width / 2, top - line / 4, _short(label), fontsize=7, ha="center", va="bottom")
+        axes.imshow(sheet, interpolation="antialiased", aspect="auto")
         _save(figure, path)
 
 

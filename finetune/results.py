@@ -194,8 +194,8 @@ def end_lines(values: dict[str, Any], folder: Path) -> list[str]:
 # --- the steps of a run ------------------------------------------------------------------------------------------
 
 
-def introduce(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder: Path) -> None:
-    """Before the first epoch: what is trained on what, and a picture of a training batch."""
+def introduce(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder: Path, report: bool) -> None:
+    """Before the first epoch: what is trained on what, and (with `report`) a picture of a training batch."""
     if not trainer.is_global_zero:
         return
     data.trainer = trainer  # Lightning would set it in a moment; the number of workers depends on the device
@@ -205,9 +205,10 @@ def introduce(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder
     write_split(data, folder / "split.csv")
     if data.bad_files:
         write_bad_files(data, folder / "bad_files.csv")
-    data.plain_epochs = module.plain_epochs(trainer.max_epochs)
-    images, labels = data.sample(16)
-    plots.samples(images, [module.classes[i] for i in labels], folder / "plots" / "samples.png")
+    if report:
+        data.plain_epochs = module.plain_epochs(trainer.max_epochs)
+        images, labels = data.sample(16)
+        plots.samples(images, [module.classes[i] for i in labels], folder / "plots" / "samples.png")
 
 
 def how_to_resume(folder: Path) -> str:

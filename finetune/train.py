@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from finetune import config
-from finetune.cli import INTERRUPTED, TERMINATED, Interrupted, hydra_command
+from finetune.cli import INTERRUPTED, TERMINATED, Interrupted, heavy_imports, hydra_command
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -19,7 +19,8 @@ def train(cfg: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     config.claim_folder(cfg, folder)
 
-    from finetune import build, results  # they import torch; what is wrong above is answered without
+    with heavy_imports():  # what is wrong above is answered without
+        from finetune import build, results
 
     build.prepare_process()
     clock = results.Clock()
@@ -29,7 +30,7 @@ def train(cfg: DictConfig) -> float | None:
         module = build.make_module(cfg, data)
         trainer = build.make_trainer(cfg, folder)
         ckpt_path = build.check_resume(cfg, module)
-    results.introduce(trainer, module, data, folder)
+    results.introduce(trainer, module, data, folder, cfg.report)
     try:
         with clock("fit"):
             trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
