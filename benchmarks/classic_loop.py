@@ -28,40 +28,59 @@ AUGMENTED = transforms.Compose(
 
 
 def train(
-    data: Path, weights: Path | None, mode: str, epochs: int = 15, seed: int = 0, augment: bool = True
+    data: Path,
+    weights: Path | None,
+    mode: str,
+    epochs: int = 15,
+    seed: int = 0,
+    augment: bool = True,
+    name: str = "squeezenet1_1",
 ) -> dict[str, Any]:
-    """Train squeezenet1_1 and return its accuracies and seconds."""
+    """Train squeezenet1_1 or resnet18 and return its accuracies, losses and seconds."""
     began = time.perf_counter()
     torch.manual_seed(seed)
     train_set = datasets.ImageFolder(str(data / "train"), AUGMENTED if augment else PLAIN)
     val_set = datasets.ImageFolder(str(data / "val"), PLAIN)
     train_loader = DataLoader(train_set, batch_size=8, shuffle=True, num_workers=2)
     val_loader = DataLoader(val_set, batch_size=8, num_workers=2)
-    model = models.squeezenet1_1()
+    model = models.get_model(name)
     if weights is not None and mode != "scratch":
         model.load_state_dict(torch.load(weights, weights_only=True), strict=False)
     if mode == "feature_extract":
         for parameter in model.parameters():
             parameter.requires_grad = False
-    model.classifier[1] = nn.Conv2d(512, len(train_set.classes), kernel_size=1)
+    if name == "resnet18":
+        model.fc = nn.Linear(512, len(train_set.classes))
+    else:
+        model.classifier[1] = nn.Conv2d(512, len(train_set.classes), kernel_size=1)
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(learning, lr=0.001, momentum=0.9)
     criterion = nn.CrossEntropyLoss()
-    accuracies = []
+    accuracies, losses, speeds = [], [], []
     for _ in range(epochs):
         model.train()
+        epoch_began, total = time.perf_counter(), 0.0
         for images, labels in train_loader:
             optimizer.zero_grad()
             loss = criterion(model(images), labels)
             loss.backward()
             optimizer.step()
+            total += loss.item() * len(labels)
+        losses.append(total / len(train_set))
+        speeds.append(len(train_set) / (time.perf_counter() - epoch_began))
         model.eval()
         right = 0
         with torch.no_grad():
             for images, labels in val_loader:
                 right += int((model(images).argmax(1) == labels).sum())
         accuracies.append(right / len(val_set))
-    return {"best": max(accuracies), "accuracies": accuracies, "seconds": time.perf_counter() - began}
+    return {
+        "best": max(accuracies),
+        "accuracies": accuracies,
+        "losses": losses,
+        "images_per_second": speeds,
+        "seconds": time.perf_counter() - began,
+    }
 
 
 def main() -> None:
@@ -73,8 +92,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-augment", action="store_true")
+    parser.add_argument("--model", choices=("squeezenet1_1", "resnet18"), default="squeezenet1_1")
     o = parser.parse_args()
-    print(json.dumps(train(o.data, o.weights, o.mode, o.epochs, o.seed, augment=not o.no_augment)))
+    print(json.dumps(train(o.data, o.weights, o.mode, o.epochs, o.seed, not o.no_augment, o.model)))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,6 @@ from typing import Any
 
 from filelock import FileLock
 
-from finetune.cli import argparse_command
-
 ABOUT = "about.json"
 DEFAULT_GIB = 20.0
 
@@ -168,6 +166,8 @@ def cache(argv: Sequence[str] | None = None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
+    from finetune.cli import argparse_command  # here: the classes work without hydra
+
     argparse_command(cache, argv)
 
 

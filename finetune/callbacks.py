@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from finetune.checkpoint import write_atomically
 from finetune.console import say
+from finetune.loaders import seed_cpu
 from finetune.splits import seed_of
 
 
@@ -32,7 +33,12 @@ class History(Checkpoint):
         """All validation metrics of the best epoch, the per-class ones included."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._began = time.perf_counter()
+        self._began = self._trained = time.perf_counter()
+        self._seen = 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._trained = time.perf_counter()
+        self._seen += len(batch[1])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # metrics are 32-bit floats: further digits would be noise
@@ -42,9 +48,12 @@ class History(Checkpoint):
         metrics = {
             k: values[k] for k in sorted(values, key=_column) if "/" in k and (judged or not k.startswith("val/"))
         }
-        seconds = round(time.perf_counter() - self._began, 3)
+        times = {
+            "seconds": round(time.perf_counter() - self._began, 3),
+            "images_per_second": round(self._seen * trainer.world_size / max(1e-9, self._trained - self._began), 1),
+        }
         self.rows = [r for r in self.rows if r["epoch"] != trainer.current_epoch]
-        self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics, "seconds": seconds})
+        self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics, **times})
         if best_row(self.rows, self.monitor) is self.rows[-1]:
             self.best_results = dict(getattr(pl_module, "results", {}).get("val", {}))
         if trainer.is_global_zero:
@@ -128,7 +137,11 @@ class SeedEveryBatch(Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(seed_of(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank))
+        seed = seed_of(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
+        if trainer.strategy.root_device.type == "cpu":
+            seed_cpu(seed)
+        else:
+            torch.manual_seed(seed)
 
 
 class EpochLines(Checkpoint):

@@ -100,6 +100,9 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
     config.register_models()
     sys.argv = [shell[0], *quoted]
     try:
+        if {"--help", "-h"} & set(given):
+            _print_help(name, [w for w in quoted if "=" in w and w[0] != "-"])
+            return
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=name)(job)()
         if failed:
             raise failed[0]
@@ -134,6 +137,44 @@ def _report_job(error: Exception, argv: Sequence[str]) -> None:
     own = " ".join(o for o in cfg.overrides.task if o not in argv)
     _print_error(f"job {cfg.job.num} ({own}) failed: {explain(error, cfg.job.name)}")
     error.__dict__["reported"] = True
+
+
+def _print_help(name: str, overrides: list[str]) -> None:
+    """The groups and the keys. Hydra's own help takes two seconds to list the groups, and more than 80 columns."""
+    with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
+        keys = OmegaConf.to_yaml(hydra.compose(name, overrides))
+    print(HELP.format(name=name, options=_option_lists(), keys=keys), end="")
+
+
+HELP = """\
+python -m finetune.{name} [key=value ...]
+
+Give a group's name to choose a file of it, a dotted key to change one value:
+  python -m finetune.train data=imagefolder data.root=my_photos model=resnet18
+  python -m finetune.train -m optimizer.lr=1e-3,1e-2 seed=0,1,2    # 6 runs
+
+== Groups (group=option) ==
+{options}
+== Keys and their defaults (key=value) ==
+{keys}
+== Flags ==
+-m                sweep: a run for every combination of values
+--cfg job         show the configuration and stop
+--config-dir DIR  your own YAML files
+--hydra-help      all flags
+"""
+
+
+def _option_lists() -> str:
+    """Every group with its options; the models are too many."""
+    lists = {g.name: [n for n in config.options(g.name) if n[0] != "_"] for g in config.CONF.iterdir() if g.is_dir()}
+    del lists["hydra"]
+    lists["model"] = [f"`python -m finetune.models` lists the {len(lists['model'])} of them"]
+    width = max(map(len, lists))
+    return "".join(
+        fill(f"{group + ':':{width + 2}}{', '.join(names)}", 80, subsequent_indent=" " * (width + 2)) + "\n"
+        for group, names in sorted(lists.items())
+    )
 
 
 # --- run folders -------------------------------------------------------------------------------------------------

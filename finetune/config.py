@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.families import FAMILIES, unknown
@@ -39,6 +38,8 @@ def options(group: str) -> list[str]:
 
 def register_models() -> None:
     """Fill Hydra's `model` group from the table of families; `model/_base.yaml` holds the other keys."""
+    from hydra.core.config_store import ConfigStore  # here: the classes work without hydra
+
     store = ConfigStore.instance()
     for name in FAMILIES:
         if not (CONF / "model" / f"{name}.yaml").exists():

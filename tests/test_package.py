@@ -26,6 +26,16 @@ def test_public_names_are_there() -> None:
         _ = finetune.Finetuner
 
 
+def test_the_classes_need_no_hydra(tmp_path: Path) -> None:
+    """A machine for training may have torch and lightning only; the commands need hydra, the classes do not."""
+    code = (
+        "import sys; sys.modules['hydra'] = None\n"
+        "from finetune import FineTuner, ImageDataModule\n"
+        "ImageDataModule('x'); FineTuner('squeezenet1_1', 2, 'lp_ft', weights='none')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
 def test_version_stands_in_one_place_twice_the_same() -> None:
     assert PROJECT["version"] == finetune.__version__
     assert f"## {finetune.__version__}" in (ROOT / "CHANGELOG.md").read_text()

@@ -31,6 +31,17 @@ def test_normalize_is_that_of_torchvision(memory_format: torch.memory_format, pi
     assert p.normalize(batch).is_contiguous(memory_format=torch.channels_last)
 
 
+def test_crop_is_that_of_torchvision(picture: Tensor) -> None:
+    p = Preprocess(size=32, resize=40)
+    ours, theirs = p.train_transform("basic").transforms[0], v2.RandomResizedCrop([32, 32])
+    for seed in range(5):
+        for layout in (picture, picture.permute(1, 2, 0).contiguous().permute(2, 0, 1)):
+            torch.manual_seed(seed)
+            ours_is = ours(layout)
+            torch.manual_seed(seed)
+            assert torch.equal(ours_is, theirs(layout))
+
+
 def test_eval_transform_differs_from_pillows_by_a_rounding(picture: Tensor) -> None:
     p = Preprocess(size=32, resize=40)
     image = v2.functional.to_pil_image(picture)
