@@ -293,13 +293,22 @@ class ImageDataModule(LightningDataModule):
         total = len(self.splits["train"])
         return [total / (len(counts) * n) for n in counts.values()]
 
+    def _on_cpu(self) -> bool:
+        trainer: Any = self.trainer
+        return trainer is None or trainer.strategy.root_device.type == "cpu"
+
+    def _evaluation_batch(self) -> int:
+        """Images at a time where nothing learns: it changes no result, and small batches are slow.
+
+        On a CPU 8 are as fast as 32, and take a quarter of the memory.
+        """
+        return max(8 if self._on_cpu() else 64, self.batch_size)
+
     def workers(self) -> int:
         """Processes per loader."""
         if self.num_workers != "auto":
             return int(self.num_workers)
-        trainer: Any = self.trainer
-        device = trainer.strategy.root_device.type if trainer is not None else "cpu"
-        return machine.workers(len(self.splits["train"]), on_cpu=device == "cpu")
+        return machine.workers(len(self.splits["train"]), self._on_cpu())
 
     @property
     def augmentation(self) -> str:
@@ -380,8 +389,7 @@ class ImageDataModule(LightningDataModule):
         dataset = self._evaluation_set(name)
         # no padding to equal lengths: it would count some images twice
         mine = list(range(len(dataset)))[self._rank()[0] :: self._rank()[1]]
-        # at least 32, whatever training takes: it changes no result, and small batches are slow
-        size = max(32, self.batch_size)
+        size = self._evaluation_batch()
         batches = [[(0, i) for i in mine[k : k + size]] for k in range(0, len(mine), size)]
         return self._or_features(name, self._loader(dataset, batch_sampler=batches), batches)
 
@@ -398,7 +406,7 @@ class ImageDataModule(LightningDataModule):
         """The uint8 images of a split in batches, in order, once for each view (an epoch's augmentation)."""
         dataset = self._train_set() if name == "train" else self._evaluation_set(name)
         everything = [(view, i) for view in range(views) for i in range(len(dataset))]
-        size = max(32, self.batch_size)
+        size = self._evaluation_batch()
         batches = [everything[k : k + size] for k in range(0, len(everything), size)]
         for batch, _ in self._loader(dataset, batch_sampler=batches, persistent_workers=False):
             yield batch

@@ -31,7 +31,7 @@ from finetune.folding import folded
 FORMAT = 1
 """Of the files, and of how pixels are read: another number makes old entries unknown."""
 VALUES = "values.npy"
-RESIDENT_BYTES = 256 << 20
+RESIDENT_BYTES = 64 << 20
 """Mapped pages are given back after so many bytes, so that memory stays flat however large the file is."""
 FAULT_BYTES = 2 << 20
 """What Linux may map around each byte that is touched: a huge page."""
