@@ -18,6 +18,8 @@ IGNORED_WARNINGS = (
     r".*number of training batches .* is smaller than the logging interval.*",
     r"Found \d+ module\(s\) in eval mode.*",
     r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r"It is recommended to use .*sync_dist=True.*",  # what we log is torchmetrics' result over all processes
+    r".*torch\.distributed\.nn\.functional.*",  # Lightning's gathering, on newer torch
     r"Checkpoint directory .* exists and is not empty.*",
     r"The image decoding and encoding capabilities of TorchVision are deprecated.*",  # see images.load_pixels
     r"The dirpath has changed from .*",  # a resumed run writes into its own folder; BestCheckpoint carries over

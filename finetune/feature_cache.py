@@ -30,20 +30,22 @@ class CachedSplits:
     views: int
 
 
-def choose_cut(module: FineTuner, trainer: Trainer) -> tuple[str, int] | None:
+def choose_cut(module: FineTuner, trainer: Trainer, first_epoch: int) -> tuple[str, int] | None:
     """Where to cut the network, and the epoch until which what enters there is a constant.
 
-    Of the cuts that hold for most epochs, the latest.
+    Of the cuts that hold for most epochs, the latest; None if none holds in the first epoch of this fit.
     """
     end = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else sys.maxsize
     found = []
     for cut in features.cuts(module.backbone, module.family):
+        if not strategy.names_before(module.backbone, cut):
+            continue  # the images themselves
         first = strategy.first_move(module.plan, module.backbone, end, cut)
         until = end if first is None else min(first, end)
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, ImageDataModule) and not data.augments(0) and data.augments(until - 1):
             until = data.plain_epochs
-        if until > trainer.current_epoch:
+        if until > first_epoch:
             found.append((cut, until))
     return max(found, key=lambda f: f[1], default=None)
 
@@ -80,18 +82,21 @@ def _before(module: FineTuner, cut: str) -> Iterator[Any]:
     return (p for n, p in module.backbone.named_parameters() if n in names)
 
 
-def prepare(module: FineTuner, trainer: Trainer) -> str | None:
+def prepare(module: FineTuner, trainer: Trainer, first_epoch: int) -> str | None:
     """Give the data module features, and kept pixels for the epochs without; lines say what happens.
+
+    Args:
+        first_epoch: of this fit; later than 0 in a resumed run.
 
     Returns:
         The cut at which features enter, or None.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    chosen = choose_cut(module, trainer)
+    chosen = choose_cut(module, trainer, first_epoch)
     # a fit in which everything learns from the start gets no line on features: there is nothing to keep
     cut = _keep_features(module, data, trainer, *chosen) if chosen is not None else None
     if isinstance(data, ImageDataModule):
-        first = data.cached.until if data.cached is not None else trainer.current_epoch
+        first = data.cached.until if data.cached is not None else first_epoch
         end = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else sys.maxsize
         said = data.keep_pixels(max(0, end - first))
         if said and trainer.is_global_zero:

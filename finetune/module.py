@@ -140,6 +140,7 @@ class FineTuner(LightningModule):
         self.results: dict[str, dict[str, Any]] = {}
         self._cut = self.family.tail
         """Where features enter in place of images."""
+        self._resumes_at = 0
         self.rates: dict[str, float] = {}
         """The rate of each group in the last step, ramps included."""
         self._make_metrics()
@@ -302,7 +303,9 @@ class FineTuner(LightningModule):
             group.first_epoch(self._max_epochs)  # a share of a run without an end is an error
         self._enter_epoch()
         self._print_table()
-        self._cut = feature_cache.prepare(self, self.trainer) or self._cut
+        # Lightning restores the loops, and with them the epoch, only after this hook
+        self._cut = feature_cache.prepare(self, self.trainer, self._resumes_at) or self._cut
+        self._resumes_at = 0
 
     def on_train_epoch_start(self) -> None:
         # Lightning never calls .train() here, and DDP has only wrapped what learned when the run began.
@@ -435,6 +438,10 @@ class FineTuner(LightningModule):
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=len(labels))
         self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=len(labels), prog_bar=True)
         return loss
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer is not None:  # a fit goes on; `load_from_checkpoint` begins at 0
+            self._resumes_at = int(checkpoint["epoch"]) + 1
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["max_epochs"] = self._max_epochs

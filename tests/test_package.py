@@ -26,6 +26,7 @@ def test_public_names_are_there() -> None:
         _ = finetune.Finetuner
 
 
+@pytest.mark.slow
 def test_the_classes_need_no_hydra(tmp_path: Path) -> None:
     """A machine for training may have torch and lightning only; the commands need hydra, the classes do not."""
     code = (
