@@ -20,7 +20,6 @@ from finetune.cache import DEFAULT_GIB, Cache
 from finetune.families import unknown
 from finetune.preprocess import AUGMENTATIONS, Preprocess
 from finetune.splits import (
-    Files,
     Loader,
     Named,
     Split,
@@ -337,33 +336,10 @@ class ImageDataModule(LightningDataModule):
 
     def keep_pixels(self, epochs: int) -> str:
         """Settle whether decoded pixels are kept for a run that sees them in so many epochs; says so in words."""
-        self._kept_pixels = {}
-        if self.cache_images == "off" or (self.cache_images == "auto" and epochs < 2):
-            return "pixels are decoded anew in every epoch" if epochs > 1 else ""
-        files = {
-            n: split.load.paths for n, split in self.splits.items() if isinstance(split.load, Files) and n != "test"
-        }
-        if not files:
-            return ""  # a torchvision data set has its own way with its pixels
-        sizes = {name: pixels.sizes_of(paths) for name, paths in files.items()}
-        total = sum(3 * h * w for found in sizes.values() for h, w in found)
+        parts = [split for name, split in self.splits.items() if name != "test"]
         budget = machine.free_memory() // 4 // self._rank()[1]
-        if self.cache_images == "auto" and total > budget:
-            return f"pixels are decoded anew in every epoch: {total / 2**30:.1f} GiB are more than a quarter of free memory"
-        try:
-            for name, found in sizes.items():
-                load = self.splits[name].load
-                if self.cache_images == "disk":
-                    key = {"images": self.fingerprint(name), **features.versions()}
-                    what = f"pixels of {len(found)} {name} images"
-                    self._kept_pixels[name] = pixels.on_disk(load, found, self.cache, key, what)
-                else:
-                    self._kept_pixels[name] = pixels.in_memory(load, found, self)
-        except OSError as error:
-            self._kept_pixels = {}
-            return f"pixels are decoded anew in every epoch: {error}"
-        where = str(self.cache.folder) if self.cache_images == "disk" else "memory"
-        return f"pixels are decoded once and kept in {where} ({total / 2**20:,.0f} MiB)"
+        self._kept_pixels, said = pixels.keep(parts, self.cache_images, epochs, self.cache, budget, owner=self)
+        return said
 
     def train_dataloader(self) -> Any:
         """Shuffled anew every epoch, augmented: uint8 images (N, 3, size, size) and labels (N,).

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from finetune.cache import Cache
 from finetune.images import cores
-from finetune.splits import Loader
+from finetune.splits import Loader, Split, fingerprint, paths_of
 
+FORMAT = 1
+"""Of the files, and of how pictures are decoded: another number makes old entries unknown."""
 PIXELS, SUMS = "pixels.bin", "sums.bin"
 _TRANSPOSED = (5, 6, 7, 8)
 _ORIENTATION = 0x0112
@@ -144,3 +146,37 @@ def on_disk(load: Loader, sizes: Sequence[tuple[int, int]], cache: Cache, key: d
             cache.make(path, {"what": what, "key": key}, kept.nbytes, kept.reserve)
         cache.touch(path)
     return kept
+
+
+def keep(
+    splits: Sequence[Split], mode: str, epochs: int, cache: Cache, budget: int, owner: object
+) -> tuple[dict[str, KeptPixels], str]:
+    """Loaders that keep pixels, by the name of the split, and in words what is done.
+
+    Args:
+        mode: "ram", "disk", "off", or "auto": in memory where all fits into `budget` bytes and is seen more than once.
+        epochs: in which pixels are seen.
+        owner: in whose lifetime pixels are kept in memory.
+    """
+    anew = "decoded anew in every epoch"
+    if mode == "off" or (mode == "auto" and epochs < 2):
+        return {}, anew if epochs > 1 else ""
+    files = [paths_of(split.load) for split in splits]
+    if None in files:
+        return {}, ""  # a torchvision data set has its own way with its pixels
+    sizes = [sizes_of(paths or []) for paths in files]
+    total = sum(3 * height * width for found in sizes for height, width in found)
+    if mode == "auto" and total > budget:
+        return {}, f"{anew}: {total / 2**30:.1f} GiB are more than a quarter of free memory"
+    try:
+        if mode != "disk":
+            kept = {s.name: in_memory(s.load, found, owner) for s, found in zip(splits, sizes, strict=True)}
+            return kept, f"decoded once and kept in memory ({total / 2**20:,.0f} MiB)"
+        kept = {}
+        for split, found in zip(splits, sizes, strict=True):
+            key = {"images": fingerprint(split, None), "format": FORMAT}
+            what = f"pixels of {len(split)} {split.name} images"
+            kept[split.name] = on_disk(split.load, found, cache, key, what)
+        return kept, f"decoded once and kept in {cache.folder} ({total / 2**20:,.0f} MiB)"
+    except OSError as error:
+        return {}, f"{anew}: {error}"

@@ -207,19 +207,19 @@ def class_order(item: Any, labels: list[str]) -> list[str]:
 
 def content_groups(split: Split) -> list[str]:
     """What must stay on one side of a split: exact duplicates share a group."""
-    if not isinstance(_base_loader(split.load), Files):
+    paths = paths_of(split.load)
+    if paths is None:
         return split.keys
-    load: Any = split.load
-    return [hashlib.sha1(Path(path).read_bytes(), usedforsecurity=False).hexdigest() for path in load.paths]
+    return [hashlib.sha1(Path(path).read_bytes(), usedforsecurity=False).hexdigest() for path in paths]
 
 
 def fingerprint(split: Split, root: Path | None) -> str:
     """A digest of a split's images in their order: the names, sizes and times of files, whose contents are not read."""
-    if isinstance(split.load, Files):
-        files = split.load.paths
-    else:  # a torchvision data set: the files that it is read from
+    files = paths_of(split.load)
+    if files is None:  # a torchvision data set: the files that it is read from
         files = list(images.walk_files(root)) if root is not None else []
-    parts = [repr(type(getattr(_base_loader(split.load), "dataset", None))), *split.keys]
+    base = _base_loader(split.load)
+    parts = [type(getattr(base, "dataset", base)).__qualname__, *split.keys]
     for path in files:
         stat = os.stat(path)
         parts.append(f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}")
@@ -228,6 +228,14 @@ def fingerprint(split: Split, root: Path | None) -> str:
 
 def _base_loader(load: Any) -> Any:
     return _base_loader(load.load) if isinstance(load, Picked) else load
+
+
+def paths_of(load: Any) -> list[str] | None:
+    """The files that a loader reads, position by position; None if it is a data set that has its own way."""
+    if isinstance(load, Picked):
+        paths = paths_of(load.load)
+        return None if paths is None else [paths[i] for i in load.positions]
+    return load.paths if isinstance(load, Files) else None
 
 
 def stratified(labels: Sequence[int], groups: Sequence[str], fraction: float, seed: int) -> set[int]:

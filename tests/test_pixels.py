@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -208,3 +209,26 @@ def test_load_pixels_without_torchvisions_decoder(paths: list[str], monkeypatch:
     before = images.load_pixels(paths[0])
     monkeypatch.setattr(images, "decode_jpeg", None)
     assert (images.load_pixels(paths[0]).int() - before.int()).abs().max() <= 2
+
+
+def test_a_split_that_was_held_out_is_kept_too(make_images: Callable[..., Path]) -> None:
+    data = ImageDataModule(make_images({"": {"cat": 5, "dog": 5}})).prepare()
+    assert "decoded once and kept in memory" in data.keep_pixels(5)
+    assert set(data._kept_pixels) == {"train", "val"}
+    before = [data.splits["val"].load(i) for i in range(2)]
+    assert all(torch.equal(data._kept_pixels["val"](i), before[i]) for i in range(2))
+
+
+def test_fingerprint_follows_the_files_of_a_split(make_images: Callable[..., Path], tmp_path: Path) -> None:
+    root = make_images({"": {"cat": 5, "dog": 5}})
+    table = tmp_path / "table.csv"
+    lines = [f"{p.relative_to(tmp_path)},{p.parent.name}" for p in sorted(root.rglob("*.png"))]
+    table.write_text("\n".join(["path,label", *lines]))
+    for when, where in enumerate((root, table)):
+        data = ImageDataModule(where).prepare()
+        before = {name: data.fingerprint(name) for name in ("train", "val")}
+        assert len(set(before.values())) == 2
+        changed = tmp_path / data.splits["val"].keys[0] if where == table else root / data.splits["val"].keys[0]
+        os.utime(changed, (when, when))
+        assert data.fingerprint("train") == before["train"]
+        assert data.fingerprint("val") != before["val"]
