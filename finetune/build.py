@@ -28,11 +28,13 @@ from finetune.strategy import Strategy
 
 
 def prepare_process() -> None:
-    """What a command sets for the whole process: no third-party noise, memory that is kept, TF32 on GPUs."""
+    """What a command sets for the whole process: no third-party noise, memory that is kept, TF32 in GPU's matrices.
+
+    (In convolutions TF32 is on by default.)
+    """
     quiet()
     machine.keep_freed_memory()
     torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
 
 
 def quiet() -> None:
@@ -203,7 +205,7 @@ def check_resume(cfg: DictConfig, module: FineTuner) -> Path | None:
     for key in ("model", "classes", "strategy"):
         was, now = stored["hyper_parameters"].get(key), module.hparams[key]
         if key == "strategy" and isinstance(was, dict):
-            was = Strategy.load(was).to_dict()  # a field that came later has its default
+            was, now = _what_learns(was), _what_learns(now)
         if was != now:
             raise ValueError(
                 f"ckpt_path={path} is of another run: its {key} is {_short(was)}, this run's is {_short(now)}. Give the same "
@@ -222,6 +224,12 @@ def check_resume(cfg: DictConfig, module: FineTuner) -> Path | None:
             "(a larger trainer.max_epochs goes on)."
         )
     return path
+
+
+def _what_learns(strategy: dict[str, Any]) -> dict[str, Any]:
+    """A strategy without how it is computed; a field that came later has its default."""
+    fields = Strategy.load(strategy).to_dict()
+    return {k: v for k, v in fields.items() if k not in ("cache", "cache_dtype")}
 
 
 def _short(value: Any) -> str:

@@ -10,17 +10,20 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 ABOUT = "about.json"
+NAME = re.compile(r"[a-z]+-[0-9a-f]{24}")
+"""Of our entries; the folder may hold other things."""
 DEFAULT_GIB = 20.0
 
 
@@ -44,14 +47,19 @@ class Entry:
 class Cache:
     """A folder of entries of at most `gib` GiB together."""
 
-    def __init__(self, folder: str | Path | None = None, gib: float = DEFAULT_GIB) -> None:
+    def __init__(self, folder: str | Path | None = None, gib: float | None = None) -> None:
+        gib = DEFAULT_GIB if gib is None else gib
         self.folder = Path(folder).expanduser() if folder is not None else default_folder()
         self.gib, self.limit = gib, int(gib * 2**30)
+        self.in_use: set[Path] = set()
+        """Entries that this run has made or read: they do not make room for one another."""
 
     def entries(self) -> list[Entry]:
         """What is kept, least recently used first."""
         found = []
         for about in self.folder.glob(f"*/{ABOUT}"):
+            if not NAME.fullmatch(about.parent.name):
+                continue  # somebody else's folder, which is not ours to remove
             try:
                 size = sum(f.stat().st_size for f in about.parent.iterdir())
                 found.append(Entry(about.parent, _read(about), size, about.stat().st_mtime))
@@ -73,7 +81,9 @@ class Cache:
 
     def touch(self, path: Path) -> None:
         """An entry is in use: it is the last to go."""
-        os.utime(path / ABOUT)
+        self.in_use.add(path)
+        with suppress(OSError):  # somebody else's entry
+            os.utime(path / ABOUT)
 
     def make(self, path: Path, about: Mapping[str, Any], size: int, fill: Callable[[Path], None]) -> None:
         """Make an entry whole: `fill` writes `size` bytes into the folder it is given. Hold `locked` around it.
@@ -90,6 +100,7 @@ class Cache:
             (temporary / ABOUT).write_text(json.dumps(dict(about), indent=2, ensure_ascii=False), encoding="utf-8")
             shutil.rmtree(path, ignore_errors=True)
             os.replace(temporary, path)
+            self.in_use.add(path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -98,24 +109,34 @@ class Cache:
         if size > self.limit:
             raise OSError(f"{_mib(size)} are more than paths.cache_gib={self.gib:g} allows")
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._remove_half_made()
         entries = self.entries()
-        total = sum(e.bytes for e in entries)
-        for entry in entries:
+        total, free = sum(e.bytes for e in entries), shutil.disk_usage(self.folder).free
+        can_go = [e for e in entries if e.path not in self.in_use]
+        spare = sum(e.bytes for e in can_go)
+        if total - spare + size > self.limit:
+            raise OSError(f"{_mib(size)} are more than paths.cache_gib={self.gib:g} leaves beside what this run needs")
+        if size >= free + spare:
+            raise OSError(f"{_mib(size)} do not fit into the {_mib(free)} that are free in {self.folder}")
+        for entry in can_go:
             if total + size <= self.limit and size < shutil.disk_usage(self.folder).free:
                 return
             # those who have it mapped keep it until they are done: removing takes the name away, not the pages
             shutil.rmtree(entry.path, ignore_errors=True)
             total -= entry.bytes
-        free = shutil.disk_usage(self.folder).free
-        if size >= free:
-            raise OSError(f"{_mib(size)} do not fit into the {_mib(free)} that are free in {self.folder}")
+
+    def _remove_half_made(self) -> None:
+        """What processes left that were killed while they made an entry: nobody holds its lock."""
+        for temporary in self.folder.glob(".*.tmp"):
+            with suppress(Timeout, OSError), FileLock(temporary.with_suffix(".lock"), timeout=0):
+                shutil.rmtree(temporary, ignore_errors=True)
 
     def clear(self) -> tuple[int, int]:
         """Remove all entries; their number and bytes."""
         entries = self.entries()
         for entry in entries:
             shutil.rmtree(entry.path, ignore_errors=True)
-        for rest in [*self.folder.glob(".*.tmp"), *self.folder.glob(".*.lock")]:
+        for rest in [p for p in self.folder.glob(".*") if p.suffix in (".tmp", ".lock") and NAME.fullmatch(p.stem[1:])]:
             shutil.rmtree(rest, ignore_errors=True) if rest.is_dir() else rest.unlink(missing_ok=True)
         return len(entries), sum(e.bytes for e in entries)
 

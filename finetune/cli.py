@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -53,6 +54,9 @@ def heavy_imports() -> Iterator[None]:
 
     The garbage collector would look at them again and again, a second while they are made and another one at exit.
     """
+    if "torch" in sys.modules:  # in a sweep, after the first run: what would be frozen now is that run's model
+        yield
+        return
     gc.disable()
     try:
         yield
@@ -91,6 +95,9 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
                 _report_job(error, quoted)
                 raise  # a sweeper must know; it goes on with the other jobs
             return None  # past Hydra, which would print its own lines
+        finally:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                gc.collect()  # the model and the data of this point, before the next has its own
 
     # names the job and its run folder; Hydra would take both from where `task` is defined
     job.__module__ = f"finetune.{name}"
@@ -101,7 +108,7 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
     sys.argv = [shell[0], *quoted]
     try:
         if {"--help", "-h"} & set(given):
-            _print_help(name, [w for w in quoted if "=" in w and w[0] != "-"])
+            _print_help(name, quoted)
             return
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=name)(job)()
         if failed:
@@ -139,8 +146,14 @@ def _report_job(error: Exception, argv: Sequence[str]) -> None:
     error.__dict__["reported"] = True
 
 
-def _print_help(name: str, overrides: list[str]) -> None:
+def _print_help(name: str, words: list[str]) -> None:
     """The groups and the keys. Hydra's own help takes two seconds to list the groups, and more than 80 columns."""
+    sweep = bool({"-m", "--multirun"} & set(words))
+    overrides = [w for w in words if "=" in w and w[0] != "-" and not sweep]
+    parts = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for flag, folder in pairwise(parts):
+        if flag in ("--config-dir", "-cd"):
+            overrides.append(f"hydra.searchpath=['file://{Path(folder).resolve()}']")
     with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
         keys = OmegaConf.to_yaml(hydra.compose(name, overrides))
     print(HELP.format(name=name, options=_option_lists(), keys=keys), end="")

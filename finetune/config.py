@@ -144,6 +144,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "data.on_bad_file": ("skip", "error"),
     "data.cache_images": ("auto", "ram", "disk", "off"),
     "strategy.cache": ("auto", "never"),
+    "strategy.cache_dtype": ("float32", "float16"),
     "strategy.frozen_norm": ("eval", "train"),
     "loss.class_weights": ("none", "auto"),
     "trainer.compile": ("auto", True, False),
@@ -166,6 +167,7 @@ _RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "loss.mixup": (float, 0, None),
     "loss.cutmix": (float, 0, None),
     "strategy.views": (int, 1, None),
+    "paths.cache_gib": (float, 0, None),
     "trainer.max_epochs": (int, -1, None),
 }
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from finetune import download, features, images, loaders, machine, pixels
-from finetune.cache import DEFAULT_GIB, Cache
+from finetune.cache import Cache
 from finetune.families import unknown
 from finetune.preprocess import AUGMENTATIONS, Preprocess
 from finetune.splits import (
@@ -75,7 +75,7 @@ class ImageDataModule(LightningDataModule):
         preprocess: Preprocess | None = None,
         seed: int = 0,
         cache_dir: str | Path | None = None,
-        cache_gib: float = DEFAULT_GIB,
+        cache_gib: float | None = None,
     ) -> None:
         """Name the data; nothing is read before `prepare()` or `fit`.
 
@@ -104,7 +104,7 @@ class ImageDataModule(LightningDataModule):
             preprocess: what the network needs; None takes it from the FineTuner that the Trainer fits.
             seed: of order and augmentation.
             cache_dir: where features and pixels are kept; None is `~/.cache/finetune`.
-            cache_gib: how much may be kept there.
+            cache_gib: how much may be kept there; None is 20.
         """
         super().__init__()
         if augment not in ("auto", *AUGMENTATIONS):
@@ -157,7 +157,7 @@ class ImageDataModule(LightningDataModule):
         if not self.splits:
             found = self._open_datasets() if self.dataset is not None else self._find_files()
             self._settle(found)
-        self.cached = None
+        self.teardown()
         if self.preprocess is None and isinstance(getattr(module, "preprocess", None), Preprocess):
             self.preprocess = module.preprocess
         if hasattr(module, "plain_epochs"):
@@ -167,6 +167,12 @@ class ImageDataModule(LightningDataModule):
                 f"The module has the classes {getattr(module, 'classes', None)}, the data have {self.classes}. "
                 "Build it with classes=data.classes."
             )
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Let go of features and kept pixels: they belong to one fit."""
+        self.cached = None
+        self._kept_pixels = {}
+        self.cache.in_use.clear()
 
     def prepare(self) -> ImageDataModule:
         """Fetch and find the data now, to know the classes before the network is built."""
@@ -301,13 +307,13 @@ class ImageDataModule(LightningDataModule):
 
         On a CPU 8 are as fast as 32, and take a quarter of the memory.
         """
-        return max(8 if self._on_cpu() else 64, self.batch_size)
+        return max(8 if self._on_cpu() else min(64, 4 * self.batch_size), self.batch_size)
 
     def workers(self) -> int:
         """Processes per loader."""
         if self.num_workers != "auto":
             return int(self.num_workers)
-        return machine.workers(len(self.splits["train"]), self._on_cpu())
+        return machine.workers(len(self.splits["train"]), self._on_cpu(), processes=self._rank()[1])
 
     @property
     def augmentation(self) -> str:
@@ -338,7 +344,7 @@ class ImageDataModule(LightningDataModule):
         """Settle whether decoded pixels are kept for a run that sees them in so many epochs; says so in words."""
         parts = [split for name, split in self.splits.items() if name != "test"]
         budget = machine.free_memory() // 4 // self._rank()[1]
-        self._kept_pixels, said = pixels.keep(parts, self.cache_images, epochs, self.cache, budget, owner=self)
+        self._kept_pixels, said = pixels.keep(parts, self.cache_images, epochs, self.cache, budget)
         return said
 
     def train_dataloader(self) -> Any:
@@ -405,7 +411,11 @@ class ImageDataModule(LightningDataModule):
 
     def _loader(self, dataset: loaders.ImageDataset, **options: Any) -> DataLoader[Any]:
         workers = self.workers()
-        options = {"persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available(), **options}
+        options = {
+            "persistent_workers": workers > 0,
+            "pin_memory": torch.cuda.is_available() and not self._on_cpu(),
+            **options,
+        }
         return DataLoader(dataset, num_workers=workers, collate_fn=loaders.collate, **options)
 
     def _fits(self) -> bool:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from finetune import features, strategy
+from finetune import cuts, features, strategy
 from finetune.console import entry, say
 from finetune.data import ImageDataModule
 from finetune.features import FeatureFile
@@ -35,9 +36,8 @@ def choose_cut(module: FineTuner, trainer: Trainer, first_epoch: int) -> tuple[s
 
     Of the cuts that hold for most epochs, the latest; None if none holds in the first epoch of this fit.
     """
-    end = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else sys.maxsize
-    found = []
-    for cut in features.cuts(module.backbone, module.family):
+    end, found = _end(trainer), []
+    for cut in cuts.cuts(module.backbone, module.family):
         if not strategy.names_before(module.backbone, cut):
             continue  # the images themselves
         first = strategy.first_move(module.plan, module.backbone, end, cut)
@@ -48,6 +48,12 @@ def choose_cut(module: FineTuner, trainer: Trainer, first_epoch: int) -> tuple[s
         if until > first_epoch:
             found.append((cut, until))
     return max(found, key=lambda f: f[1], default=None)
+
+
+def _end(trainer: Trainer) -> int:
+    """The epoch after the last; a run without an end has a very late one."""
+    given = trainer.max_epochs
+    return given if given is not None and given >= 0 else sys.maxsize
 
 
 def why_not(module: FineTuner, data: Any, trainer: Any, cut: str, until: int) -> str | None:
@@ -67,11 +73,13 @@ def why_not(module: FineTuner, data: Any, trainer: Any, cut: str, until: int) ->
     limits: list[Any] = [trainer.limit_train_batches, trainer.limit_val_batches]
     if trainer.overfit_batches or any(limit != 1.0 or isinstance(limit, int) for limit in limits):
         return "only some of the batches are used"
-    if trainer.world_size > 1 and any(p.requires_grad for p in _before(module, cut)):
-        return "gradients of a rate of 0 are shared between processes"
+    if module.hparams["model"] == "custom" and cut != module.family.head:
+        return f"what a network of your own does after {cut} may be more than its modules"
+    if any(p.requires_grad for p in _before(module, cut)) and (trainer.world_size > 1 or trainer.gradient_clip_val):
+        return "gradients of a group with rate 0 are clipped or shared between processes"
     try:
         strategy.set_modes(module.plan, module.backbone, until - 1, trainer.max_epochs, module.family.tail)
-        varying = features.varies(module.backbone, cut, module.family.aux_roots)
+        varying = cuts.varies(module.backbone, cut, module.family.aux_roots)
     finally:
         module.train()
     return f"{varying} is in training mode" if varying else None
@@ -97,8 +105,7 @@ def prepare(module: FineTuner, trainer: Trainer, first_epoch: int) -> str | None
     cut = _keep_features(module, data, trainer, *chosen) if chosen is not None else None
     if isinstance(data, ImageDataModule):
         first = data.cached.until if data.cached is not None else first_epoch
-        end = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else sys.maxsize
-        said = data.keep_pixels(max(0, end - first))
+        said = data.keep_pixels(max(0, _end(trainer) - first))
         if said and trainer.is_global_zero:
             say(entry("Pixels", said))
     return cut
@@ -109,7 +116,7 @@ def _keep_features(module: FineTuner, data: Any, trainer: Trainer, cut: str, unt
     if reason is None:
         try:
             cached = _compute(module, data, trainer, cut, until)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, torch.OutOfMemoryError) as error:
             reason = str(error)
     # over several processes: all or none
     if not trainer.strategy.reduce_boolean_decision(reason is None, all=True):
@@ -127,11 +134,10 @@ def _compute(module: FineTuner, data: ImageDataModule, trainer: Trainer, cut: st
         results[split] = features.compute(_job(module, data, trainer, cut, split, views), data.cache)
     seconds = sum(r.seconds for r in results.values())
     if trainer.is_global_zero:
-        size = sum(r.bytes for r in results.values()) / 2**20
+        size = sum(r.file.nbytes for r in results.values()) / 2**20
         images = f"{views} x {len(data.splits['train'])}" if views > 1 else str(len(data.splits["train"]))
         how = f"computed in {seconds:.1f} s" if seconds else "taken from the cache"
-        ever = until >= (trainer.max_epochs or 0) >= 0
-        epochs = "all epochs train on them" if ever else f"epochs 1 to {until} train on them"
+        epochs = "all epochs train on them" if until >= _end(trainer) else f"epochs 1 to {until} train on them"
         say(
             entry(
                 "Features",
@@ -153,10 +159,11 @@ def _job(module: FineTuner, data: ImageDataModule, trainer: Trainer, cut: str, s
 
     key = {
         "model": module.hparams["model"],
-        "weights": features.digest(module.backbone, cut, module.family.aux_roots),
+        "weights": cuts.digest(module.backbone, cut, module.family.aux_roots),
         "transform_input": bool(module.hparams["transform_input"]),
         "cut": cut,
-        "preprocess": data.final_preprocess.to_dict(),
+        "preprocess": [data.final_preprocess.to_dict(), module.preprocess.to_dict()],
+        "device": device.type,
         "images": data.fingerprint(split),
         "augmentation": {"views": views, "kind": data.augmentation, "seed": data.seed} if views > 1 else None,
         "precision": str(trainer.precision),
@@ -166,6 +173,7 @@ def _job(module: FineTuner, data: ImageDataModule, trainer: Trainer, cut: str, s
     return features.Job(
         network=module.backbone,
         cut=cut,
+        head=module.family.head,
         key=key,
         what=f"features of {module.hparams['model']} before {cut}, {len(data.splits[split])} {split} images"
         + (f" x {views} views" if views > 1 else ""),

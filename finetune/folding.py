@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from finetune.cuts import entering
+
 
 def folded(network: nn.Module, until: str, images: Tensor) -> nn.Module:
     """A copy of a network with its frozen BatchNorms folded where that changes nothing, or the network itself.
@@ -21,8 +23,6 @@ def folded(network: nn.Module, until: str, images: Tensor) -> nn.Module:
         until: path of the module at which the comparison ends.
         images: (N, 3, H, W).
     """
-    from finetune.features import entering
-
     pairs = _pairs(network, until, images)
     if not pairs:
         return network
@@ -39,8 +39,6 @@ def folded(network: nn.Module, until: str, images: Tensor) -> nn.Module:
 
 def _pairs(network: nn.Module, until: str, images: Tensor) -> list[tuple[str, str]]:
     """(convolution, BatchNorm) whose one output is the other's input, both called once."""
-    from finetune.features import entering
-
     seen: dict[int, str] = {}
     pairs: dict[str, str] = {}
     calls: dict[str, int] = {}

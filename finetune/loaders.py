@@ -108,6 +108,15 @@ class Switch:
     def __len__(self) -> int:
         return len(self.then)
 
+    @property
+    def _iterator(self) -> Any:
+        """Where Lightning looks for worker processes to end after a fit."""
+        return getattr(self.then, "_iterator", None)
+
+    @_iterator.setter
+    def _iterator(self, value: Any) -> None:
+        self.then._iterator = value
+
     def __iter__(self) -> Iterator[Any]:
         loader: Iterable[Any] = self.first if self.use_first() else self.then
         return iter(loader)

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -26,7 +27,7 @@ from torchmetrics.classification import (
 )
 from torchvision.transforms import v2
 
-from finetune import feature_cache, features
+from finetune import cuts, feature_cache
 from finetune import strategy as strategies
 from finetune.backbones import Backbone, from_module, with_preprocess
 from finetune.features import Features
@@ -231,7 +232,7 @@ class FineTuner(LightningModule):
         return logits, aux
 
     def _from_features(self, batch: Features) -> Tensor:
-        return features.run(features.rest(self.backbone, self._cut), batch.values)
+        return cuts.run(cuts.rest(self.backbone, self._cut), batch.values)
 
     # --- what learns when --------------------------------------------------------------------------------------
 
@@ -306,6 +307,11 @@ class FineTuner(LightningModule):
         # Lightning restores the loops, and with them the epoch, only after this hook
         self._cut = feature_cache.prepare(self, self.trainer, self._resumes_at) or self._cut
         self._resumes_at = 0
+        # A scheduler that asked for the number of steps has had the loader made: without features, and before a
+        # resumed run knew its epoch. Made anew as Lightning's own tuner does it.
+        if self.trainer.fit_loop._combined_loader is not None:
+            self.trainer.fit_loop._combined_loader.reset()
+            self.trainer.fit_loop._combined_loader = None
 
     def on_train_epoch_start(self) -> None:
         # Lightning never calls .train() here, and DDP has only wrapped what learned when the run began.
@@ -440,8 +446,9 @@ class FineTuner(LightningModule):
         return loss
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self._trainer is not None:  # a fit goes on; `load_from_checkpoint` begins at 0
-            self._resumes_at = int(checkpoint["epoch"]) + 1
+        # not by `load_from_checkpoint`, or where a checkpoint is only tested
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            self._resumes_at = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["max_epochs"] = self._max_epochs

@@ -77,6 +77,8 @@ class KeptPixels:
     def _open(self) -> tuple[int, mmap.mmap, int, mmap.mmap]:
         if self._opened is None:
             files = [os.open(self.folder / name, os.O_RDWR) for name in (PIXELS, SUMS)]
+            for file in files:
+                weakref.finalize(self, os.close, file)
             # copy on write: nothing that is done to an image gets into the file but by `_write`
             pixels, sums = (mmap.mmap(f, 0, access=mmap.ACCESS_COPY) for f in files)
             self._opened = files[0], pixels, files[1], sums
@@ -118,13 +120,31 @@ def _checksum(image: Tensor) -> int:
     return zlib.crc32(image.numpy().data) + 1
 
 
-def in_memory(load: Loader, sizes: Sequence[tuple[int, int]], owner: object) -> KeptPixels:
-    """Pixels in a temporary file, which the system holds in memory as far as it can, until `owner` goes."""
-    folder = Path(tempfile.mkdtemp(prefix="finetune-pixels-"))
-    weakref.finalize(owner, _remove, folder, os.getpid())
+def in_memory(load: Loader, sizes: Sequence[tuple[int, int]]) -> KeptPixels:
+    """Pixels in a temporary file, which the system holds in memory as far as it can; it goes with what is returned.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    _remove_left_over()
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     kept = KeptPixels(load, sizes, folder)
+    weakref.finalize(kept, _remove, folder, os.getpid())
+    if kept.nbytes > shutil.disk_usage(folder).free // 2:
+        raise OSError(f"{kept.nbytes / 2**30:.1f} GiB are more than half of what is free in {folder.parent}")
     kept.reserve(folder)
     return kept
+
+
+_PREFIX = "finetune-pixels-"
+
+
+def _remove_left_over() -> None:
+    """Temporary files of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdigit() and Path("/proc").is_dir() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove(folder: Path, pid: int) -> None:
@@ -149,18 +169,21 @@ def on_disk(load: Loader, sizes: Sequence[tuple[int, int]], cache: Cache, key: d
 
 
 def keep(
-    splits: Sequence[Split], mode: str, epochs: int, cache: Cache, budget: int, owner: object
+    splits: Sequence[Split], mode: str, epochs: int, cache: Cache, budget: int
 ) -> tuple[dict[str, KeptPixels], str]:
     """Loaders that keep pixels, by the name of the split, and in words what is done.
 
     Args:
         mode: "ram", "disk", "off", or "auto": in memory where all fits into `budget` bytes and is seen more than once.
         epochs: in which pixels are seen.
-        owner: in whose lifetime pixels are kept in memory.
     """
     anew = "decoded anew in every epoch"
-    if mode == "off" or (mode == "auto" and epochs < 2):
+    if mode == "off" or epochs == 0 or (mode == "auto" and epochs == 1):
         return {}, anew if epochs > 1 else ""
+    if not hasattr(os, "pwrite"):  # Windows
+        return {}, f"{anew}: this system cannot share them between processes"
+    if mode == "auto" and budget == 0:
+        return {}, f"{anew}: how much memory is free is not known (data.cache_images=ram keeps them)"
     files = [paths_of(split.load) for split in splits]
     if None in files:
         return {}, ""  # a torchvision data set has its own way with its pixels
@@ -170,8 +193,8 @@ def keep(
         return {}, f"{anew}: {total / 2**30:.1f} GiB are more than a quarter of free memory"
     try:
         if mode != "disk":
-            kept = {s.name: in_memory(s.load, found, owner) for s, found in zip(splits, sizes, strict=True)}
-            return kept, f"decoded once and kept in memory ({total / 2**20:,.0f} MiB)"
+            kept = {s.name: in_memory(s.load, found) for s, found in zip(splits, sizes, strict=True)}
+            return kept, f"decoded once and kept in a temporary file ({total / 2**20:,.0f} MiB)"
         kept = {}
         for split, found in zip(splits, sizes, strict=True):
             key = {"images": fingerprint(split, None), "format": FORMAT}

@@ -86,7 +86,8 @@ class Strategy:
     cache: str = "auto"
     """Features of a frozen trunk: `auto` (computed once wherever that gives the same result) or `never`."""
     views: int = 1
-    """How many augmented versions of each image are kept; epoch e uses version e mod views. 1 is the evaluation crop."""
+    """How many augmented versions of each image are kept; epoch e trains on version e mod views. 1 is the evaluation crop.
+    Where features are not kept, every epoch has a version of its own."""
     cache_dtype: str = "float32"
     """How features are kept: `float32`, or `float16` in half the space."""
     name: str = "custom"

@@ -25,6 +25,8 @@ def add(cache: Cache, name: str, size: int, used: float) -> Path:
     path = cache.path("thing", {"name": name})
     with cache.locked(path):
         cache.make(path, {"what": name}, size, fill(size))
+    if used < 1000:  # by a run that is over
+        cache.in_use.discard(path)
     os.utime(path / ABOUT, (used, used))
     return path
 
@@ -43,6 +45,7 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     cache = Cache(tmp_path, gib=5000 / GIB)
     paths = {n: add(cache, n, 1500, used=100 + i) for i, n in enumerate("abc")}
     cache.touch(paths["a"])
+    cache.in_use.clear()
     add(cache, "d", 1500, used=time.time() + 1)
     assert names(cache) == ["c", "a", "d"]
     assert sum(e.bytes for e in cache.entries()) < 5200
@@ -56,6 +59,40 @@ def test_what_is_larger_than_the_limit_or_the_disk_is_refused_and_removes_nothin
     assert names(cache) == ["a"]
     with pytest.raises(OSError, match=r"do not fit into the .* that are free"):
         Cache(tmp_path / "large", gib=2**40).make(tmp_path / "large" / "x", {}, 2**60, fill(1))
+
+
+def test_what_this_run_needs_makes_no_room(tmp_path: Path) -> None:
+    add(Cache(tmp_path), "old", 1500, used=100)
+    cache, now = Cache(tmp_path, gib=5000 / GIB), time.time()
+    add(cache, "train", 2500, used=now)
+    add(cache, "val", 2000, used=now + 1)
+    assert names(cache) == ["train", "val"]
+    with pytest.raises(OSError, match="leaves beside what this run needs"):
+        add(cache, "more", 2000, used=now + 2)
+    assert names(cache) == ["train", "val"]
+
+
+def test_other_things_in_the_folder_are_let_be(tmp_path: Path) -> None:
+    mine = tmp_path / "photos"
+    mine.mkdir()
+    (mine / ABOUT).write_text("{}")
+    (tmp_path / ".something.tmp").mkdir()
+    cache = Cache(tmp_path, gib=2000 / GIB)
+    add(cache, "a", 1500, used=100)
+    add(cache, "b", 1500, used=101)
+    cache.clear()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".something.tmp", "photos"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    path = cache.path("thing", {"name": "killed"})
+    (tmp_path / f".{path.name}.tmp").mkdir()
+    busy = cache.path("thing", {"name": "busy"})
+    (tmp_path / f".{busy.name}.tmp").mkdir()
+    with cache.locked(busy):
+        add(cache, "a", 10, used=100)
+        assert [p.name for p in tmp_path.glob(".*.tmp")] == [f".{busy.name}.tmp"]
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:

@@ -106,6 +106,15 @@ def test_train_help_lists_groups_and_keys(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_train_help_takes_what_the_command_takes(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "strategy").mkdir(parents=True)
+    (tmp_path / "mine" / "strategy" / "top.yaml").write_text('groups: [{match: "@head"}, {match: ".*", start: null}]\n')
+    done = run("--config-dir", "mine", "strategy=top", "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "start: null" in done.stdout
+    assert run("-m", "optimizer.lr=1e-3,1e-2", "--help", cwd=tmp_path).returncode == 0
+
+
 def test_user_configs_by_config_dir(tmp_path: Path) -> None:
     (tmp_path / "mine" / "strategy").mkdir(parents=True)
     (tmp_path / "mine" / "strategy" / "top.yaml").write_text('groups: [{match: "@head"}, {match: ".*", start: null}]\n')

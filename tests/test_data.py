@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision import datasets
 
 from finetune import FineTuner, ImageDataModule, Preprocess
-from finetune.loaders import EpochSampler, FullBatches
+from finetune.loaders import EpochSampler, FullBatches, Switch
 from finetune.splits import seed_of
 
 SMALL = Preprocess(size=16, resize=16)
@@ -346,3 +346,20 @@ def test_hymenoptera_is_244_and_153_and_its_placeholder_is_named(shared: Path) -
     assert data.classes == ["ants", "bees"]
     assert any("1 .gif" in note for note in data.notes)
     assert not data.bad_files
+
+
+def test_switch_gives_one_of_two_and_shows_lightning_the_workers() -> None:
+    class Loader(list[int]):
+        _iterator: object = None
+
+    first, then = Loader([1, 2]), Loader([3, 4])
+    use_first = True
+    switch = Switch(first, then, lambda: use_first)
+    assert list(switch) == [1, 2]
+    use_first = False
+    assert list(switch) == [3, 4]
+    assert len(switch) == 2
+    then._iterator = object()
+    assert switch._iterator is then._iterator
+    switch._iterator = None  # Lightning has ended them
+    assert then._iterator is None

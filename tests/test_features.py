@@ -14,8 +14,9 @@ from conftest import write_images
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
-from finetune import FineTuner, ImageDataModule, features
+from finetune import FineTuner, ImageDataModule, cuts, features
 from finetune.backbones import Backbone
 from finetune.cache import ABOUT, Cache
 from finetune.families import FAMILIES, Family
@@ -102,11 +103,11 @@ def test_every_stage_is_a_place_to_cut(model: str) -> None:
     backbone = Backbone.create(model, "none", size=ONE_OF_EACH[model])
     network = backbone.network.eval()
     images = torch.randn(2, 3, ONE_OF_EACH[model], ONE_OF_EACH[model])
-    found = features.cuts(network, backbone.family)
+    found = cuts.cuts(network, backbone.family)
     assert len(found) > 3
     with torch.inference_mode():
         for cut in found:
-            features.check(network, cut, features.entering(network, cut, images), images)
+            cuts.check(network, cut, backbone.family.head, cuts.entering(network, cut, images), images)
 
 
 def test_a_partly_frozen_trunk_is_cut_where_it_begins_to_learn(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +136,7 @@ def test_a_trunk_that_starts_late_trains_on_features_until_then(
     assert not torch.equal(cached.backbone.state_dict()[first_conv], start.backbone.state_dict()[first_conv])
 
 
-def test_a_resumed_run_goes_on_with_features(fit: Fit, tmp_path: Path) -> None:
+def test_a_resumed_run_goes_on_with_features(fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, _ = fit("resnet18", epochs=3)
     module, data = fit("resnet18", epochs=2)
     path = tmp_path / "two.ckpt"
@@ -144,7 +145,9 @@ def test_a_resumed_run_goes_on_with_features(fit: Fit, tmp_path: Path) -> None:
                       optimizer=partial(SGD, lr=0.01, momentum=0.9))  # fmt: skip
     runner = Trainer(max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
                      enable_checkpointing=False, num_sanity_val_steps=0)  # fmt: skip
+    capsys.readouterr()
     runner.fit(again, datamodule=data, ckpt_path=path, weights_only=True)
+    assert "all epochs train on them" in " ".join(capsys.readouterr().out.split())
     assert torch.allclose(heads(again), heads(whole), atol=1e-6)
 
 
@@ -158,6 +161,25 @@ def test_a_run_resumed_after_the_trunk_started_computes_no_features(
     capsys.readouterr()
     trainer(4).fit(again, datamodule=data, ckpt_path=tmp_path / "three.ckpt", weights_only=True)
     assert "Features" not in capsys.readouterr().out
+    assert again.current_epoch == 4
+
+
+@pytest.mark.parametrize("scheduler", [CosineAnnealingLR, partial(OneCycleLR, pct_start=0.5)])
+def test_a_scheduler_that_asks_for_the_number_of_steps_leaves_the_features_in_use(
+    scheduler: Any, fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    original = FineTuner.training_step
+
+    def training_step(self: FineTuner, batch: Any, batch_idx: int) -> Tensor:
+        seen.append(type(batch).__name__)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(FineTuner, "training_step", training_step)
+    cached, _ = fit("resnet18", scheduler=scheduler)
+    assert set(seen) == {"Features"}
+    plain, _ = fit("resnet18", scheduler=scheduler, cache="never")
+    assert torch.allclose(heads(cached), heads(plain), atol=1e-5)
 
 
 def test_views_are_the_augmentations_of_the_first_epochs(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,6 +210,8 @@ def test_float16_takes_half_the_space(fit: Fit, tmp_path: Path) -> None:
         ({"trainer": {"limit_train_batches": 1}}, "only some of the batches"),
         ({"strategy": {"groups": [{"match": "@head"}, {"match": ".*", "start": None}], "frozen_norm": "train"}},
          "bn1 is in training mode"),
+        ({"strategy": {"groups": [{"match": "@head"}, {"match": ".*", "lr": 0.0}]}, "trainer": {"gradient_clip_val": 1.0}},
+         "gradients of a group with rate 0 are clipped"),
     ],
 )  # fmt: skip
 def test_without_a_cache_one_line_says_why(
@@ -303,6 +327,50 @@ class Crooked(nn.Module):
         return self.fc(self.conv(x).relu().mean((2, 3))) * 3 + 1
 
 
+class Functional(nn.Module):
+    """What follows its tail is more than modules, and a head of zeros would hide it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.drop, self.fc1, self.fc = nn.Conv2d(3, 8, 3, 2), nn.Dropout(), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.fc1(self.drop(self.conv(x).mean((2, 3)))).relu())
+
+
+class Weight(nn.Module):
+    """Its head is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3, 2), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(self.conv(x).mean((2, 3)), self.fc.weight, self.fc.bias)
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "reason"),
+    [
+        (Functional, {"tail": "drop", "head_init": "zero"}, "what a network of your own does after drop"),
+        (Weight, {}, "the network does not call fc as a module"),
+    ],
+)
+def test_networks_of_your_own_that_cannot_be_cut_are_trained_whole(
+    network: type[nn.Module], options: dict[str, Any], reason: str, fit: Fit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(network(), head="fc", epochs=1, **options)
+    assert reason in " ".join(capsys.readouterr().out.split())
+
+
+def test_check_is_not_deceived_by_a_head_of_zeros() -> None:
+    network, images = Functional().eval(), torch.randn(2, 3, 8, 8)
+    nn.init.zeros_(network.fc.weight)
+    nn.init.zeros_(network.fc.bias)
+    with pytest.raises(ValueError, match="what follows drop is more than its modules"):
+        cuts.check(network, "drop", "fc", cuts.entering(network, "drop", images), images)
+
+
 def test_a_network_that_cannot_be_run_from_the_cut_is_trained_whole(
     fit: Fit, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -391,17 +459,17 @@ def test_memory_stays_flat_however_large_the_file(tmp_path: Path) -> None:
 
 def test_half_dropout_drops_half_and_keeps_the_mean() -> None:
     values = torch.ones(8, 64, 9, 9).to(memory_format=torch.channels_last)
-    dropped = features.half_dropout(values)
+    dropped = cuts.half_dropout(values)
     assert set(dropped.unique().tolist()) == {0.0, 2.0}
     assert float(dropped.mean()) == pytest.approx(1, abs=0.02)
     assert float((dropped[0] == dropped[1]).float().mean()) == pytest.approx(0.5, abs=0.03)  # masks are independent
     assert float((dropped[:, 1:] == dropped[:, :-1]).float().mean()) == pytest.approx(0.5, abs=0.02)
     torch.manual_seed(5)
-    first = features.half_dropout(values)
+    first = cuts.half_dropout(values)
     torch.manual_seed(5)
-    assert torch.equal(first, features.half_dropout(values))
+    assert torch.equal(first, cuts.half_dropout(values))
     leaf = torch.randn(3, 5, requires_grad=True)
-    features.half_dropout(leaf).sum().backward()
+    cuts.half_dropout(leaf).sum().backward()
     assert leaf.grad is not None
     assert set(leaf.grad.unique().tolist()) <= {0.0, 2.0}
 
@@ -421,7 +489,7 @@ def test_folding_changes_nothing_and_leaves_few_norms(model: str) -> None:
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with torch.inference_mode():
         twin = folded(network, tail, images)
-        was, now = features.entering(network, tail, images), features.entering(twin, tail, images)
+        was, now = cuts.entering(network, tail, images), cuts.entering(twin, tail, images)
     count = {n: sum(isinstance(m, nn.BatchNorm2d) for m in x.modules()) for n, x in (("was", network), ("now", twin))}
     assert count["now"] < count["was"] / 3  # googlenet's auxiliary heads are not run
     assert torch.allclose(was, now, rtol=1e-3, atol=1e-4 * float(was.abs().max()))

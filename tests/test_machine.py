@@ -44,7 +44,11 @@ def test_workers_leave_the_cpu_to_a_network_that_computes_on_it(
     cores: int, images: int, on_cpu: bool, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.setattr(machine, "free_memory", lambda: 2**36)
     assert machine.workers(images, on_cpu) == expected
+    assert machine.workers(images, on_cpu, processes=cores) == 0
+    monkeypatch.setattr(machine, "free_memory", lambda: 3 * machine.WORKER_BYTES)
+    assert machine.workers(images, on_cpu) == min(expected, 3)
 
 
 def test_free_memory_is_less_than_there_is() -> None:

@@ -160,16 +160,29 @@ def test_on_disk_serves_the_next_run(paths: list[str], tmp_path: Path) -> None:
     assert torch.equal(third(2), image)
 
 
-def test_in_memory_goes_with_its_owner(paths: list[str]) -> None:
-    class Owner:
-        pass
-
-    owner = Owner()
-    store = pixels.in_memory(Counted(paths), pixels.sizes_of(paths), owner)
+def test_in_memory_goes_with_its_loader(paths: list[str]) -> None:
+    store = pixels.in_memory(Counted(paths), pixels.sizes_of(paths))
     store(0)
-    assert store.folder.is_dir()
-    del owner
-    assert not store.folder.exists()
+    folder = store.folder
+    descriptors = len(os.listdir("/proc/self/fd")) if Path("/proc").is_dir() else 0
+    assert folder.is_dir()
+    del store
+    assert not folder.exists()
+    if descriptors:
+        assert len(os.listdir("/proc/self/fd")) <= descriptors - 2
+
+
+def test_in_memory_refuses_what_has_no_room_and_clears_up_after_the_killed(
+    paths: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = tmp_path / "finetune-pixels-999999999-x"
+    left.mkdir()
+    mine = tmp_path / f"finetune-pixels-{os.getpid()}-x"
+    mine.mkdir()
+    with pytest.raises(OSError, match="more than half of what is free"):
+        pixels.in_memory(Counted(paths), [(2**20, 2**20)])
+    assert list(tmp_path.glob("finetune-pixels-*")) == [mine]
 
 
 @pytest.mark.parametrize("mode", ["auto", "ram", "disk", "off"])
@@ -187,7 +200,7 @@ def test_training_is_the_same_with_kept_pixels(
 
     kept, plain = head(mode), head("off")
     said = " ".join(capsys.readouterr().out.split())
-    where = {"auto": "kept in memory", "ram": "kept in memory", "disk": f"kept in {tmp_path}", "off": "decoded anew"}
+    where = {"auto": "kept in a temporary file", "ram": "kept in a temporary file", "disk": f"kept in {tmp_path}", "off": "decoded anew"}
     assert where[mode] in said
     assert torch.equal(kept, plain)
 
@@ -198,9 +211,12 @@ def test_auto_keeps_nothing_that_does_not_fit(
     data = ImageDataModule(photos).prepare()
     monkeypatch.setattr(machine, "free_memory", lambda: 1000)
     assert "are more than a quarter of free memory" in data.keep_pixels(5)
+    monkeypatch.setattr(machine, "free_memory", lambda: 0)
+    assert "how much memory is free is not known" in data.keep_pixels(5)
+    monkeypatch.setattr(machine, "free_memory", lambda: 1000)
     assert data.keep_pixels(1) == ""
     monkeypatch.setattr(machine, "free_memory", lambda: 10**9)
-    assert "kept in memory" in data.keep_pixels(5)
+    assert "kept in a temporary file" in data.keep_pixels(5)
     data.cache_images, data.cache.limit = "disk", 10
     assert "more than paths.cache_gib" in data.keep_pixels(5)
 
@@ -213,7 +229,7 @@ def test_load_pixels_without_torchvisions_decoder(paths: list[str], monkeypatch:
 
 def test_a_split_that_was_held_out_is_kept_too(make_images: Callable[..., Path]) -> None:
     data = ImageDataModule(make_images({"": {"cat": 5, "dog": 5}})).prepare()
-    assert "decoded once and kept in memory" in data.keep_pixels(5)
+    assert "decoded once and kept in a temporary file" in data.keep_pixels(5)
     assert set(data._kept_pixels) == {"train", "val"}
     before = [data.splits["val"].load(i) for i in range(2)]
     assert all(torch.equal(data._kept_pixels["val"](i), before[i]) for i in range(2))
