@@ -127,16 +127,19 @@ class Cache:
 
     def _remove_half_made(self) -> None:
         """What processes left that were killed while they made an entry: nobody holds its lock."""
-        for temporary in self.folder.glob(".*.tmp"):
+        for temporary in self._rests(".tmp"):
             with suppress(Timeout, OSError), FileLock(temporary.with_suffix(".lock"), timeout=0):
                 shutil.rmtree(temporary, ignore_errors=True)
+
+    def _rests(self, *suffixes: str) -> list[Path]:
+        return [p for p in self.folder.glob(".*") if p.suffix in suffixes and NAME.fullmatch(p.stem[1:])]
 
     def clear(self) -> tuple[int, int]:
         """Remove all entries; their number and bytes."""
         entries = self.entries()
         for entry in entries:
             shutil.rmtree(entry.path, ignore_errors=True)
-        for rest in [p for p in self.folder.glob(".*") if p.suffix in (".tmp", ".lock") and NAME.fullmatch(p.stem[1:])]:
+        for rest in self._rests(".tmp", ".lock"):
             shutil.rmtree(rest, ignore_errors=True) if rest.is_dir() else rest.unlink(missing_ok=True)
         return len(entries), sum(e.bytes for e in entries)
 

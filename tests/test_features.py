@@ -182,6 +182,7 @@ def test_a_scheduler_that_asks_for_the_number_of_steps_leaves_the_features_in_us
     assert torch.allclose(heads(cached), heads(plain), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_views_are_the_augmentations_of_the_first_epochs(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     cached, _ = fit("resnet18", views=3)
     assert "of 3 x 7 + 3 images" in capsys.readouterr().out
@@ -191,6 +192,7 @@ def test_views_are_the_augmentations_of_the_first_epochs(fit: Fit, capsys: pytes
     assert not torch.allclose(heads(cached), heads(again), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_float16_takes_half_the_space(fit: Fit, tmp_path: Path) -> None:
     full, _ = fit("resnet18", cache_dir=tmp_path / "32")
     half, _ = fit("resnet18", cache_dir=tmp_path / "16", cache_dtype="float16")
@@ -265,6 +267,7 @@ def test_a_second_run_takes_the_features_from_the_cache(
     assert made(tmp_path) == 2
 
 
+@pytest.mark.slow
 def test_other_weights_views_and_files_are_other_features(fit: Fit, few: Path, tmp_path: Path) -> None:
     fit(epochs=1)
     assert made(tmp_path) == 2
@@ -381,6 +384,7 @@ def test_a_network_that_cannot_be_run_from_the_cut_is_trained_whole(
 # --- the file ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_damaged_files_are_made_anew(fit: Fit, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     whole, _ = fit()
     entries = sorted((tmp_path / "cache").glob("features-*"))

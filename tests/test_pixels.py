@@ -200,7 +200,12 @@ def test_training_is_the_same_with_kept_pixels(
 
     kept, plain = head(mode), head("off")
     said = " ".join(capsys.readouterr().out.split())
-    where = {"auto": "kept in a temporary file", "ram": "kept in a temporary file", "disk": f"kept in {tmp_path}", "off": "decoded anew"}
+    where = {
+        "auto": "kept in a temporary file",
+        "ram": "kept in a temporary file",
+        "disk": f"kept in {tmp_path}",
+        "off": "decoded anew",
+    }
     assert where[mode] in said
     assert torch.equal(kept, plain)
 

@@ -431,6 +431,7 @@ def test_two_processes_end_with_identical_weights(strategy: str, photos: Path, t
 # --- compare -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_compare_draws_and_prints_runs(
     run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
