@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,7 @@ def choose_cut(module: FineTuner, trainer: Trainer, first_epoch: int) -> tuple[s
 
     Of the cuts that hold for most epochs, the latest; None if none holds in the first epoch of this fit.
     """
-    end, found = _end(trainer), []
+    end, found = strategy.end_of(trainer.max_epochs), []
     for cut in cuts.cuts(module.backbone, module.family):
         if not strategy.names_before(module.backbone, cut):
             continue  # the images themselves
@@ -48,12 +47,6 @@ def choose_cut(module: FineTuner, trainer: Trainer, first_epoch: int) -> tuple[s
         if until > first_epoch:
             found.append((cut, until))
     return max(found, key=lambda f: f[1], default=None)
-
-
-def _end(trainer: Trainer) -> int:
-    """The epoch after the last; a run without an end has a very late one."""
-    given = trainer.max_epochs
-    return given if given is not None and given >= 0 else sys.maxsize
 
 
 def why_not(module: FineTuner, data: Any, trainer: Any, cut: str, until: int) -> str | None:
@@ -105,7 +98,7 @@ def prepare(module: FineTuner, trainer: Trainer, first_epoch: int) -> str | None
     cut = _keep_features(module, data, trainer, *chosen) if chosen is not None else None
     if isinstance(data, ImageDataModule):
         first = data.cached.until if data.cached is not None else first_epoch
-        said = data.keep_pixels(max(0, _end(trainer) - first))
+        said = data.keep_pixels(max(0, strategy.end_of(trainer.max_epochs) - first))
         if said and trainer.is_global_zero:
             say(entry("Pixels", said))
     return cut
@@ -137,7 +130,11 @@ def _compute(module: FineTuner, data: ImageDataModule, trainer: Trainer, cut: st
         size = sum(r.file.nbytes for r in results.values()) / 2**20
         images = f"{views} x {len(data.splits['train'])}" if views > 1 else str(len(data.splits["train"]))
         how = f"computed in {seconds:.1f} s" if seconds else "taken from the cache"
-        epochs = "all epochs train on them" if until >= _end(trainer) else f"epochs 1 to {until} train on them"
+        epochs = (
+            "all epochs train on them"
+            if until >= strategy.end_of(trainer.max_epochs)
+            else f"epochs 1 to {until} train on them"
+        )
         say(
             entry(
                 "Features",

@@ -263,8 +263,7 @@ class FineTuner(LightningModule):
         """
         if self.strategy.views > 1:
             return 0
-        end = max_epochs if max_epochs is not None and max_epochs >= 0 else sys.maxsize
-        first = strategies.first_move(self.plan, self.backbone, end, self.family.tail)
+        first = strategies.first_move(self.plan, self.backbone, strategies.end_of(max_epochs), self.family.tail)
         return sys.maxsize if first is None else first
 
     def learning_names(self) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -307,6 +308,11 @@ def moving(plan: Plan, epoch: int, max_epochs: int | None) -> set[str]:
         if plan.learns(group, epoch, max_epochs) and group.lr > 0
         for name in names
     }
+
+
+def end_of(max_epochs: int | None) -> int:
+    """The epoch after the last; a run without an end (None or -1) has a very late one."""
+    return max_epochs if max_epochs is not None and max_epochs >= 0 else sys.maxsize
 
 
 def first_move(plan: Plan, network: nn.Module, max_epochs: int | None, path: str) -> int | None:
