@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone as Backbone
+    from finetune.classifier import Classifier as Classifier
+    from finetune.classifier import Prediction as Prediction
+    from finetune.classifier import load as load
     from finetune.data import ImageDataModule as ImageDataModule
     from finetune.families import Family as Family
     from finetune.families import register as register
@@ -21,11 +24,14 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Backbone": "finetune.backbones",
+    "Classifier": "finetune.classifier",
     "Family": "finetune.families",
     "FineTuner": "finetune.module",
     "ImageDataModule": "finetune.data",
+    "Prediction": "finetune.classifier",
     "Preprocess": "finetune.preprocess",
     "Strategy": "finetune.strategy",
+    "load": "finetune.classifier",
     "register": "finetune.families",
 }
 __all__ = sorted(_PUBLIC)

@@ -16,6 +16,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from finetune.checkpoint import read_tensors
 from finetune.config import WEIGHT_FILES, weights_path
 from finetune.families import FAMILIES as FAMILIES
 from finetune.families import Family as Family
@@ -72,6 +73,8 @@ class Backbone:
         family = find_family(name)
         weights = str(weights or "none")
         path = weights_path(weights)
+        if transform_input is None and path:
+            transform_input = _own_words(path).get("transform_input")
         transform = family.transform_input and weights != "none" if transform_input is None else transform_input
         if family.build is not None:
             network = family.build()
@@ -170,12 +173,16 @@ def default_preprocess(name: str, weights: str | None = "default") -> Preprocess
         return family.preprocess or Preprocess()
     weights = str(weights or "none")
     path = weights_path(weights)
-    if path and path.suffix == ".ckpt":
-        stored = read_tensors(path).get("hyper_parameters", {})
-        if isinstance(stored, dict) and isinstance(stored.get("preprocess"), dict):
-            return Preprocess().updated(stored["preprocess"])
+    if path and isinstance(stored := _own_words(path).get("preprocess"), dict):
+        return Preprocess().updated(stored)
     enum = find_weights(name, "default" if path or weights == "none" else weights)
     return Preprocess.from_transforms(enum.transforms())
+
+
+def _own_words(path: Path) -> dict[str, Any]:
+    """What a checkpoint of ours says of its network; nothing for any other file."""
+    stored = read_tensors(path).get("hyper_parameters") if path.suffix == ".ckpt" else None
+    return dict(stored) if isinstance(stored, dict) else {}
 
 
 def _torchvision_network(
@@ -235,38 +242,6 @@ def check_cached_weights(weights: Any) -> None:
 # --- local files -----------------------------------------------------------------------------------------------
 
 
-def read_tensors(path: Path) -> dict[str, Any]:
-    """A weights file or checkpoint as plain data and tensors; code in it is refused.
-
-    Raises:
-        ValueError: the file is damaged, of another kind, or holds more than tensors and plain data.
-    """
-    if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise ValueError(
-                "A .safetensors file needs the package safetensors: pip install 'finetune-lightning[export]'"
-            ) from error
-        try:
-            return dict(load_file(path))
-        # safetensors has an exception of its own, and its headers can fail in other ways too
-        except Exception as error:
-            raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    # a damaged file can raise anything from EOFError to struct.error inside torch
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) cannot be read as a file of tensors and plain data: {reason}. "
-            "It is damaged, of another kind, or holds code, which is never run."
-        ) from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds a {type(data).__name__}, not a state dict; save model.state_dict() instead.")
-    return data
-
-
 _PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "net.", "network.")
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")  # torchvision's own old files
 
@@ -311,9 +286,10 @@ def load_weights(network: nn.Module, path: Path, family: Family) -> str:
     for problem, names in (("lacks", missing), ("has another shape:", shapes), ("also holds", foreign)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            whose = _own_words(path).get("model")
             raise ValueError(
                 f"{path} does not fit {type(network).__name__}: it {problem} {', '.join(names[:3])}{more}. "
-                "Is it the file of another model?"
+                + (f"It is a checkpoint of {whose}." if whose else "Is it the file of another model?")
             )
     network.load_state_dict({k: v for k, v in given.items() if k in trunk}, strict=False)
     ignored = len(loaded) - len(given)

@@ -18,9 +18,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
 from finetune import config, machine
-from finetune.backbones import default_preprocess, read_tensors
+from finetune.backbones import default_preprocess
 from finetune.callbacks import BestCheckpoint, EpochLines, History, SeedEveryBatch, last_checkpoint, mode_of
-from finetune.checkpoint import AtomicCheckpointIO
+from finetune.checkpoint import AtomicCheckpointIO, read_tensors
 from finetune.console import IGNORED_WARNINGS, console, say
 from finetune.data import ImageDataModule
 from finetune.module import FineTuner
@@ -98,6 +98,8 @@ def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
         mixup=cfg.loss.mixup,
         cutmix=cfg.loss.cutmix,
     )
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    module.config = values
     _check_size(module)
     if cfg.trainer.compile is True:
         module.backbone.compile()
@@ -118,7 +120,7 @@ def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     """Lightning's Trainer with our record, checkpoints and seeds."""
     options = {k: v for k, v in _plain(cfg.trainer).items() if k != "compile"}
     if options["precision"] == "auto":
-        options["precision"] = machine.precision(accelerator(options["accelerator"]))
+        options["precision"] = machine.precision(machine.accelerator(options["accelerator"]))
     history = History(folder / "metrics.csv", cfg.monitor)
     beside = resume_path(cfg).parent if cfg.ckpt_path is not None else None
     bar = [RichProgressBar()] if console().is_terminal else []
@@ -165,15 +167,6 @@ def _logger(cfg: DictConfig) -> Logger | bool:
             f"{make.func.__name__ if make else ''} needs a package that is not installed ({error}). "
             "The extras are tensorboard, wandb and mlflow: pip install 'finetune-lightning[NAME]'."
         ) from error
-
-
-def accelerator(given: str) -> str:
-    """What `trainer.accelerator` comes to on this machine: cpu, cuda or mps."""
-    if given in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "cuda"
-    if given in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return "mps"
-    return "cpu"
 
 
 def resume_path(cfg: DictConfig) -> Path:

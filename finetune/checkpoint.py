@@ -1,15 +1,22 @@
-"""Files that are whole or not there."""
+"""Files of tensors: written whole or not at all, read without running what they say, and self-describing."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+FORMAT = 2
+"""Of our checkpoints. 1 had no `finetune` entry: neither the held-out files nor how the run was validated."""
+ABOUT = "finetune"
+"""The entry that makes a checkpoint ours, beside Lightning's own."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -49,3 +56,87 @@ def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
         if isinstance(error.__context__, KeyboardInterrupt):  # torch.save answers Ctrl-C with an error of its own
             raise KeyboardInterrupt from error
         raise
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """A weights file or checkpoint as plain data and tensors; code in it is refused.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, of another kind, or holds more than tensors and plain data.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file.")
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise ValueError(
+                "A .safetensors file needs the package safetensors: pip install 'finetune-lightning[export]'"
+            ) from error
+        try:
+            return dict(load_file(path))
+        # safetensors has an exception of its own, and its headers can fail in other ways too
+        except Exception as error:
+            raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+    try:
+        _check_archive(path)
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    # a damaged file can raise anything from EOFError to struct.error inside torch
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) cannot be read as a file of tensors and plain data: {reason}. "
+            "It is damaged, of another kind, or holds code, which is never run."
+        ) from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds a {type(data).__name__}, not a state dict; save model.state_dict() instead.")
+    return data
+
+
+def _check_archive(path: Path) -> None:
+    """Torch does not notice a flipped byte; the archive that it writes has a checksum of every part."""
+    if not zipfile.is_zipfile(path):
+        return  # as torch wrote before 1.6, or no file of torch's: torch.load will say
+    with zipfile.ZipFile(path) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise ValueError("it is a compressed archive, which torch does not write")
+        if (part := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of {part} in it is wrong")
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """A checkpoint of ours, whole and complete, older formats in today's form.
+
+    Returns:
+        Lightning's entries (`state_dict`, `hyper_parameters`, ...) and `finetune`: `format`, `versions`, `config`,
+        `data` (the root, the held-out images) and `validated` (how, and with what result).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, holds code, is not of ours or of a newer format.
+    """
+    if str(path).startswith(("http://", "https://")):
+        raise ValueError(f"{path}: a checkpoint is a file on this machine; download it first.")
+    path = Path(path).expanduser()
+    data = read_tensors(path)
+    hyper, state = data.get("hyper_parameters"), data.get("state_dict")
+    if not isinstance(state, Mapping) or not isinstance(hyper, Mapping) or not {"model", "classes"} <= hyper.keys():
+        raise ValueError(
+            f"{path} is not a checkpoint of finetune: it lacks the {'weights' if not state else 'model and its classes'}. "
+            f"If it holds a network's weights, start from it with model.weights={path}."
+        )
+    if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError(f"{path} is damaged: its state_dict is not one of names and tensors.")
+    about = data.get(ABOUT)
+    about = dict(about) if isinstance(about, Mapping) else {"format": 1}
+    if not isinstance(about.get("format"), int) or about["format"] > FORMAT:
+        raise ValueError(
+            f"{path} was written by a newer finetune (format {about.get('format')}, this one knows {FORMAT}): upgrade it."
+        )
+    for key in ("versions", "config", "data", "validated"):
+        about[key] = about[key] if isinstance(about.get(key), Mapping) else {}
+    return {**data, ABOUT: about}

@@ -25,8 +25,10 @@ from finetune.splits import (
     Split,
     class_order,
     content_groups,
+    digest,
     fingerprint,
     first_of_each,
+    held_out,
     named_items,
     pick,
     read_folders,
@@ -133,6 +135,7 @@ class ImageDataModule(LightningDataModule):
         """With augment="auto", the first epochs in which images are not augmented."""
         self.classes: list[str] = []
         self.splits: dict[str, Split] = {}
+        self._described: dict[str, Any] = {}
         self.bad_files: dict[str, str] = {}
         self.notes: list[str] = []
         """What a person should know of the data: what was left out, what was split."""
@@ -302,7 +305,8 @@ class ImageDataModule(LightningDataModule):
         trainer: Any = self.trainer
         return trainer is None or trainer.strategy.root_device.type == "cpu"
 
-    def _evaluation_batch(self) -> int:
+    @property
+    def evaluation_batch(self) -> int:
         """Images at a time where nothing learns: it changes no result, and small batches are slow.
 
         On a CPU 8 are as fast as 32, and take a quarter of the memory.
@@ -371,7 +375,7 @@ class ImageDataModule(LightningDataModule):
         dataset = self._evaluation_set(name)
         # no padding to equal lengths: it would count some images twice
         mine = list(range(len(dataset)))[self._rank()[0] :: self._rank()[1]]
-        size = self._evaluation_batch()
+        size = self.evaluation_batch
         batches = [[(0, i) for i in mine[k : k + size]] for k in range(0, len(mine), size)]
         return self._or_features(name, self._loader(dataset, batch_sampler=batches), batches)
 
@@ -388,7 +392,7 @@ class ImageDataModule(LightningDataModule):
         """The uint8 images of a split in batches, in order, once for each view (an epoch's augmentation)."""
         dataset = self._train_set() if name == "train" else self._evaluation_set(name)
         everything = [(view, i) for view in range(views) for i in range(len(dataset))]
-        size = self._evaluation_batch()
+        size = self.evaluation_batch
         batches = [everything[k : k + size] for k in range(0, len(everything), size)]
         for batch, _ in self._loader(dataset, batch_sampler=batches, persistent_workers=False):
             yield batch
@@ -397,6 +401,16 @@ class ImageDataModule(LightningDataModule):
         """The first of `in_order`, (1, 3, size, size)."""
         dataset = self._train_set() if name == "train" else self._evaluation_set(name)
         return loaders.collate([dataset[0, 0]])[0]
+
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the data: where they are, and which images were held out."""
+        self._described = self._described or {
+            "root": str(self.root.absolute()) if self.root is not None else None,
+            "dataset": getattr(self.dataset, "func", self.dataset).__name__ if self.dataset else None,
+            "digest": digest(self.splits.values()),
+            "splits": {name: held_out(split) for name, split in self.splits.items() if name != "train"},
+        }
+        return self._described
 
     def fingerprint(self, name: str) -> str:
         """A digest of the images of a split: of their files' names, sizes and times, not of their contents."""

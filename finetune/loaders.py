@@ -49,9 +49,9 @@ def seed_cpu(seed: int) -> None:
 
 
 def collate(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """Images (N, 3, H, W), in channels_last where they come so, and labels (N,)."""
-    pictures = [image.permute(1, 2, 0) for image, _ in items]
-    if all(p.is_contiguous() for p in pictures):  # else torch.stack would copy byte by byte
+    """Images (N, 3, H, W), in channels_last where they come so, or views (N, V, 3, H, W), and labels (N,)."""
+    pictures = [image.movedim(-3, -1) for image, _ in items]
+    if pictures[0].ndim == 3 and all(p.is_contiguous() for p in pictures):  # else torch.stack would copy byte by byte
         images = torch.stack(pictures).permute(0, 3, 1, 2)
     else:
         images = torch.stack([image for image, _ in items])

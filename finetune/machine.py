@@ -1,15 +1,38 @@
-"""What this machine has, and what follows from it: precision, workers, memory."""
+"""What this machine has, and what follows from it: versions, precision, workers, memory."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 from finetune.images import cores
+
+PACKAGES = (
+    "finetune-lightning",
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "hydra-core",
+    "omegaconf",
+)
+
+
+def versions() -> dict[str, str]:
+    """What was installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def keep_freed_memory() -> None:
@@ -27,6 +50,15 @@ def keep_freed_memory() -> None:
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     mallopt(mmap_threshold, 1 << 30)
     mallopt(trim_threshold, 2**31 - 1)
+
+
+def accelerator(given: str) -> str:
+    """What `auto` or `gpu` comes to on this machine: cpu, cuda or mps."""
+    if given in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "cuda"
+    if given in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
 
 
 def precision(accelerator: str) -> str:

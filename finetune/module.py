@@ -7,10 +7,13 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from inspect import signature
+from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any, Self
 
+import lightning
 import torch
+from lightning.fabric import Fabric
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
@@ -27,10 +30,13 @@ from torchmetrics.classification import (
 )
 from torchvision.transforms import v2
 
-from finetune import cuts, feature_cache
+from finetune import checkpoint as checkpoints
+from finetune import cuts, feature_cache, machine
 from finetune import strategy as strategies
 from finetune.backbones import Backbone, from_module, with_preprocess
+from finetune.data import ImageDataModule
 from finetune.features import Features
+from finetune.folding import folded
 from finetune.strategy import Strategy
 
 Batch = tuple[Tensor, Tensor] | Features
@@ -139,8 +145,15 @@ class FineTuner(LightningModule):
         self._set_class_weights(class_weights)
         self.mix = _mix(len(self.classes), mixup, cutmix)
         self.results: dict[str, dict[str, Any]] = {}
+        self.config: Mapping[str, Any] = {}
+        """The configuration that it was made from, plain values; checkpoints keep it."""
+        self.about: dict[str, Any] = {}
+        """What the checkpoint that it was loaded from says of the run, see `checkpoint.read`."""
+        self._judged_at = -1
+        """The optimizer step after which `results["val"]` were computed."""
         self._cut = self.family.tail
         """Where features enter in place of images."""
+        self._before_cut: Callable[[Tensor], Tensor] | None = None
         self._resumes_at = 0
         self.rates: dict[str, float] = {}
         """The rate of each group in the last step, ramps included."""
@@ -218,9 +231,47 @@ class FineTuner(LightningModule):
         """Images (N, 3, H, W) to logits (N, classes) of the main head.
 
         Args:
-            images: uint8 pixels, or floats that were normalised as `preprocess` says.
+            images: uint8 pixels, or floats that were normalised as `preprocess` says; or several views of each
+                image (N, V, 3, H, W), whose probabilities are averaged.
         """
-        return self._outputs(self._normalized(images))[0]
+        if images.ndim == 5:
+            n, views = images.shape[:2]
+            each = self(images.flatten(0, 1)).float().log_softmax(dim=1).view(n, views, -1)
+            return each.logsumexp(dim=1) - math.log(views)
+        images = self._normalized(images)
+        if self._before_cut is not None and not self.training:
+            return cuts.run(cuts.rest(self.backbone, self._cut), self._before_cut(images))
+        return self._outputs(images)[0]
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) to what enters the head (N, D); maps (SqueezeNet's) are averaged over their pixels.
+
+        Args:
+            images: as for `forward`.
+        """
+        values = cuts.entering(self.backbone, self.family.head, self._normalized(images)).float()
+        return values.mean(dim=(2, 3)) if values.ndim == 4 and isinstance(self.head, nn.Conv2d) else values.flatten(1)
+
+    def evaluate_as(self, validated: Mapping[str, Any]) -> None:
+        """From now on, in evaluation mode, compute as the epochs of a run did that were validated on kept features.
+
+        BatchNorm is folded there: the same function, rounded differently, which in 16 bits can be seen.
+
+        Args:
+            validated: of a checkpoint, see `checkpoint.read`.
+        """
+        self._before_cut, cut = None, validated.get("features_before")
+        if cut is None:
+            return
+        self.eval()
+        size, dtype = self.preprocess.size, getattr(torch, validated["features_dtype"])
+        with torch.no_grad():
+            noise = torch.randint(
+                256, (4, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+            )
+            twin = folded(self.backbone, cut, self._normalized(noise.to(self.device)))
+        self._cut = cut
+        self._before_cut = lambda images: cuts.entering(twin, cut, images).to(dtype).float()
 
     def _normalized(self, images: Tensor) -> Tensor:
         return self.preprocess.normalize(images).to(self.dtype) if images.dtype == torch.uint8 else images
@@ -451,6 +502,86 @@ class FineTuner(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["max_epochs"] = self._max_epochs
+        checkpoint[checkpoints.ABOUT] = self._description()
+
+    def _description(self) -> dict[str, Any]:
+        """What `checkpoint.read` gives back."""
+        same = {"format": checkpoints.FORMAT, "versions": machine.versions()}
+        if self._trainer is None:
+            return {"config": dict(self.config), "data": {}, "validated": {}, **self.about, **same}
+        trainer, data = self._trainer, getattr(self._trainer, "datamodule", None)
+        cached = getattr(data, "cached", None)
+        on_features = cached is not None and self.current_epoch < cached.until
+        validated = {
+            "epoch": self.current_epoch,
+            "precision": str(trainer.precision),
+            "device": trainer.strategy.root_device.type,
+            "batch_size": getattr(data, "evaluation_batch", None),
+            "features_before": self._cut if on_features else None,
+            "features_dtype": self.strategy.cache_dtype,
+            "results": self.results.get("val", {}) if self._judged_at == trainer.global_step else {},
+        }
+        described = data.description() if isinstance(data, ImageDataModule) else {}
+        return {**same, "config": dict(self.config), "data": described, "validated": validated}
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint without the state of a run: what `finetune.load` and `load_from_checkpoint` need."""
+        content: dict[str, Any] = {
+            "state_dict": self.state_dict(),
+            "hyper_parameters": dict(self.hparams),
+            "pytorch-lightning_version": lightning.__version__,
+        }
+        self.on_save_checkpoint(content)
+        checkpoints.AtomicCheckpointIO().save_checkpoint(content, path)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: None = None,
+        strict: bool = True,
+        weights_only: bool = True,
+        **changes: Any,
+    ) -> Self:
+        """A module as it was saved, from the file alone: no network, no configuration, no pretrained weights.
+
+        Args:
+            checkpoint_path: a file of ours.
+            map_location: the device; None is the CPU.
+            hparams_file: of Lightning's own method, and not needed.
+            strict: see `changes`.
+            weights_only: files are never read otherwise.
+            changes: arguments of the constructor in place of those that were saved, `optimizer=` for example; with
+                `classes`, `strict=False` leaves the new head as it is.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, holds code, or is not of ours.
+        """
+        if hparams_file is not None or not weights_only:
+            raise ValueError("A checkpoint needs no hparams_file, and is always read with weights_only=True.")
+        stored = checkpoints.read(checkpoint_path)
+        arguments = {**stored["hyper_parameters"], **changes}
+        takes = signature(cls.__init__).parameters
+        if all(p.kind is not Parameter.VAR_KEYWORD for p in takes.values()):
+            arguments = {k: v for k, v in arguments.items() if k in takes or k in changes}
+        try:
+            with Fabric(accelerator="cpu", devices=1).init_module(empty_init=strict):  # what is loaded needs no drawing
+                module = cls(**arguments)
+            state = stored["state_dict"]
+            if not strict:
+                own = module.state_dict()
+                state = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+            module.load_state_dict(state, strict=strict)
+        # a file can say anything of itself
+        except Exception as error:
+            text = "; ".join(line.strip() for line in str(error).splitlines()[:4])
+            raise ValueError(f"{checkpoint_path} cannot be rebuilt: {text or type(error).__name__}") from error
+        module.source = module.hparams["source"] = str(stored["hyper_parameters"].get("source"))
+        module.about, module.config = stored[checkpoints.ABOUT], stored[checkpoints.ABOUT]["config"]
+        module.on_load_checkpoint(stored)
+        return module.to(map_location or "cpu").eval()
 
     def on_train_end(self) -> None:
         """Over several processes: all must have learned the same."""
@@ -480,6 +611,10 @@ class FineTuner(LightningModule):
     def _evaluation_step(self, batch: Batch, split: str) -> None:
         labels = batch[1]
         logits = (self._from_features(batch) if isinstance(batch, Features) else self(batch[0])).float()
+        self.judge(logits, labels, split)
+
+    def judge(self, logits: Tensor, labels: Tensor, split: str) -> None:
+        """Count a batch of logits (N, classes) against labels (N,), until `conclude`."""
         # the plain log loss, without smoothing and weights, so that runs can be compared
         loss: Any = self.losses[split]
         metrics: Any = self.metrics[split]
@@ -493,14 +628,21 @@ class FineTuner(LightningModule):
         self._finish_evaluation("test")
 
     def _finish_evaluation(self, split: str) -> None:
+        values = self.conclude(split)
+        if split == "val":
+            self._judged_at = self.trainer.global_step
+        scalars = {f"{split}/{k}": v for k, v in values.items() if v.ndim == 0}
+        self.log_dict(scalars, batch_size=1, prog_bar=split == "val")
+
+    def conclude(self, split: str) -> dict[str, Tensor]:
+        """Every metric of what was judged, which `results[split]` keeps too; what comes next is judged anew."""
         metrics: Any = self.metrics[split]
         loss: Any = self.losses[split]
-        values: dict[str, Any] = {"loss": loss.compute(), **_compute(metrics)}
+        values: dict[str, Tensor] = {"loss": loss.compute(), **_compute(metrics)}
         metrics.reset()
         loss.reset()
         self.results[split] = {k: v.tolist() for k, v in values.items()}
-        scalars = {f"{split}/{k}": v for k, v in values.items() if v.ndim == 0}
-        self.log_dict(scalars, batch_size=1, prog_bar=split == "val")
+        return values
 
 
 def _compute(metrics: Any) -> dict[str, Tensor]:

@@ -76,12 +76,13 @@ class Preprocess:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @property
-    def _mode(self) -> InterpolationMode:
+    def mode(self) -> InterpolationMode:
+        """`interpolation` as torchvision names it."""
         return InterpolationMode(self.interpolation)
 
     def eval_transform(self) -> v2.Transform:
         """uint8 RGB tensor (3, H, W) -> uint8 tensor (3, size, size): resize, centre crop."""
-        return v2.Compose([v2.Resize([self.resize], self._mode), v2.CenterCrop([self.size, self.size])])
+        return v2.Compose([v2.Resize([self.resize], self.mode), v2.CenterCrop([self.size, self.size])])
 
     def train_transform(self, augment: str) -> v2.Transform:
         """uint8 RGB tensor (3, H, W) -> uint8 tensor (3, size, size), randomly changed as `augment` says.
@@ -119,13 +120,13 @@ class _Crop(v2.RandomResizedCrop):
 
 
 def _basic(p: Preprocess) -> list[v2.Transform]:
-    return [_Crop([p.size, p.size], interpolation=p._mode), v2.RandomHorizontalFlip()]
+    return [_Crop([p.size, p.size], interpolation=p.mode), v2.RandomHorizontalFlip()]
 
 
 AUGMENTATIONS: dict[str, Callable[[Preprocess], list[v2.Transform]]] = {
     "none": lambda p: [],
     "basic": _basic,
-    "trivial": lambda p: [*_basic(p), v2.TrivialAugmentWide(interpolation=p._mode)],
-    "rand": lambda p: [*_basic(p), v2.RandAugment(interpolation=p._mode)],
+    "trivial": lambda p: [*_basic(p), v2.TrivialAugmentWide(interpolation=p.mode)],
+    "rand": lambda p: [*_basic(p), v2.RandAugment(interpolation=p.mode)],
 }
 """Name -> random transforms of uint8 tensors."""

@@ -5,35 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
-import platform
 import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 
-from finetune import plots, strategy
-from finetune.backbones import read_tensors
+from finetune import checkpoint, machine, plots, strategy
 from finetune.callbacks import History, best_row
 from finetune.checkpoint import write_atomically
 from finetune.console import entry, say
 from finetune.data import ImageDataModule
 from finetune.module import FineTuner
-
-PACKAGES = (
-    "finetune-lightning",
-    "torch",
-    "torchvision",
-    "lightning",
-    "torchmetrics",
-    "hydra-core",
-    "omegaconf",
-)
 
 
 class Clock:
@@ -109,20 +96,9 @@ def metrics(
         "bad_files": len(data.bad_files),
         "seconds": clock.seconds(),
         "device": device_line(trainer),
-        "versions": versions(),
+        "versions": machine.versions(),
         "command": shlex.join(command),
     }
-
-
-def versions() -> dict[str, str]:
-    """What was installed."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:
@@ -224,7 +200,9 @@ def test_best(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder
     best = folder / "checkpoints" / "best.ckpt"
     if "test" in data.splits and best.exists():
         # not by ckpt_path=: Lightning would restore the callbacks too, and with them the record of the best epoch
-        module.load_state_dict(read_tensors(best)["state_dict"])
+        stored = checkpoint.read(best)
+        module.load_state_dict(stored["state_dict"])
+        module.evaluate_as(stored[checkpoint.ABOUT]["validated"])
         trainer.test(module, datamodule=data, verbose=False)
 
 

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,6 +224,19 @@ def fingerprint(split: Split, root: Path | None) -> str:
         stat = os.stat(path)
         parts.append(f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def held_out(split: Split) -> dict[str, Any]:
+    """The images of a split as plain data: keys, labels as numbers, and the sizes of their files in bytes."""
+    paths = paths_of(split.load)
+    sizes = None if paths is None else [os.path.getsize(path) for path in paths]
+    return {"keys": list(split.keys), "labels": list(split.labels), "sizes": sizes}
+
+
+def digest(splits: Iterable[Split]) -> str:
+    """Of which image is in which split, with which label."""
+    lines = [f"{s.name} {label} {key}" for s in splits for key, label in zip(s.keys, s.labels, strict=True)]
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _base_loader(load: Any) -> Any:

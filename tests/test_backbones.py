@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
-from finetune import backbones
+from finetune import backbones, checkpoint
 from finetune.backbones import Backbone, default_preprocess, find_weights, load_weights, names_under, replace_layer
 from finetune.families import FAMILIES, find_family
 from finetune.preprocess import Preprocess
@@ -287,7 +287,7 @@ def test_load_weights_refuses_what_does_not_fit_and_names_it(change: str, tmp_pa
 def test_read_tensors_damaged_file_is_one_clear_error(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(ValueError, match=r"w\.pth \(\d+ bytes\) cannot be read"):
-        backbones.read_tensors(tmp_path / "w.pth")
+        checkpoint.read_tensors(tmp_path / "w.pth")
 
 
 class _Payload:
@@ -300,7 +300,7 @@ def test_read_tensors_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     torch.save({"state_dict": _Payload()}, tmp_path / "w.pth")
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     with pytest.raises(ValueError, match="code, which is never run"):
-        backbones.read_tensors(tmp_path / "w.pth")
+        checkpoint.read_tensors(tmp_path / "w.pth")
     assert not Path("/tmp/finetune_was_here").exists()
 
 
