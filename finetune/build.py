@@ -21,7 +21,8 @@ from finetune import config, machine
 from finetune.backbones import default_preprocess
 from finetune.callbacks import BestCheckpoint, EpochLines, History, SeedEveryBatch, last_checkpoint, mode_of
 from finetune.checkpoint import AtomicCheckpointIO, read_tensors
-from finetune.console import IGNORED_WARNINGS, console, say
+from finetune.classifier import Classifier, load
+from finetune.console import IGNORED_WARNINGS, console, entry, say
 from finetune.data import ImageDataModule
 from finetune.module import FineTuner
 from finetune.strategy import Strategy
@@ -56,15 +57,36 @@ def _factory(node: DictConfig, base: type | tuple[type, ...], *drop: str) -> par
     return config.factory(values, base) if values.get("_target_") else None
 
 
+def _data_options(cfg: DictConfig) -> dict[str, Any]:
+    options = {k: v for k, v in _plain(cfg.data).items() if not (k == "batch_size" and v is None)}
+    if options["dataset"] is not None:
+        options["dataset"] = config.factory(options["dataset"], Dataset)
+    return options
+
+
 def make_data(cfg: DictConfig) -> ImageDataModule:
     """Find the images, with the preprocessing of the model's weights; nothing of the network is built yet."""
     seed_everything(cfg.seed, workers=True, verbose=False)
-    options = _plain(cfg.data)
-    if options["dataset"] is not None:
-        options["dataset"] = config.factory(options["dataset"], Dataset)
     preprocess = default_preprocess(cfg.model.name, cfg.model.weights).updated(_plain(cfg.model.preprocess))
     kept = {"cache_dir": cfg.paths.cache_dir, "cache_gib": cfg.paths.cache_gib}
-    return ImageDataModule(**options, **kept, preprocess=preprocess, seed=cfg.seed).prepare()
+    return ImageDataModule(**_data_options(cfg), **kept, preprocess=preprocess, seed=cfg.seed).prepare()
+
+
+def make_classifier(cfg: DictConfig) -> Classifier:
+    """The model of `ckpt`, where and how `device`, `precision` and `tta` say, with a line on it."""
+    model = load(cfg.ckpt, cfg.device, cfg.precision, cfg.tta)
+    epoch = model.module.about["validated"].get("epoch")
+    trained = f", epoch {epoch + 1} of its run" if epoch is not None else ""
+    text = f"{model.module.hparams['model']} for {len(model.classes)} classes{trained}; here on {model.device.type}, {model.precision}"
+    say(entry("Model", text))
+    return model
+
+
+def make_evaluation_data(cfg: DictConfig, model: Classifier) -> ImageDataModule:
+    """Where to look for images to judge a model on; nothing is read yet."""
+    if cfg.data.batch_size is not None:
+        model.module.about["validated"]["batch_size"] = cfg.data.batch_size
+    return ImageDataModule(**_data_options(cfg))
 
 
 def _strategy(cfg: DictConfig) -> dict[str, Any]:

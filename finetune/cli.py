@@ -34,10 +34,10 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune import config
 from finetune.families import nearest, unknown
 
-COMMANDS = ("train", "models", "compare", "cache", "demo")
+COMMANDS = ("train", "evaluate", "predict", "export", "models", "compare", "cache", "demo")
 BUG, USER_ERROR, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
-PATH_KEY = re.compile(r"\+{0,2}(ckpt|ckpt_path|source|data\.root|model\.weights|.*\.dir|.*_dir)")
+PATH_KEY = re.compile(r"\+{0,2}(ckpt|ckpt_path|source|copy_to|data\.root|model\.weights|.*\.dir|.*_dir)")
 
 
 class Interrupted(BaseException):
@@ -155,20 +155,29 @@ def _print_help(name: str, words: list[str]) -> None:
         if flag in ("--config-dir", "-cd"):
             overrides.append(f"hydra.searchpath=['file://{Path(folder).resolve()}']")
     with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
-        keys = OmegaConf.to_yaml(hydra.compose(name, overrides))
-    print(HELP.format(name=name, options=_option_lists(), keys=keys), end="")
+        composed = hydra.compose(name, overrides)
+    examples = "\n".join(f"  python -m finetune.{name} {example}" for example in EXAMPLES[name])
+    values = {"examples": examples, "options": _option_lists(composed), "keys": OmegaConf.to_yaml(composed)}
+    print(HELP.format(name=name, **values), end="")
+
+
+EXAMPLES = {
+    "train": (
+        "data=imagefolder data.root=my_photos model=resnet18",
+        "-m optimizer.lr=1e-3,1e-2 seed=0,1,2    # 6 runs",
+    ),
+    "evaluate": ("ckpt=best.ckpt", "ckpt=best.ckpt data.root=other_photos"),
+    "predict": ("ckpt=best.ckpt source=my_photos", "ckpt=best.ckpt source=photo.jpg top_k=3"),
+    "export": ("ckpt=best.ckpt format=onnx",),
+}
 
 
 HELP = """\
 python -m finetune.{name} [key=value ...]
 
 Give a group's name to choose a file of it, a dotted key to change one value:
-  python -m finetune.train data=imagefolder data.root=my_photos model=resnet18
-  python -m finetune.train -m optimizer.lr=1e-3,1e-2 seed=0,1,2    # 6 runs
-
-== Groups (group=option) ==
-{options}
-== Keys and their defaults (key=value) ==
+{examples}
+{options}== Keys and their defaults (key=value) ==
 {keys}
 == Flags ==
 -m                sweep: a run for every combination of values
@@ -178,15 +187,23 @@ Give a group's name to choose a file of it, a dotted key to change one value:
 """
 
 
-def _option_lists() -> str:
-    """Every group with its options; the models are too many."""
-    lists = {g.name: [n for n in config.options(g.name) if n[0] != "_"] for g in config.CONF.iterdir() if g.is_dir()}
-    del lists["hydra"]
-    lists["model"] = [f"`python -m finetune.models` lists the {len(lists['model'])} of them"]
+def _option_lists(cfg: DictConfig) -> str:
+    """Every group of a command with its options; the models are too many."""
+    optional = ("callbacks", "experiment") if "model" in cfg else ()
+    groups = [g.name for g in config.CONF.iterdir() if g.is_dir() and (g.name in cfg or g.name in optional)]
+    lists = {name: [n for n in config.options(name) if n[0] != "_"] for name in groups}
+    if not lists:
+        return ""
+    if "model" in lists:
+        lists["model"] = [f"`python -m finetune.models` lists the {len(lists['model'])} of them"]
     width = max(map(len, lists))
-    return "".join(
-        fill(f"{group + ':':{width + 2}}{', '.join(names)}", 80, subsequent_indent=" " * (width + 2)) + "\n"
-        for group, names in sorted(lists.items())
+    return (
+        "== Groups (group=option) ==\n"
+        + "".join(
+            fill(f"{group + ':':{width + 2}}{', '.join(names)}", 80, subsequent_indent=" " * (width + 2)) + "\n"
+            for group, names in sorted(lists.items())
+        )
+        + "\n"
     )
 
 

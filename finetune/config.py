@@ -148,8 +148,11 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "strategy.frozen_norm": ("eval", "train"),
     "loss.class_weights": ("none", "auto"),
     "trainer.compile": ("auto", True, False),
+    "split": ("val", "test"),
+    "tta": ("none", "flip", "five_crop"),
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"),
 }
-_KEYS = ("seed", "ckpt_path", "monitor", "report", "loss")
 # key: kind, least, most; None is no bound. A value of null is left to whoever reads it.
 _RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "seed": (int, 0, 2**32 - 1),
@@ -169,27 +172,31 @@ _RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "strategy.views": (int, 1, None),
     "paths.cache_gib": (float, 0, None),
     "trainer.max_epochs": (int, -1, None),
+    "top_k": (int, 1, None),
 }
 
 
-def check(cfg: DictConfig) -> None:
-    """Look at every value that can be judged without data.
+def check(cfg: DictConfig, command: str = "train") -> None:
+    """Look at every value of a command's configuration that can be judged without data.
 
     Raises:
         ValueError: lists all faults, a line each.
     """
-    faults = list(_faults(cfg))
+    faults = list(_faults(cfg, command))
     if faults:
         raise ValueError("\n".join(faults))
 
 
-def _faults(cfg: DictConfig) -> Iterator[str]:
-    known_keys = {*_KEYS, *(p.name for p in CONF.iterdir() if p.is_dir())}
+def _faults(cfg: DictConfig, command: str) -> Iterator[str]:
+    known_keys = {str(key) for key in OmegaConf.load(CONF / f"{command}.yaml")} - {"defaults"}
+    known_keys |= {p.name for p in CONF.iterdir() if p.is_dir()}
     for key in cfg:
         if str(key) not in known_keys:  # +modle=... adds a key that nobody reads
             yield unknown("key", str(key), known_keys)
-    if "data" in cfg and cfg.data.get("root") is None and cfg.data.get("dataset") is None:
+    if command == "train" and "data" in cfg and cfg.data.get("root") is None and cfg.data.get("dataset") is None:
         yield "data.root is missing: give the folder with your images (for data=csv, the table) as data.root=..."
+    if "ckpt" in cfg and not Path(str(cfg.ckpt)).expanduser().is_file():
+        yield f"ckpt={cfg.ckpt}: there is no such file (looked from {Path.cwd()}); give a run's checkpoints/best.ckpt."
     try:
         weights_path(str(OmegaConf.select(cfg, "model.weights")))
     except FileNotFoundError as error:

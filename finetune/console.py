@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import wrap
+from typing import TypeVar
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 IGNORED_WARNINGS = (
     # Lightning 2.6 on newer torch, and advice of Lightning's that we have weighed: message patterns, as `re.match`.
@@ -42,6 +45,14 @@ def say(text: str) -> None:
     """Print, and keep in the run's log."""
     print(text, flush=True)
     log.info(text)
+
+
+def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """The items, with a progress bar where there is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    screen = console()
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        yield from bar.track(items, total, description=what)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right_to: int | None = None) -> None:

@@ -21,7 +21,6 @@ from finetune.families import unknown
 from finetune.preprocess import AUGMENTATIONS, Preprocess
 from finetune.splits import (
     Loader,
-    Named,
     Split,
     class_order,
     content_groups,
@@ -34,6 +33,7 @@ from finetune.splits import (
     read_folders,
     read_table,
     stratified,
+    without_bad_files,
 )
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class ImageDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Fetch the data if their folder does not exist. Lightning calls it in one process a machine."""
         if self.dataset is not None:
-            self._open_datasets()
+            self.open_datasets()
         elif self.root is not None and not self.root.exists() and self.source is not None:
             download.fetch(self.source, self.root)
 
@@ -158,7 +158,7 @@ class ImageDataModule(LightningDataModule):
                 "With several devices, make the Trainer with use_distributed_sampler=False: ours shares images out."
             )
         if not self.splits:
-            found = self._open_datasets() if self.dataset is not None else self._find_files()
+            found = self.open_datasets() if self.dataset is not None else self._find_files()
             self._settle(found)
         self.teardown()
         if self.preprocess is None and isinstance(getattr(module, "preprocess", None), Preprocess):
@@ -200,7 +200,8 @@ class ImageDataModule(LightningDataModule):
             )
         return found
 
-    def _open_datasets(self) -> dict[str, Any]:
+    def open_datasets(self) -> dict[str, Any]:
+        """The torchvision data set of each split."""
         make: Any = self.dataset
         keywords = {"root": str(self.root)} if self.root is not None else {}
         try:
@@ -228,7 +229,7 @@ class ImageDataModule(LightningDataModule):
                 "more, each a folder of images."
             )
         if isinstance(next(iter(found.values())), tuple):
-            named = self._without_bad_files(named)
+            named, self.bad_files = without_bad_files(named, self.on_bad_file)
         splits = {n: self._map_classes(n, *item) for n, item in named.items()}
         self._require_all_classes(splits["train"])
         if self.val != "val" and self.val not in splits:
@@ -242,17 +243,6 @@ class ImageDataModule(LightningDataModule):
                 first_of_each(splits["train"].labels, self.per_class, self.split_seed)
             )
         self.splits = {n: splits[n] for n in ("train", "val", "test") if n in splits}
-
-    def _without_bad_files(self, named: dict[str, Named]) -> dict[str, Named]:
-        files: dict[str, Any] = {name: load for name, (_, _, load) in named.items()}
-        bad = images.check_images([path for load in files.values() for path in load.paths])
-        if bad and self.on_bad_file == "error":
-            lines = [f"  {path}: {reason}" for path, reason in sorted(bad.items())]
-            raise ValueError(
-                f"{len(bad)} files cannot be read (data.on_bad_file=skip leaves them out):\n" + "\n".join(lines)
-            )
-        self.bad_files = bad
-        return {name: pick(item, [p not in bad for p in files[name].paths]) for name, item in named.items()}
 
     def _map_classes(self, name: str, keys: list[str], labels: list[str], load: Loader) -> Split:
         place = {c: i for i, c in enumerate(self.classes)}

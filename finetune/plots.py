@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import matplotlib as mpl
@@ -69,7 +70,9 @@ def curves(rows: Sequence[Row], path: Path, best_epoch: int | None = None) -> No
         _save(figure, path)
 
 
-def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path) -> None:
+def confusion_matrix(
+    matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path, title: str = "Validation images, best epoch"
+) -> None:
     """Counts, with rows as the truth and colours as shares of each row."""
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -89,7 +92,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], pa
             for i, j in np.ndindex(n, n):
                 colour = "white" if shares[i, j] > 0.5 else "black"
                 axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour)
-        axes.set_title("Validation images, best epoch")
+        axes.set_title("\n".join(wrap(title, 60)))
         _save(figure, path)
 
 

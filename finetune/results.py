@@ -7,7 +7,7 @@ import io
 import json
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,12 @@ def write_split(data: ImageDataModule, path: Path) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
-def write_bad_files(data: ImageDataModule, path: Path) -> None:
+def write_bad_files(bad_files: Mapping[str, str], path: Path) -> None:
     """`bad_files.csv`: what was left out and why."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "reason"])
-    writer.writerows(sorted(data.bad_files.items()))
+    writer.writerows(sorted(bad_files.items()))
     write_atomically(path, text.getvalue().encode())
 
 
@@ -180,7 +180,7 @@ def introduce(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder
     say("\n".join(lines))
     write_split(data, folder / "split.csv")
     if data.bad_files:
-        write_bad_files(data, folder / "bad_files.csv")
+        write_bad_files(data.bad_files, folder / "bad_files.csv")
     if report:
         data.plain_epochs = module.plain_epochs(trainer.max_epochs)
         images, labels = data.sample(16)

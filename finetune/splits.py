@@ -6,7 +6,7 @@ import csv
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,13 +98,18 @@ def seed_of(*parts: int) -> int:
 Found = tuple[list[str], list[str], list[str]]
 
 
-def read_folders(root: Path) -> tuple[dict[str, Found], list[str]]:
-    """A root with train/ or with a folder per class."""
+def split_folders(root: Path) -> dict[str, Path | None]:
+    """The folder of each split below a root, by the names that it may have."""
     names = images.subfolders(root)
-    split_roots: dict[str, Path | None] = {
+    return {
         split: next((root / n for word in words for n in names if n.lower() == word), None)
         for split, words in SPLIT_FOLDERS.items()
     }
+
+
+def read_folders(root: Path) -> tuple[dict[str, Found], list[str]]:
+    """A root with train/ or with a folder per class."""
+    split_roots = split_folders(root)
     if split_roots["train"] is not None:
         pass
     elif any(split_roots.values()):
@@ -113,7 +118,7 @@ def read_folders(root: Path) -> tuple[dict[str, Found], list[str]]:
             f"data.root={root} has {found_names} but no train folder. Add train/, or give a folder that holds a folder "
             "per class and nothing else."
         )
-    elif names:
+    elif images.subfolders(root):
         split_roots = {"train": root}
     else:
         loose = sum(images.is_image(n) for n in os.listdir(root))
@@ -124,12 +129,13 @@ def read_folders(root: Path) -> tuple[dict[str, Found], list[str]]:
     found, others = {}, []
     for split, split_root in split_roots.items():
         if split_root is not None:
-            found[split], other = _read_classes(root, split_root)
+            found[split], other = read_classes(root, split_root)
             others += other
     return found, others
 
 
-def _read_classes(root: Path, split_root: Path) -> tuple[Found, list[str]]:
+def read_classes(root: Path, split_root: Path) -> tuple[Found, list[str]]:
+    """The images of a folder per class, named by their paths from `root`, and the files that are none."""
     keys, labels, paths, others = [], [], [], []
     classes = images.subfolders(split_root)
     if not classes:
@@ -197,6 +203,23 @@ def pick(item: Named, wanted: Sequence[bool]) -> Named:
     kept = [i for i, want in enumerate(wanted) if want]
     picked = Files([load.paths[i] for i in kept]) if isinstance(load, Files) else Picked(load, kept)
     return [keys[i] for i in kept], [labels[i] for i in kept], picked
+
+
+def without_bad_files(named: Mapping[str, Named], on_bad_file: str) -> tuple[dict[str, Named], dict[str, str]]:
+    """The splits without the files that cannot be read, and those: path -> reason.
+
+    Raises:
+        ValueError: there are some, and `on_bad_file` is "error"; lists them.
+    """
+    files: dict[str, list[str]] = {name: load.paths for name, (_, _, load) in named.items() if isinstance(load, Files)}
+    bad = images.check_images([path for paths in files.values() for path in paths])
+    if bad and on_bad_file == "error":
+        lines = [f"  {path}: {reason}" for path, reason in sorted(bad.items())]
+        raise ValueError(
+            f"{len(bad)} files cannot be read (data.on_bad_file=skip leaves them out):\n" + "\n".join(lines)
+        )
+    good = {name: pick(item, [p not in bad for p in files[name]]) for name, item in named.items() if name in files}
+    return {**named, **good}, bad
 
 
 def class_order(item: Any, labels: list[str]) -> list[str]:

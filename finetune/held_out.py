@@ -1,0 +1,168 @@
+"""Which images a model is judged on: those that its run held out, or others with the same class names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune import splits
+from finetune.data import ImageDataModule
+from finetune.families import unknown
+from finetune.splits import Files, Split
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images with labels in the order of a model's classes."""
+
+    split: Split
+    what: str
+    """Which images these are, in words."""
+    of_the_run: bool
+    """Whether they are exactly those that the run held out."""
+    notes: list[str] = field(default_factory=list)
+    bad_files: dict[str, str] = field(default_factory=dict)
+
+
+def find(about: Mapping[str, Any], classes: Sequence[str], name: str, data: ImageDataModule) -> HeldOut:
+    """The images to judge a model on.
+
+    Args:
+        about: what the model's checkpoint says, see `checkpoint.read`.
+        classes: the model's.
+        name: "val" or "test".
+        data: where to look. Without root and data set, where the run had its images. A root in which the run's
+            held-out files lie stands for those; any other is new data, of which all images are taken where it has no
+            split of that name.
+
+    Raises:
+        FileNotFoundError: a folder or some of the held-out files are not there.
+        ValueError: the checkpoint lists none, classes are unknown to the model, or there are no images.
+    """
+    stored = about.get("data") or {}
+    held = (stored.get("splits") or {}).get(name)
+    if data.root is None and data.dataset is None:
+        return _where_they_were(stored, held, name)
+    data.prepare_data()
+    if data.dataset is not None:
+        opened = data.open_datasets()
+        return _in_data_set(opened, held, classes, name) or _new(opened, classes, name, data)
+    if data.root is None or not data.root.exists():
+        raise FileNotFoundError(f"data.root={data.root}: there is no such folder (looked from {Path.cwd()}).")
+    lying = _lying_there(held, data.root) if held and held.get("sizes") else []
+    if held and len(lying) == len(held["keys"]):
+        return _files(held, data.root, name)
+    if held and 2 * len(lying) >= len(held["keys"]):
+        gone = sorted(set(held["keys"]) - set(lying))
+        raise FileNotFoundError(
+            f"data.root={data.root} has {len(lying)} of the {len(held['keys'])} {name} images of the run; it lacks, or has "
+            f"with another size, {', '.join(gone[:3])}. Put them back: a number from some of them is another number."
+        )
+    return _new(_read(data.root, name), classes, name, data)
+
+
+def _where_they_were(stored: Mapping[str, Any], held: Mapping[str, Any] | None, name: str) -> HeldOut:
+    if not held:
+        known = ", ".join(stored.get("splits") or ()) or "none"
+        raise ValueError(
+            f"The checkpoint lists no {name} images (it has: {known}). Say what to judge it on with data.root=FOLDER."
+        )
+    if stored.get("dataset"):
+        raise ValueError(
+            f"The run's images are those of {stored['dataset']}; name them: data={str(stored['dataset']).lower()}, "
+            f"and data.root=... if they are not at {stored.get('root')}."
+        )
+    root = Path(str(stored["root"]))
+    gone = len(held["keys"]) - len(_lying_there(held, root))
+    if gone:
+        raise FileNotFoundError(
+            f"{gone} of the run's {len(held['keys'])} {name} images are not at {root} as they were. If the folder was moved, "
+            "give the new place: data.root=FOLDER."
+        )
+    return _files(held, root, name)
+
+
+def _lying_there(held: Mapping[str, Any], root: Path) -> list[str]:
+    """The keys of held-out files that lie below a root, or beside a table, and have the size that they had."""
+    base, found = root.parent if root.is_file() else root, []
+    for key, size in zip(held["keys"], held["sizes"], strict=True):
+        try:
+            if (base / key).stat().st_size == size:
+                found.append(key)
+        except OSError:
+            continue
+    return found
+
+
+def _files(held: Mapping[str, Any], root: Path, name: str) -> HeldOut:
+    base = root.parent if root.is_file() else root
+    split = Split(name, list(held["keys"]), list(held["labels"]), Files([str(base / key) for key in held["keys"]]))
+    return HeldOut(split, f"the {len(split)} {name} images of the run, at {base}", of_the_run=True)
+
+
+def _in_data_set(
+    opened: Mapping[str, Any], held: Mapping[str, Any] | None, classes: Sequence[str], name: str
+) -> HeldOut | None:
+    """The run's held-out images in a torchvision data set, whose keys are `<split>/<index>`."""
+    if not held:
+        return None
+    load: dict[str, splits.Loader] = {}
+    labels: dict[str, str] = {}
+    for part, item in opened.items():
+        keys, names, load[part] = splits.named_items(part, item)
+        labels.update(zip(keys, names, strict=True))
+    if any(labels.get(key) != classes[label] for key, label in zip(held["keys"], held["labels"], strict=True)):
+        return None  # another data set
+    parts = {str(key).split("/")[0] for key in held["keys"]}
+    if len(parts) > 1:
+        return None
+    part = parts.pop()
+    picked = splits.Picked(load[part], [int(str(key).split("/")[1]) for key in held["keys"]])
+    split = Split(name, list(held["keys"]), list(held["labels"]), picked)
+    return HeldOut(
+        split, f"the {len(split)} {name} images of the run, of {type(opened[part]).__name__}", of_the_run=True
+    )
+
+
+def _read(root: Path, name: str) -> dict[str, Any]:
+    """Split -> what is there: of a table, of a folder with splits, or of a folder per class ("")."""
+    if root.is_file():
+        found: dict[str, Any] = dict(splits.read_table(root))
+        return {"": found["train"]} if set(found) == {"train"} else found
+    folders = splits.split_folders(root)
+    if not any(folders.values()):
+        return {"": splits.read_classes(root, root)[0]}
+    there = {split: path for split, path in folders.items() if path is not None}
+    if name not in there:
+        raise ValueError(f"{root} has no {name} folder, it has {', '.join(there)}. Say split=..., or give one of them.")
+    return {name: splits.read_classes(root, there[name])[0]}
+
+
+def _new(found: Mapping[str, Any], classes: Sequence[str], name: str, data: ImageDataModule) -> HeldOut:
+    """Images that the run did not hold out, their classes mapped by name onto the model's."""
+    part = name if name in found else ""
+    if part not in found:
+        raise ValueError(unknown("split", name, found, f"The data have {', '.join(found)}: split=..."))
+    item = splits.named_items(part or "all", found[part])
+    if data.only_classes is not None:
+        item = splits.pick(item, [label in data.only_classes for label in item[1]])
+    good, bad = splits.without_bad_files({"": item}, data.on_bad_file)
+    keys, labels, load = good[""]
+    strange = sorted(set(labels) - set(classes))
+    if strange:
+        raise ValueError(
+            f"The images have classes that the model does not know: {', '.join(strange[:10])}. It knows "
+            f"{', '.join(classes[:10])}. Rename the folders, or leave some out with data.classes=[...]."
+        )
+    if not labels:
+        raise ValueError(f"There are no images to judge the model on in {data.root}.")
+    missing = [c for c in classes if c not in set(labels)]
+    notes = [f"there are no images of {', '.join(missing[:10])}"] if missing else []
+    place = {c: i for i, c in enumerate(classes)}
+    split = Split(name, keys, [place[label] for label in labels], load)
+    where = (
+        f"{len(split)} images, {f'the {part} split' if part else 'all'} of {data.root or type(found[part]).__name__}"
+    )
+    return HeldOut(split, where, of_the_run=False, notes=notes, bad_files=bad)

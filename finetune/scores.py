@@ -1,0 +1,108 @@
+"""What a model's answers are worth: numbers with their uncertainty, from logits and labels alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from finetune.splits import stratified
+
+ECE_BINS = 15
+"""Guo et al., "On Calibration of Modern Neural Networks", 2017."""
+
+
+def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a share; z for 95 %.
+
+    Source: https://en.wikipedia.org/wiki/Binomial_proportion_confidence_interval#Wilson_score_interval
+
+    >>> [round(bound, 4) for bound in wilson(142, 153)]
+    [0.8759, 0.9594]
+    """
+    share, spread = right / n, z * z / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def top_k(logits: Tensor, labels: Tensor, k: int) -> float:
+    """Share of images whose label is among the `k` most probable classes; ties count for those that come first."""
+    best = logits.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return float((best == labels[:, None]).any(dim=1).double().mean())
+
+
+def per_class(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
+    """Precision, recall, F1 and number of images of each class; None where there is nothing to divide by.
+
+    Args:
+        matrix: counts, rows are the truth.
+    """
+    counts = torch.tensor(matrix)
+    found = {}
+    for i, name in enumerate(classes):
+        right, true, said = (int(x) for x in (counts[i, i], counts[i].sum(), counts[:, i].sum()))
+        found[name] = {
+            "precision": right / said if said else None,
+            "recall": right / true if true else None,
+            "f1": 2 * right / (true + said) if true + said else None,
+            "images": true,
+        }
+    return found
+
+
+def log_loss(logits: Tensor, labels: Tensor) -> float:
+    """Mean of -log p(label)."""
+    return float(torch.nn.functional.cross_entropy(logits.double(), labels))
+
+
+def ece(logits: Tensor, labels: Tensor) -> float:
+    """Expected calibration error: how far confidence is from accuracy, over `ECE_BINS` bins of equal width."""
+    probabilities = logits.double().softmax(dim=1)
+    return float(multiclass_calibration_error(probabilities, labels, logits.shape[1], n_bins=ECE_BINS, norm="l1"))
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature T, in 0.05..20, for which softmax(logits / T) has the least log loss.
+
+    The loss is convex in 1 / T, so its slope has one zero, which is bisected.
+    """
+    logits = logits.double()
+    of_label = logits.gather(1, labels[:, None]).squeeze(1)
+    low, high = 1 / 20.0, 1 / 0.05
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        slope = ((logits * middle).softmax(dim=1) * logits).sum(dim=1).mean() - of_label.mean()
+        low, high = (low, middle) if slope > 0 else (middle, high)
+    return 1 / math.sqrt(low * high)
+
+
+def calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Calibration error and log loss as they are, and after temperature scaling.
+
+    Those after are out of sample: each half of the images (drawn by class) gets the temperature that the other half
+    fitted. `temperature` is fitted on all. None where there are too few images for two halves.
+    """
+    found: dict[str, Any] = {
+        "ece": ece(logits, labels),
+        "temperature": None,
+        "ece_scaled": None,
+        "log_loss_scaled": None,
+    }
+    half = stratified(labels.tolist(), [str(i) for i in range(len(labels))], 0.5, seed=0)
+    first = torch.tensor([i in half for i in range(len(labels))], dtype=torch.bool)
+    if not 0 < int(first.sum()) < len(labels):
+        return found
+    scaled = logits.double().clone()
+    for fold in (first, ~first):
+        scaled[fold] /= fit_temperature(logits[~fold], labels[~fold])
+    return {
+        **found,
+        "temperature": fit_temperature(logits, labels),
+        "ece_scaled": ece(scaled, labels),
+        "log_loss_scaled": log_loss(scaled, labels),
+    }
