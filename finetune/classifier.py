@@ -116,20 +116,23 @@ class Classifier:
 
     def logits(self, batch: Tensor) -> Tensor:
         """A batch of `transform`'s results, (N, 3, size, size) or (N, V, 3, size, size), to logits (N, classes) float32."""
-        return self._run(self.module, batch)
-
-    def embed(self, batch: Tensor) -> Tensor:
-        """The same batch to what enters the head, (N, D) float32, see `FineTuner.features`; the mean over views."""
-        if batch.ndim == 5:
-            return torch.stack([self.embed(view) for view in batch.unbind(dim=1)]).mean(dim=0)
-        return self._run(self.module.features, batch)
-
-    def _run(self, what: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         context: AbstractContextManager[Any] = nullcontext()
         if self._autocast is not None:
             context = torch.autocast(self.device.type, dtype=self._autocast)
         with torch.inference_mode(), context:
-            return what(batch.to(self.device)).float().cpu()
+            logits: Tensor = self.module(batch.to(self.device))
+        return logits.float().cpu()
+
+    def logits_and_features(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """In one pass, also what enters the head, (N, D) float32, see `FineTuner.features`; the mean over views."""
+        entered: list[Tensor] = []
+        handle = self.module.head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+        try:
+            logits = self.logits(batch)
+        finally:
+            handle.remove()
+        features = self.module.pooled(entered[0]).cpu()
+        return logits, features.view(len(batch), -1, features.shape[1]).mean(dim=1)
 
     # --- pictures ----------------------------------------------------------------------------------------------
 
@@ -158,7 +161,7 @@ class Classifier:
 
     def features(self, pictures: Any) -> Tensor:
         """What enters the head (N, D), of pictures given as for `predict`."""
-        return self._in_batches(pictures, self.embed, 0)
+        return self._in_batches(pictures, lambda batch: self.logits_and_features(batch)[1], 0)
 
     def _in_batches(self, pictures: Any, what: Callable[[Tensor], Tensor], width: int) -> Tensor:
         every = [pictures] if _is_one(pictures) else list(pictures)

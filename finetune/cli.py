@@ -35,13 +35,13 @@ from finetune import config
 from finetune.families import nearest, unknown
 
 COMMANDS = ("train", "evaluate", "predict", "export", "models", "compare", "cache", "demo")
-BUG, USER_ERROR, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+BUG, USER_ERROR, SOME_FAILED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 
 PATH_KEY = re.compile(r"\+{0,2}(ckpt|ckpt_path|source|copy_to|data\.root|model\.weights|.*\.dir|.*_dir)")
 
 
-class Interrupted(BaseException):
-    """The run was stopped from outside; the message says how to go on. Not an Exception: it ends a sweep as well."""
+class Exit(BaseException):
+    """The command ends here, with a message and an exit code of its own. Not an Exception: it ends a sweep as well."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -113,7 +113,7 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=name)(job)()
         if failed:
             raise failed[0]
-    except Interrupted as error:
+    except Exit as error:
         print(error, file=sys.stderr)
         sys.exit(error.code)
     except KeyboardInterrupt:

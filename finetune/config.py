@@ -149,9 +149,14 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "loss.class_weights": ("none", "auto"),
     "trainer.compile": ("auto", True, False),
     "split": ("val", "test"),
+    "quantize": ("int8",),
     "tta": ("none", "flip", "five_crop"),
     "device": ("auto", "cpu", "cuda", "mps"),
     "precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"),
+}
+_FORMATS: dict[str, tuple[Any, ...]] = {
+    "predict": ("csv", "jsonl", "parquet"),
+    "export": ("onnx", "torch_export", "safetensors", "state_dict"),
 }
 # key: kind, least, most; None is no bound. A value of null is left to whoever reads it.
 _RANGES: dict[str, tuple[type, float | None, float | None]] = {
@@ -173,6 +178,9 @@ _RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "paths.cache_gib": (float, 0, None),
     "trainer.max_epochs": (int, -1, None),
     "top_k": (int, 1, None),
+    "images": (int, 1, None),
+    "tolerance": (float, 0, None),
+    "temperature": (float, 0.001, 1000),
 }
 
 
@@ -205,7 +213,8 @@ def _faults(cfg: DictConfig, command: str) -> Iterator[str]:
     for key in cfg.get("data") or ():
         if key not in data_keys:
             yield unknown("key", f"data.{key}", [f"data.{k!s}" for k in data_keys])
-    for key, known in _CHOICES.items():
+    formats = _FORMATS.get(command)
+    for key, known in [*_CHOICES.items(), *([("format", formats)] if formats else [])]:
         value = OmegaConf.select(cfg, key)
         if value is not None and value not in known:
             yield unknown(key, str(value), map(str, known), f"It is one of {', '.join(map(str, known))}.")
@@ -215,6 +224,8 @@ def _faults(cfg: DictConfig, command: str) -> Iterator[str]:
         fault = _range_fault(OmegaConf.select(cfg, key), kind, least, most)
         if fault:
             yield f"{key} must be {fault}, got {OmegaConf.select(cfg, key)}."
+    if cfg.get("quantize") is not None and cfg.get("format") != "onnx":
+        yield f"quantize={cfg.quantize} is for format=onnx, not for {cfg.format}."
     workers = OmegaConf.select(cfg, "data.num_workers")
     if workers is not None and workers != "auto" and _range_fault(workers, int, 0, None):
         yield f"data.num_workers must be auto or a whole number from 0 on, got {workers}."

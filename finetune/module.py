@@ -249,8 +249,12 @@ class FineTuner(LightningModule):
         Args:
             images: as for `forward`.
         """
-        values = cuts.entering(self.backbone, self.family.head, self._normalized(images)).float()
-        return values.mean(dim=(2, 3)) if values.ndim == 4 and isinstance(self.head, nn.Conv2d) else values.flatten(1)
+        return self.pooled(cuts.entering(self.backbone, self.family.head, self._normalized(images)))
+
+    def pooled(self, values: Tensor) -> Tensor:
+        """What enters the head as rows (N, D) float32."""
+        spatial = values.ndim == 4 and isinstance(self.head, nn.Conv2d)
+        return values.float().mean(dim=(2, 3)) if spatial else values.float().flatten(1)
 
     def evaluate_as(self, validated: Mapping[str, Any]) -> None:
         """From now on, in evaluation mode, compute as the epochs of a run did that were validated on kept features.

@@ -106,20 +106,39 @@ def samples(images: torch.Tensor, labels: Sequence[str], path: Path, columns: in
     Args:
         images: uint8 (N, 3, H, W).
     """
-    pixels = images.permute(0, 2, 3, 1).numpy()
-    n, height, width, _ = pixels.shape
-    columns, rows = min(columns, n), -(-n // columns)
-    # one picture of pictures: a figure with an axes for each takes twenty times as long to lay out
+    pictures = list(zip(images, labels, strict=True))
+    _sheet([pictures[k : k + columns] for k in range(0, len(pictures), columns)], path)
+
+
+def gallery(rows: Mapping[str, Sequence[tuple[torch.Tensor, str]]], path: Path) -> None:
+    """Rows of images with a title and captions.
+
+    Args:
+        rows: title -> images uint8 (3, H, W), all of one size, with their captions.
+    """
+    _sheet(list(rows.values()), path, list(rows))
+
+
+def _sheet(rows: Sequence[Sequence[tuple[torch.Tensor, str]]], path: Path, titles: Sequence[str] = ()) -> None:
+    """One picture of pictures: a figure with an axes for each takes twenty times as long to lay out."""
+    height, width = rows[0][0][0].shape[1:]
+    columns = max(len(row) for row in rows)
     gap, line = width // 16 + 1, height // 5 + 1
-    sheet = np.full((rows * (height + line), columns * (width + gap), 3), 255, np.uint8)
+    title = line if titles else 0
+    step = title + line + height
+    sheet = np.full((len(rows) * step, columns * (width + gap), 3), 255, np.uint8)
     with mpl.rc_context({**_STYLE, "axes.grid": False}):
         figure = Figure(figsize=(1.4 * columns, 1.4 * columns * sheet.shape[0] / sheet.shape[1]))
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.axis("off")
-        for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-            top, left = i // columns * (height + line) + line, i % columns * (width + gap) + gap // 2
-            sheet[top : top + height, left : left + width] = image
-            axes.text(left + width / 2, top - line / 4, _short(label), fontsize=7, ha="center", va="bottom")
+        for i, row in enumerate(rows):
+            top = i * step + title + line
+            if titles:
+                axes.text(gap // 2, top - line * 1.1, titles[i], fontsize=9, va="bottom", weight="bold")
+            for j, (image, caption) in enumerate(row):
+                left = j * (width + gap) + gap // 2
+                sheet[top : top + height, left : left + width] = image.permute(1, 2, 0).numpy()
+                axes.text(left + width / 2, top - line / 4, _short(caption), fontsize=7, ha="center", va="bottom")
         axes.imshow(sheet, interpolation="antialiased", aspect="auto")
         _save(figure, path)
 

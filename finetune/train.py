@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from finetune import config
-from finetune.cli import INTERRUPTED, TERMINATED, Interrupted, heavy_imports, hydra_command
+from finetune.cli import INTERRUPTED, TERMINATED, Exit, heavy_imports, hydra_command
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -38,7 +38,7 @@ def train(cfg: DictConfig) -> float | None:
             results.test_best(trainer, module, data, folder)
     except SystemExit as error:  # Lightning's answer to Ctrl-C, and to SIGTERM
         terminated = type(error).__name__ == "SIGTERMException"
-        raise Interrupted(results.how_to_resume(folder), TERMINATED if terminated else INTERRUPTED) from error
+        raise Exit(results.how_to_resume(folder), TERMINATED if terminated else INTERRUPTED) from error
     return results.finish(trainer, module, data, folder, cfg, clock, ["python", "-m", "finetune.train", *sys.argv[1:]])
 
 

@@ -1,0 +1,60 @@
+"""`python -m finetune.export`: a checkpoint as a file that other programs load, compared with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from finetune import config
+from finetune.cli import heavy_imports, hydra_command
+
+
+def export(cfg: DictConfig) -> float:
+    """Write one file; returns the largest difference between its probabilities and the model's."""
+    config.check(cfg, "export")
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    config.claim_folder(cfg, folder)
+
+    with heavy_imports():
+        from finetune import build, exporters, parity, results
+        from finetune.classifier import load
+        from finetune.console import entry, say
+
+    build.prepare_process()
+    model = load(cfg.ckpt, device="cpu", precision="32-true")
+    say(entry("Model", f"{model.module.hparams['model']} for {len(model.classes)} classes"))
+    pictures = parity.pictures(model, cfg.source, cfg.images)
+    expected = parity.answers(lambda images: model.logits(images).softmax(dim=1), pictures.images)
+    exported = exporters.EXPORTERS[cfg.format](model.module, folder)
+    found = parity.compare(expected, parity.answers(exported.run, pictures.images), pictures.labels)
+    values = {
+        "ckpt": str(cfg.ckpt),
+        "format": cfg.format,
+        "file": exported.path.name,
+        "bytes": exported.path.stat().st_size,
+    }
+    values |= {"compared_on": pictures.what, "tolerance": cfg.tolerance, **found}
+    say(entry("Compared", f"on {pictures.what}: {parity.words(found)}"))
+    if not found["max_dp"] <= cfg.tolerance:  # a NaN is not
+        exported.path.rename(exported.path.with_name(f"{exported.path.name}.rejected"))
+        raise ValueError(
+            f"The export differs by {found['max_dp']:.2g}, more than tolerance={cfg.tolerance:g}; it is now {exported.path.name}.rejected."
+        )
+    say(entry("File", f"{exported.path} ({values['bytes'] / 2**20:.1f} MiB)"))
+    if cfg.quantize == "int8":
+        values["int8"] = parity.quantized(exported, pictures, expected)
+    results.write_json(values, folder / "export.json")
+    say(entry("", "model.json says how to use it, export.json how it was compared"))
+    return float(found["max_dp"])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    hydra_command("export", export, argv)
+
+
+if __name__ == "__main__":
+    main()

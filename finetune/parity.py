@@ -1,0 +1,98 @@
+"""Whether an export says what the model says, on real pictures."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from finetune import exporters, held_out, sources
+from finetune.classifier import Classifier
+from finetune.console import entry, say
+from finetune.data import ImageDataModule
+from finetune.exporters import Exported, Run
+
+BATCH = 8
+
+
+class Pictures(NamedTuple):
+    """Images (N, 3, size, size) uint8, their labels where they are known, and where they are from."""
+
+    images: Tensor
+    labels: Tensor | None
+    what: str
+
+
+def pictures(model: Classifier, source: str | None, at_most: int) -> Pictures:
+    """The pictures of a source, or those that the run held out, evenly picked; noise if neither can be had.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        ValueError: no picture in it can be read.
+    """
+    if source is not None:
+        loaded = sources.load(sources.find(source).names, model.transform, 2 * BATCH)
+        good = list(islice((item.image for item in loaded if item.image is not None), at_most))
+        if not good:
+            raise ValueError(f"source={source}: no picture in it can be read.")
+        return Pictures(torch.stack(good), None, f"{len(good)} pictures of {source}")
+    try:
+        split = held_out.find(model.module.about, model.classes, "val", ImageDataModule()).split
+    except (ValueError, FileNotFoundError):
+        size = model.module.preprocess.size
+        noise = torch.randint(
+            256, (BATCH, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
+        return Pictures(noise, None, f"{BATCH} images of noise, for the run's own are not at hand: give source=FOLDER")
+    step = max(1, len(split) // at_most)
+    split = split.take(range(0, len(split), step)[:at_most])
+    images = torch.stack([model.transform(split.load(i)) for i in range(len(split))])
+    return Pictures(images, torch.tensor(split.labels), f"{len(split)} of the run's val images")
+
+
+def answers(run: Run, images: Tensor) -> Tensor:
+    """Probabilities (N, classes), in batches of `BATCH` and, for the last image, of one."""
+    with torch.inference_mode():
+        parts = [run(batch) for batch in images[:-1].split(BATCH)] if len(images) > 1 else []
+        return torch.cat([*parts, run(images[-1:])]).float()
+
+
+def compare(expected: Tensor, found: Tensor, labels: Tensor | None = None) -> dict[str, Any]:
+    """Largest difference between two probabilities, share of equal labels, and accuracy where labels are known."""
+    said, wanted = found.argmax(dim=1), expected.argmax(dim=1)
+    result: dict[str, Any] = {
+        "images": len(found),
+        "max_dp": float((expected - found).abs().max()),
+        "agreement": float((said == wanted).double().mean()),
+    }
+    if labels is not None:
+        result["acc"] = float((said == labels).double().mean())
+        result["acc_of_the_model"] = float((wanted == labels).double().mean())
+    return result
+
+
+def words(found: dict[str, Any]) -> str:
+    """A comparison for the terminal."""
+    text = f"largest difference of a probability {found['max_dp']:.2g}, same label for {found['agreement']:.2%}"
+    if "acc" in found:
+        text += f", accuracy {found['acc']:.4f} (the model's {found['acc_of_the_model']:.4f})"
+    return text
+
+
+def quantized(exported: Exported, pictures: Pictures, expected: Tensor) -> dict[str, Any]:
+    """Write the file in 8 bits too; every other picture sets its ranges, and it is compared on those between.
+
+    Raises:
+        ValueError: there are too few pictures.
+    """
+    if len(pictures.images) < 16:
+        raise ValueError(f"quantize=int8 needs 16 pictures or more, half of them to compare on; got {pictures.what}.")
+    small = exporters.int8(exported, pictures.images[::2])
+    labels = None if pictures.labels is None else pictures.labels[1::2]
+    found = compare(expected[1::2], answers(small.run, pictures.images[1::2]), labels)
+    size, was = small.path.stat().st_size, exported.path.stat().st_size
+    say(entry("int8", f"on the half of them that set no ranges: {words(found)}"))
+    say(entry("", f"{small.path} ({size / 2**20:.1f} MiB, {size / was:.0%} of the other)"))
+    return {"file": small.path.name, "bytes": size, **found}

@@ -1,0 +1,168 @@
+"""Where pictures to classify come from: a file, a folder, a pattern, a list, an address, standard input."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from finetune import images
+from finetune.images import BadImageError
+
+MAX_BYTES = 64 << 20
+"""Of a picture that is fetched from an address."""
+TIMEOUT_S = 30.0
+"""For the whole of it."""
+TABLES = (".csv", ".txt", ".lst")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Names of pictures, one after another."""
+
+    names: Iterable[str]
+    total: int | None
+    """How many; None if it is not known before the end."""
+    notes: list[str] = field(default_factory=list)
+    folder: Path | None = None
+    """The folder below which they lie, where it is one."""
+
+
+def find(source: str) -> Source:
+    """The pictures that a source stands for.
+
+    Args:
+        source: a picture, a folder (with all below it), a pattern such as `photos/**/*.jpg`, a list of paths (a line
+            each, `.txt` or `.lst`; or `.csv` with a column `path`, relative to the table), an http(s) address, or `-`:
+            a path a line on standard input.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: there is no picture in it.
+    """
+    if source == "-":
+        return Source((line.rstrip("\r\n") for line in sys.stdin if line.strip()), None)
+    if is_address(source):
+        return Source([source], 1)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        found, others = images.list_images(path)
+        notes = [f"{len(others)} files below {path} are not pictures of a known kind"] if others else []
+        some = _some(found, source, f"Pictures are {' '.join(sorted(images.EXTENSIONS))}.")
+        return replace(some, notes=notes, folder=path)
+    if path.is_file():
+        return _some(_listed(path), source) if path.suffix.lower() in TABLES else Source([str(path)], 1)
+    if not glob.has_magic(source):
+        raise FileNotFoundError(f"source={source}: there is no such file or folder (looked from {Path.cwd()}).")
+    matching = sorted(name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
+    return _some(matching, source, f"No file matches (looked from {Path.cwd()}).")
+
+
+def _some(names: list[str], source: str, hint: str = "") -> Source:
+    if not names:
+        raise ValueError(f"source={source}: there are no pictures in it. {hint}".strip())
+    return Source(names, len(names))
+
+
+def _listed(path: Path) -> list[str]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            if path.suffix.lower() != ".csv":
+                return [line.strip() for line in file if line.strip()]
+            rows = csv.DictReader(file)
+            if "path" not in (rows.fieldnames or ()):
+                raise ValueError(
+                    f"source={path} needs a column path, got {', '.join(rows.fieldnames or ()) or 'nothing'}."
+                )
+            names = [row["path"] for row in rows if row["path"]]
+            return [name if is_address(name) else str(path.parent / name) for name in names]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"source={path} is not a list in UTF-8 ({error}).") from error
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is fetched and not opened."""
+    return name.startswith(("http://", "https://"))
+
+
+def read(name: str) -> Tensor:
+    """A picture as uint8 RGB pixels (3, H, W).
+
+    Raises:
+        BadImageError: it cannot be read or fetched; names it.
+    """
+    if not is_address(name):
+        return images.load_pixels(name)
+    with tempfile.NamedTemporaryFile(suffix=os.path.splitext(name)[1][:8]) as file:
+        try:
+            file.write(_fetched(name))
+        except (OSError, ValueError) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it holds the connection
+            raise BadImageError(f"{name}: cannot be fetched ({error})") from error
+        file.flush()
+        try:
+            return images.load_pixels(file.name)
+        except BadImageError as error:
+            raise BadImageError(f"{name}: {str(error).removeprefix(f'{file.name}: ')}") from error
+
+
+def _fetched(address: str) -> bytes:
+    end, parts, size = time.monotonic() + TIMEOUT_S, [], 0
+    request = urllib.request.Request(address, headers={"User-Agent": "finetune"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        while block := answer.read1(1 << 16):
+            size += len(block)
+            parts.append(block)
+            if size > MAX_BYTES:
+                raise ValueError(f"more than {MAX_BYTES >> 20} MiB")
+            if time.monotonic() > end:
+                raise ValueError(f"it took more than {TIMEOUT_S:.0f} s")
+        length = answer.headers.get("Content-Length")
+    if length and size < int(length):
+        raise ValueError(f"the connection ended after {size} of {length} bytes")
+    return b"".join(parts)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A picture ready for the network, or the reason why not."""
+
+    name: str
+    image: Tensor | None
+    error: str = ""
+
+
+def load(names: Iterable[str], transform: Callable[[Tensor], Tensor], ahead: int) -> Iterator[Loaded]:
+    """Pictures in the order of their names, several read at a time, at most `ahead` of them held."""
+
+    def one(name: str) -> Loaded:
+        try:
+            return Loaded(name, transform(read(name)))
+        except BadImageError as error:
+            return Loaded(name, None, str(error).removeprefix(f"{name}: "))
+
+    waiting: deque[Future[Loaded]] = deque()
+    with ThreadPoolExecutor(images.cores()) as pool:
+        try:
+            for name in names:
+                waiting.append(pool.submit(one, name))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
