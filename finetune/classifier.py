@@ -90,6 +90,9 @@ class Classifier:
         """
         if tta not in TTA:
             raise ValueError(unknown("tta", tta, TTA, f"It is one of {', '.join(TTA)}."))
+        kind = device.partition(":")[0]
+        if machine.accelerator(kind) != kind and device != "auto":
+            raise ValueError(f"device={device} cannot be used here: torch finds none. device=auto takes what there is.")
         self.device = torch.device(machine.accelerator(device) if device == "auto" else device)
         validated = module.about.get("validated", {})
         self.precision = (
@@ -99,10 +102,7 @@ class Classifier:
             raise ValueError(unknown("precision", precision, _DTYPES, f"It is one of {', '.join(_DTYPES)}."))
         mixed, dtype = self.precision.endswith("-mixed"), _DTYPES[self.precision]
         self._autocast = dtype if mixed else None
-        try:
-            self.module = module.to(self.device, torch.float32 if mixed else dtype).eval()
-        except (RuntimeError, AssertionError) as error:  # torch without CUDA, a number that is not there
-            raise ValueError(f"device={device} cannot be used here: {str(error).splitlines()[0]}") from error
+        self.module = module.to(self.device, torch.float32 if mixed else dtype).eval()
         self.module.evaluate_as(validated)
         self.transform = TTA[tta](module.preprocess)
         """uint8 pixels (3, H, W) to what `logits` takes a batch of."""

@@ -14,6 +14,8 @@ from finetune.families import unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_SIZE = 8192
+"""Of an image in pixels: what a file says of itself must not fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,10 @@ class Preprocess:
                     f"preprocess.{name} takes one number or three{' above 0' if name == 'std' else ''}, got {value}."
                 )
             object.__setattr__(self, name, triple)
-        if not 1 <= self.size <= self.resize:
-            raise ValueError(f"preprocess needs 1 <= size <= resize, got size={self.size} and resize={self.resize}.")
+        if not 1 <= self.size <= self.resize <= MAX_SIZE:
+            raise ValueError(
+                f"preprocess needs 1 <= size <= resize <= {MAX_SIZE}, got size={self.size} and resize={self.resize}."
+            )
         if self.interpolation not in ("nearest", "bilinear", "bicubic"):
             raise ValueError(unknown("interpolation", self.interpolation, ("nearest", "bilinear", "bicubic")))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 
+from finetune import train
 from finetune.build import quiet
 from finetune.console import IGNORED_WARNINGS
 
@@ -88,6 +91,39 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """3 classes, 8 training and 4 validation images each, 32 pixels; read only."""
     root = tmp_path_factory.mktemp("data") / "photos"
     return write_images(root, {"train": dict.fromkeys(COLOURS, 8), "val": dict.fromkeys(COLOURS, 4)})
+
+
+TINY = (
+    "model=squeezenet1_1", "model.weights=none", "data=imagefolder", "data.image_size=32", "data.num_workers=0",
+    "data.batch_size=8", "trainer=cpu", "trainer.max_epochs=2", "optimizer.lr=0.01",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on `photos`; read only."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    with warnings.catch_warnings():
+        quiet()
+        train.main([*TINY, f"data.root={photos}", f"hydra.run.dir={folder}"])
+    return folder
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Path, int]]:
+    """Run a command in this process: its folder, and its exit code."""
+    monkeypatch.chdir(tmp_path)
+    numbers = itertools.count(1)
+
+    def run(name: str, *argv: str) -> tuple[Path, int]:
+        folder = tmp_path / f"{name}_{next(numbers)}"
+        try:
+            import_module(f"finetune.{name}").main([*argv, f"hydra.run.dir={folder}"])
+        except SystemExit as stop:
+            return folder, int(stop.code or 0)
+        return folder, 0
+
+    return run
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
-from finetune import backbones, checkpoint
+from finetune import backbones
 from finetune.backbones import Backbone, default_preprocess, find_weights, load_weights, names_under, replace_layer
 from finetune.families import FAMILIES, find_family
 from finetune.preprocess import Preprocess
@@ -281,27 +281,6 @@ def test_load_weights_refuses_what_does_not_fit_and_names_it(change: str, tmp_pa
     }
     with pytest.raises(ValueError, match=expected[change]):
         load_weights(torchvision.models.resnet18(), tmp_path / "w.pth", find_family("resnet18"))
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 cut off"])
-def test_read_tensors_damaged_file_is_one_clear_error(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "w.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=r"w\.pth \(\d+ bytes\) cannot be read"):
-        checkpoint.read_tensors(tmp_path / "w.pth")
-
-
-class _Payload:
-    def __reduce__(self) -> Any:
-        return (Path.touch, (Path("/tmp/finetune_was_here"),))
-
-
-def test_read_tensors_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("/tmp/finetune_was_here").unlink(missing_ok=True)
-    torch.save({"state_dict": _Payload()}, tmp_path / "w.pth")
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    with pytest.raises(ValueError, match="code, which is never run"):
-        checkpoint.read_tensors(tmp_path / "w.pth")
-    assert not Path("/tmp/finetune_was_here").exists()
 
 
 def test_weights_path_missing_file_says_where_it_looked() -> None:
