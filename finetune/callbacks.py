@@ -66,7 +66,7 @@ class History(Checkpoint):
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_atomically(self.path, text.getvalue().encode())
+        write_atomically(self.path, text.getvalue().encode(errors="surrogateescape"))
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "best_results": self.best_results}

@@ -51,7 +51,7 @@ def read_run(folder: Path) -> Record:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
             rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-        with (folder / "split.csv").open(newline="", encoding="utf-8") as file:
+        with (folder / "split.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             val_images = [row["path"] for row in csv.DictReader(file) if row["split"] == "val"]
         metrics["best"]["val/acc"], metrics["seconds"]["total"], metrics["strategy"]
     except (OSError, ValueError, KeyError) as error:

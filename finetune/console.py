@@ -42,7 +42,9 @@ def entry(label: str, text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print, and keep in the run's log."""
+    """Print, and keep in the run's log; what the terminal cannot show (bytes in a file's name) is escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
     print(text, flush=True)
     log.info(text)
 

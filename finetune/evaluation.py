@@ -106,7 +106,7 @@ def write(model: Classifier, images: HeldOut, judgement: Judgement, folder: Path
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["true \\ predicted", *model.classes])
     writer.writerows([name, *row] for name, row in zip(model.classes, values["confusion_matrix"], strict=True))
-    write_atomically(folder / "confusion_matrix.csv", text.getvalue().encode())
+    write_atomically(folder / "confusion_matrix.csv", text.getvalue().encode(errors="surrogateescape"))
     if report:
         plots.confusion_matrix(
             values["confusion_matrix"], model.classes, folder / "plots" / "confusion_matrix.png", values["what"]

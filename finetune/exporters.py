@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,11 +123,12 @@ def safetensors(module: FineTuner, folder: Path) -> Exported:
         ValueError: the package is not installed.
     """
     _need("safetensors")
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     path = folder / "model.safetensors"
     words = about(module, _recipe(module, "safetensors.torch.load_file('model.safetensors')"), graph=False)
-    save_file(_weights(module), path, metadata={key: json.dumps(value) for key, value in words.items()})
+    metadata = {key: json.dumps(value) for key, value in words.items()}
+    write_atomically(path, save(_weights(module), metadata))
     _write_about(words, folder)
     return Exported(path, _rebuilt(module, load_file(path)))
 
@@ -171,7 +173,8 @@ def _recipe(module: FineTuner, tensors: str) -> str:
     if arguments is None:
         return f"your_network.load_state_dict({tensors})"
     given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    return f"torchvision.models.get_model({module.hparams['model']!r}, {given}).load_state_dict({tensors})"
+    network = f"torchvision.models.get_model({module.hparams['model']!r}, {given})"
+    return f"network = {network}; network.load_state_dict({tensors}); network.eval()"
 
 
 def _rebuilt(module: FineTuner, tensors: dict[str, Tensor]) -> Run:
@@ -229,15 +232,14 @@ def int8(exported: Exported, images: Tensor) -> Exported:
 
 
 def _need(*packages: str) -> None:
-    from importlib.util import find_spec
-
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ValueError(f"This needs {', '.join(missing)}: pip install 'finetune-lightning[export]'")
 
 
 def _write_about(words: dict[str, Any], folder: Path) -> None:
-    write_atomically(folder / "model.json", (json.dumps(words, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(words, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder / "model.json", text.encode(errors="backslashreplace"))
 
 
 @contextmanager

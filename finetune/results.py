@@ -53,7 +53,7 @@ def write_split(data: ImageDataModule, path: Path) -> None:
         writer.writerows(
             [key, data.classes[label], split.name] for key, label in zip(split.keys, split.labels, strict=True)
         )
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def write_bad_files(bad_files: Mapping[str, str], path: Path) -> None:
@@ -62,7 +62,7 @@ def write_bad_files(bad_files: Mapping[str, str], path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "reason"])
     writer.writerows(sorted(bad_files.items()))
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def history(trainer: Trainer) -> History:
@@ -104,7 +104,7 @@ def metrics(
 def write_json(values: dict[str, Any], path: Path) -> None:
     """Indented JSON; NaN becomes null, which every reader knows."""
     plain = json.loads(json.dumps(values), parse_constant=lambda _: None)
-    write_atomically(path, (json.dumps(plain, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomically(path, (json.dumps(plain, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def device_line(trainer: Trainer) -> str:

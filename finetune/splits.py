@@ -246,7 +246,7 @@ def fingerprint(split: Split, root: Path | None) -> str:
     for path in files:
         stat = os.stat(path)
         parts.append(f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 
 def held_out(split: Split) -> dict[str, Any]:

@@ -105,7 +105,9 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "trained"
     with warnings.catch_warnings():
         quiet()
-        train.main([*TINY, f"data.root={photos}", f"hydra.run.dir={folder}"])
+        # learns something in two epochs, so that its answers differ
+        learns = ["model=resnet18", "optimizer=adamw", "optimizer.lr=0.03", "data.augment=none"]
+        train.main([*TINY, *learns, f"data.root={photos}", f"hydra.run.dir={folder}"])
     return folder
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune import Family, FineTuner, compare, families, register, train
+from finetune import Family, FineTuner, compare, evaluate, families, register, train
 from finetune.config import options
 
 TINY = [
@@ -231,6 +231,18 @@ def test_options_run(argv: list[str], run: Callable[..., Path]) -> None:
     folder = run(*argv)
     assert metrics(folder)["best"]["val/acc"] >= 0
     assert (folder / "plots" / "curves.png").exists() == ("report=false" not in argv)
+
+
+def test_file_names_that_are_no_text_go_through(run: Callable[..., Path], make_images: Callable[..., Path]) -> None:
+    root = make_images({"train": {"cat": 6, "dog": 6}, "val": {"cat": 2, "dog": 2}})
+    for split in ("train", "val"):
+        (root / split / "cat" / "00.png").rename(root / split / "cat" / os.fsdecode(b"raw\xff.png"))
+        (root / split / "dog" / os.fsdecode(b"bad\xfe.png")).write_text("not a picture")
+    folder = run("trainer.max_epochs=1", data=root)
+    assert b"train/cat/raw\xff.png,cat,train" in (folder / "split.csv").read_bytes()
+    assert b"bad\xfe.png" in (folder / "bad_files.csv").read_bytes()
+    evaluate.main([f"ckpt={folder}/checkpoints/best.ckpt", f"hydra.run.dir={folder}_e"])
+    assert b"val/cat/raw\xff.png" in (folder.with_name("run_e") / "predictions.csv").read_bytes()
 
 
 def test_early_stopping_stops(run: Callable[..., Path]) -> None:

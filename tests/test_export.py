@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+
+from finetune import FineTuner, exporters, load, parity
+from finetune.exporters import EXPORTERS
+from finetune.families import FAMILIES
+
+Command = Callable[..., tuple[Path, int]]
+SMALL = {family.names[0] for family in FAMILIES.values()}
+"""A model of every family."""
+
+
+@pytest.fixture(scope="module")
+def best(trained: Path) -> str:
+    return f"ckpt={trained}/checkpoints/best.ckpt"
+
+
+def report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "export.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("kind", EXPORTERS)
+def test_export_is_loaded_back_and_compared_on_the_runs_images(kind: str, best: str, command: Command) -> None:
+    folder, code = command("export", best, f"format={kind}")
+    assert code == 0
+    found = report(folder)
+    assert found["max_dp"] < 1e-5
+    assert found["agreement"] == 1
+    assert found["acc"] == found["acc_of_the_model"]
+    assert found["compared_on"] == "12 of the run's val images"
+    assert (folder / found["file"]).stat().st_size == found["bytes"]
+    about = json.loads((folder / "model.json").read_text())
+    assert about["classes"] == ["cat", "dog", "emu"]
+    assert about["preprocess"]["size"] == 32
+    assert about["load"]
+
+
+def test_onnx_has_its_classes_and_preprocessing_inside(
+    best: str, command: Command, trained: Path, photos: Path
+) -> None:
+    """With nothing but onnxruntime, numpy and Pillow, as a README tells: the answers of `predict`."""
+    import onnxruntime
+
+    folder, _ = command("export", best)
+    assert sorted(p.name for p in folder.glob("model*")) == ["model.json", "model.onnx"]
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    about = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
+    path, p = photos / "val" / "dog" / "00.png", about["preprocess"]
+    image = Image.open(path).convert("RGB")
+    scale = p["resize"] / min(image.size)
+    image = image.resize([round(side * scale) for side in image.size], Image.Resampling.BILINEAR)
+    left, top = ((side - p["size"]) // 2 for side in image.size)
+    image = image.crop((left, top, left + p["size"], top + p["size"]))
+    pixels = np.asarray(image).transpose(2, 0, 1)[None]
+    found = session.run(None, {"images": pixels})[0][0]
+    expected = load(trained / "checkpoints" / "best.ckpt", device="cpu", precision="32-true").predict(path)
+    assert about["classes"][int(found.argmax())] == expected.label
+    assert float(found.max()) == pytest.approx(expected.confidence, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(m, marks=[pytest.mark.slow] if m != "resnet18" else []) for m in sorted(SMALL)],
+)
+def test_onnx_of_every_family_at_every_batch(model: str, tmp_path: Path) -> None:
+    module = FineTuner(model, classes=3, weights="none").eval()
+    size = module.preprocess.size
+    exported = exporters.onnx(module, tmp_path)
+    graph = exporters.Graph(module).eval()
+    for n in (1, 2, 5):
+        images = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8)
+        with torch.no_grad():
+            assert torch.allclose(exported.run(images), graph(images), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(m, marks=[pytest.mark.slow] if m != "googlenet" else []) for m in sorted(SMALL)],
+)
+def test_state_dict_loads_into_torchvisions_network_as_its_recipe_says(model: str, tmp_path: Path) -> None:
+    module = FineTuner(model, classes=3, weights="none", transform_input=True).eval()
+    exported = exporters.state_dict(module, tmp_path)
+    tensors = torch.load(tmp_path / "model.pth", weights_only=True)
+    about = json.loads((tmp_path / "model.json").read_text())
+    assert f"get_model('{model}', num_classes=3" in about["load"]
+    assert ("transform_input=True" in about["load"]) == (model in ("googlenet", "inception_v3"))
+    options = {"init_weights": False, "transform_input": True} if "transform_input" in about["load"] else {}
+    network = torchvision.models.get_model(model, num_classes=3, **options)
+    network.load_state_dict(tensors, strict=True)
+    size = module.preprocess.size
+    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = module(images)
+        assert torch.allclose(network.eval()(module.preprocess.normalize(images)), expected, atol=1e-5)
+        assert torch.allclose(exported.run(images), expected.softmax(dim=1), atol=1e-5)
+
+
+def test_state_dict_of_a_transformer_of_another_size_says_so(tmp_path: Path) -> None:
+    module = FineTuner("vit_b_32", classes=2, weights="none", preprocess={"size": 64}).eval()
+    exporters.state_dict(module, tmp_path)
+    assert "image_size=64" in json.loads((tmp_path / "model.json").read_text())["load"]
+
+
+def test_safetensors_carry_the_metadata_and_load_as_weights(best: str, command: Command) -> None:
+    from safetensors import safe_open
+
+    folder, _ = command("export", best, "format=safetensors")
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["classes"]) == ["cat", "dog", "emu"]
+    again = FineTuner("resnet18", classes=2, weights=str(folder / "model.safetensors"))
+    assert again.source.startswith("120 trunk tensors")
+
+
+def test_network_of_ones_own_is_exported(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 9))
+    module = FineTuner(network, classes=2, head="3").eval()
+    images = torch.randint(0, 256, (3, 3, 224, 224), dtype=torch.uint8)
+    for name in ("state_dict", "torch_export"):
+        exported = EXPORTERS[name](module, tmp_path)
+        with torch.no_grad():
+            assert torch.allclose(exported.run(images), module(images).softmax(dim=1), atol=1e-6)
+
+
+def test_export_that_differs_is_refused(
+    best: str, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrong(module: FineTuner, folder: Path) -> exporters.Exported:
+        exported = exporters.state_dict(module, folder)
+        return exported._replace(run=lambda images: exported.run(images).flip(1))
+
+    monkeypatch.setitem(EXPORTERS, "state_dict", wrong)
+    folder, code = command("export", best, "format=state_dict")
+    assert code == 2
+    assert "The export differs by" in capsys.readouterr().err
+    assert not (folder / "model.pth").exists()
+    assert (folder / "model.pth.rejected").exists()
+    assert not (folder / "export.json").exists()
+
+
+def test_export_compares_on_a_source_or_says_that_it_had_none(
+    best: str, command: Command, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = command("export", best, "format=state_dict", f"source={photos}/train", "images=5")
+    assert report(folder)["compared_on"] == f"5 pictures of {photos}/train"
+    FineTuner("squeezenet1_1", classes=2, weights="none", preprocess={"size": 32}).save(tmp_path / "bare.ckpt")
+    folder, code = command("export", f"ckpt={tmp_path}/bare.ckpt", "format=state_dict")
+    assert code == 0
+    assert "images of noise" in report(folder)["compared_on"]
+    _, code = command("export", best, "format=state_dict", "source=none")
+    assert code == 2
+    assert "source=none: there is no such file" in capsys.readouterr().err
+
+
+def test_export_without_its_packages_names_the_extra(
+    best: str, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = exporters.find_spec
+    monkeypatch.setattr(exporters, "find_spec", lambda name: None if name == "onnxscript" else find(name))
+    _, code = command("export", best)
+    assert code == 2
+    assert "needs onnxscript: pip install 'finetune-lightning[export]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["format=onx"], "no format 'onx'. The nearest are onnx"),
+        (["format=state_dict", "quantize=int8"], "quantize=int8 is for format=onnx"),
+        (["quantize=int4"], "no quantize 'int4'"),
+        (["tolerance=-1"], "tolerance must be a number from 0 on"),
+    ],
+)
+def test_export_checks_its_choices(
+    argv: list[str], message: str, best: str, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("export", best, *argv)[1] == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_int8_is_smaller_and_measured(best: str, command: Command, photos: Path) -> None:
+    folder, code = command("export", best, "quantize=int8", f"source={photos}")
+    assert code == 0
+    found = report(folder)["int8"]
+    assert found["images"] == 18
+    assert found["bytes"] < 0.5 * report(folder)["bytes"]
+    assert found["agreement"] > 0.8
+
+
+def test_int8_needs_pictures(best: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    _, code = command("export", best, "quantize=int8")
+    assert code == 2
+    assert "needs 16 pictures or more" in capsys.readouterr().err
+
+
+def test_compare_counts_and_measures() -> None:
+    expected = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
+    found = parity.compare(expected, torch.tensor([[0.8, 0.2], [0.6, 0.4]]), torch.tensor([0, 1]))
+    assert found == {"images": 2, "max_dp": pytest.approx(0.2), "agreement": 0.5, "acc": 0.5, "acc_of_the_model": 1.0}
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_int8_holds_up_on_real_pictures(shared: Path, command: Command) -> None:
+    weights = shared / "weights/squeezenet1_1-imagenet-features.pth"
+    root = shared / "data/hymenoptera_data"
+    argv = ["model=squeezenet1_1", f"model.weights={weights}", "trainer.max_epochs=2", "data.batch_size=8"]
+    run, _ = command("train", "data=imagefolder", f"data.root={root}", *argv)
+    folder, code = command("export", f"ckpt={run}/checkpoints/best.ckpt", "quantize=int8", "images=153")
+    assert code == 0
+    found = report(folder)["int8"]
+    assert found["acc"] >= found["acc_of_the_model"] - 0.04
+    assert found["agreement"] >= 0.95
