@@ -38,6 +38,11 @@ class Backbone:
 
     `Backbone.create("resnet18")` gives torchvision's network with its ImageNet head; `replace_head` fits it to
     other classes.
+
+    >>> backbone = Backbone.create("resnet18", weights="none")
+    >>> backbone.replace_head(num_classes=2)
+    >>> backbone.network.fc, backbone.head_names
+    (Linear(in_features=512, out_features=2, bias=True), ['fc.weight', 'fc.bias'])
     """
 
     name: str
@@ -291,7 +296,8 @@ def load_weights(network: nn.Module, path: Path, family: Family) -> str:
                 f"{path} does not fit {type(network).__name__}: it {problem} {', '.join(names[:3])}{more}. "
                 + (f"It is a checkpoint of {whose}." if whose else "Is it the file of another model?")
             )
-    network.load_state_dict({k: v for k, v in given.items() if k in trunk}, strict=False)
+    own.update({k: v for k, v in given.items() if k in trunk})
+    network.load_state_dict(own)  # by update: `own` has the version in it that torchvision's MNASNet asks for
     ignored = len(loaded) - len(given)
     return f"{len(given)} trunk tensors from {path}" + (f" ({ignored} of its heads ignored)" if ignored else "")
 

@@ -48,6 +48,16 @@ class ImageDataModule(LightningDataModule):
         module = FineTuner("resnet18", classes=data.classes)
         Trainer().fit(module, datamodule=data)
 
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> for name, red in (("ants", 0), ("bees", 200)):
+    ...     Path("photos", name).mkdir(parents=True)
+    ...     for i in range(5):
+    ...         Image.new("RGB", (40, 30), (red, i, 0)).save(f"photos/{name}/{i}.png")
+    >>> data = ImageDataModule("photos", batch_size=4).prepare()
+    >>> data.classes, len(data.splits["train"]), len(data.splits["val"])
+    (['ants', 'bees'], 8, 2)
+
     Class names come from the training images, sorted as torchvision sorts; other splits are mapped onto them by name.
     The order of an epoch's images and the augmentation of each depend on the seed, the epoch and the image alone, not
     on workers or on what ran before.

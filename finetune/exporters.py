@@ -126,28 +126,33 @@ def safetensors(module: FineTuner, folder: Path) -> Exported:
     from safetensors.torch import load_file, save
 
     path = folder / "model.safetensors"
-    words = about(module, _recipe(module, "safetensors.torch.load_file('model.safetensors')"), graph=False)
+    # by update: torchvision's MNASNet wants the version that a state dict of its own has, and this format has not
+    load = "state = network.state_dict(); state.update(safetensors.torch.load_file('model.safetensors')); "
+    words = about(module, f"{_recipe(module)}{load}network.load_state_dict(state); network.eval()", graph=False)
     metadata = {key: json.dumps(value) for key, value in words.items()}
-    write_atomically(path, save(_weights(module), metadata))
+    write_atomically(path, save(dict(_weights(module)), metadata))
     _write_about(words, folder)
-    return Exported(path, _rebuilt(module, load_file(path)))
+    network = _new_network(module)
+    state = network.state_dict()
+    state.update(load_file(path))
+    return Exported(path, _runner(module, network, state))
 
 
 def state_dict(module: FineTuner, folder: Path) -> Exported:
     """The weights under their torchvision names, as torch saves them."""
     path = folder / "model.pth"
-    words = about(module, _recipe(module, "torch.load('model.pth', weights_only=True)"), graph=False)
+    load = "network.load_state_dict(torch.load('model.pth', weights_only=True)); network.eval()"
+    words = about(module, f"{_recipe(module)}{load}", graph=False)
     torch.save(_weights(module), path)
     _write_about(words, folder)
-    return Exported(path, _rebuilt(module, torch.load(path, weights_only=True)))
+    return Exported(path, _runner(module, _new_network(module), torch.load(path, weights_only=True)))
 
 
 def _weights(module: FineTuner) -> dict[str, Tensor]:
-    # cloned: a view would be saved with all that it is a view of
-    return {
-        k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for k, v in module.backbone.state_dict().items()
-    }
+    state = module.backbone.state_dict()
+    for name, tensor in state.items():  # cloned: a view would be saved with all that it is a view of
+        state[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return state
 
 
 def _arguments(module: FineTuner) -> dict[str, Any] | None:
@@ -157,34 +162,33 @@ def _arguments(module: FineTuner) -> dict[str, Any] | None:
         return None
     arguments: dict[str, Any] = {"num_classes": len(module.classes)}
     if family.aux:  # neither flag is in a state dict
-        arguments |= {
-            "aux_logits": True,
-            "transform_input": bool(module.hparams["transform_input"]),
-            "init_weights": False,
-        }
+        transform_input = bool(module.hparams["transform_input"])
+        arguments |= {"aux_logits": True, "transform_input": transform_input, "init_weights": False}
     size = getattr(module.backbone, "image_size", None)
     if family.size_argument and size is not None:
         arguments[family.size_argument] = size
     return arguments
 
 
-def _recipe(module: FineTuner, tensors: str) -> str:
+def _recipe(module: FineTuner) -> str:
     arguments = _arguments(module)
     if arguments is None:
-        return f"your_network.load_state_dict({tensors})"
+        return "network = ...  # yours; "
     given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    network = f"torchvision.models.get_model({module.hparams['model']!r}, {given})"
-    return f"network = {network}; network.load_state_dict({tensors}); network.eval()"
+    return f"network = torchvision.models.get_model({module.hparams['model']!r}, {given}); "
 
 
-def _rebuilt(module: FineTuner, tensors: dict[str, Tensor]) -> Run:
-    """The weights in a network that is built as the recipe says."""
+def _new_network(module: FineTuner) -> nn.Module:
+    """Built as the recipe says."""
     arguments = _arguments(module)
     if arguments is None:
-        network = copy.deepcopy(module.backbone)
-    else:
-        network = torchvision.models.get_model(str(module.hparams["model"]), **arguments)
-    network.load_state_dict(tensors, strict=True)
+        return copy.deepcopy(module.backbone)
+    network: nn.Module = torchvision.models.get_model(str(module.hparams["model"]), **arguments)
+    return network
+
+
+def _runner(module: FineTuner, network: nn.Module, state: dict[str, Tensor]) -> Run:
+    network.load_state_dict(state, strict=True)
     network.eval()
     return lambda images: network(module.preprocess.normalize(images)).softmax(dim=1)
 

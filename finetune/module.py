@@ -65,6 +65,12 @@ class FineTuner(LightningModule):
         module = FineTuner("resnet18", classes=["ants", "bees"], strategy="differential")
         Trainer(max_epochs=5).fit(module, datamodule=ImageDataModule("photos"))
 
+    >>> module = FineTuner("squeezenet1_1", classes=["ants", "bees"], weights="none")
+    >>> module(torch.zeros(4, 3, 64, 64, dtype=torch.uint8)).shape
+    torch.Size([4, 2])
+    >>> module.head
+    Conv2d(512, 2, kernel_size=(1, 1), stride=(1, 1))
+
     `module.backbone` is the network under its torchvision names, `module.head` its new last layer,
     `module.classes` the class names, `module.preprocess` what images need. After validation and test,
     `module.results["val"]` holds every metric, the per-class ones included.

@@ -75,7 +75,14 @@ class Group:
 
 @dataclass
 class Strategy:
-    """How a pretrained network is adapted. Plain data: it lives in YAML files and checkpoints."""
+    """How a pretrained network is adapted. Plain data: it lives in YAML files and checkpoints.
+
+    >>> Strategy.load("differential").groups[-1].lr
+    0.1
+    >>> mine = Strategy(groups=[Group("@head", lr=1.0), Group(".*", lr=0.1, start=2, warmup=1)])
+    >>> mine.to_dict()["groups"][1]["start"]
+    2
+    """
 
     groups: list[Group] = field(default_factory=list)
     pretrained: bool = True

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,22 @@ def test_onnx_of_every_family_at_every_batch(model: str, tmp_path: Path) -> None
             assert torch.allclose(exported.run(images), graph(images), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["state_dict", "safetensors"])
+@pytest.mark.parametrize("model", ["mnasnet0_5", "squeezenet1_1"])
+def test_weights_are_loaded_by_the_recipe_and_as_weights_of_a_run(model: str, kind: str, tmp_path: Path) -> None:
+    module = FineTuner(model, classes=3, weights="none").eval()
+    path = EXPORTERS[kind](module, tmp_path).path
+    names: dict[str, Any] = {}
+    recipe = json.loads((tmp_path / "model.json").read_text())["load"].replace(f"'{path.name}'", repr(str(path)))
+    exec(f"import torch, torchvision, safetensors.torch\n{recipe}", names)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.allclose(names["network"](module.preprocess.normalize(images)), module(images), atol=1e-5)
+    again = FineTuner(model, classes=2, weights=str(path))
+    first = next(iter(module.backbone.state_dict()))
+    assert torch.equal(again.backbone.state_dict()[first], module.backbone.state_dict()[first])
+
+
 @pytest.mark.parametrize(
     "model",
     [pytest.param(m, marks=[pytest.mark.slow] if m != "googlenet" else []) for m in sorted(SMALL)],
@@ -166,8 +183,7 @@ def test_export_compares_on_a_source_or_says_that_it_had_none(
 def test_export_without_its_packages_names_the_extra(
     best: str, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    find = exporters.find_spec
-    monkeypatch.setattr(exporters, "find_spec", lambda name: None if name == "onnxscript" else find(name))
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
     _, code = command("export", best)
     assert code == 2
     assert "needs onnxscript: pip install 'finetune-lightning[export]'" in capsys.readouterr().err

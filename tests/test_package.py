@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -24,6 +27,18 @@ def test_public_names_are_there() -> None:
     assert set(finetune.__all__) <= set(dir(finetune))
     with pytest.raises(AttributeError, match=r"no attribute 'Finetuner'; it has .*FineTuner"):
         _ = finetune.Finetuner
+
+
+@pytest.mark.parametrize("name", sorted({*finetune._PUBLIC.values(), "finetune.scores"}))
+def test_examples_of_docstrings_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.failed == 0
+
+
+@pytest.mark.parametrize("name", ["Backbone", "Classifier", "FineTuner", "ImageDataModule", "Strategy", "load"])
+def test_public_names_have_an_example(name: str) -> None:
+    assert doctest.DocTestParser().get_examples(inspect.getdoc(getattr(finetune, name)) or "")
 
 
 @pytest.mark.slow
