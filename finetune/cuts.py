@@ -56,6 +56,12 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module]:
 
 def run(modules: Sequence[nn.Module], values: Tensor) -> Tensor:
     """From what enters the cut to logits (N, classes)."""
+    values = through(modules, values)
+    return values.flatten(1) if values.ndim > 2 else values
+
+
+def through(modules: Sequence[nn.Module], values: Tensor) -> Tensor:
+    """Modules one after another."""
     for module in modules:
         if isinstance(module, nn.Linear) and values.ndim == 4 and values.shape[-1] != module.in_features:
             values = values.flatten(1)  # torchvision's networks flatten in forward(), not in a module
@@ -63,7 +69,7 @@ def run(modules: Sequence[nn.Module], values: Tensor) -> Tensor:
             values = half_dropout(values)
         else:
             values = module(values)
-    return values.flatten(1) if values.ndim > 2 else values
+    return values
 
 
 _BYTES_TO_MASK = torch.tensor([[2.0 * (byte >> bit & 1) for bit in range(8)] for byte in range(256)])

@@ -246,7 +246,9 @@ class FineTuner(LightningModule):
             return each.logsumexp(dim=1) - math.log(views)
         images = self._normalized(images)
         if self._before_cut is not None and not self.training:
-            return cuts.run(cuts.rest(self.backbone, self._cut), self._before_cut(images))
+            return self._from_cut(self._before_cut(images))
+        if self._exact_head():
+            return self._from_head(cuts.entering(self.backbone, self.family.head, _channels_last(images)))
         return self._outputs(images)[0]
 
     def features(self, images: Tensor) -> Tensor:
@@ -288,12 +290,26 @@ class FineTuner(LightningModule):
 
     def _outputs(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Main logits, and those of auxiliary heads where the network gives them."""
-        out = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        out = self.backbone(_channels_last(images))
         logits, *aux = out if isinstance(out, tuple) else (out,)
         return logits, aux
 
-    def _from_features(self, batch: Features) -> Tensor:
-        return cuts.run(cuts.rest(self.backbone, self._cut), batch.values)
+    def _from_cut(self, values: Tensor) -> Tensor:
+        """From what enters the cut to logits."""
+        modules = cuts.rest(self.backbone, self._cut)
+        if not self._exact_head():
+            return cuts.run(modules, values)
+        return self._from_head(cuts.through(modules[: modules.index(self.head)], values))
+
+    def _exact_head(self) -> bool:
+        """Whether the head computes in 32 bits though the rest has 16: in evaluation, where bf16's logits, of three
+        digits, would tie. For networks of the table, of which it is known what follows the head."""
+        known = self.hparams["model"] != "custom" and self.family.build is None
+        return known and not self.training and torch.is_autocast_enabled(self.device.type)
+
+    def _from_head(self, values: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, enabled=False):
+            return cuts.run(cuts.rest(self.backbone, self.family.head), values.float())
 
     # --- what learns when --------------------------------------------------------------------------------------
 
@@ -483,7 +499,7 @@ class FineTuner(LightningModule):
         """Main loss plus the weighted auxiliary ones."""
         labels = targets = batch[1]
         if isinstance(batch, Features):
-            logits, aux = self._from_features(batch), list[Tensor]()
+            logits, aux = self._from_cut(batch.values), list[Tensor]()
         else:
             images = self._normalized(batch[0])
             if self.mix is not None:
@@ -620,7 +636,7 @@ class FineTuner(LightningModule):
 
     def _evaluation_step(self, batch: Batch, split: str) -> None:
         labels = batch[1]
-        logits = (self._from_features(batch) if isinstance(batch, Features) else self(batch[0])).float()
+        logits = (self._from_cut(batch.values) if isinstance(batch, Features) else self(batch[0])).float()
         self.judge(logits, labels, split)
 
     def judge(self, logits: Tensor, labels: Tensor, split: str) -> None:
@@ -653,6 +669,10 @@ class FineTuner(LightningModule):
         loss.reset()
         self.results[split] = {k: v.tolist() for k, v in values.items()}
         return values
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _compute(metrics: Any) -> dict[str, Tensor]:
