@@ -6,13 +6,17 @@ import contextlib
 import os
 import zipfile
 from collections.abc import Callable, Mapping
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import torch
+from lightning.fabric import Fabric
+from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+M = TypeVar("M", bound=LightningModule)
 FORMAT = 2
 """Of our checkpoints. 1 had no `finetune` entry: neither the held-out files nor how the run was validated."""
 ABOUT = "finetune"
@@ -140,3 +144,35 @@ def read(path: str | Path) -> dict[str, Any]:
     for key in ("versions", "config", "data", "validated"):
         about[key] = about[key] if isinstance(about.get(key), Mapping) else {}
     return {**data, ABOUT: about}
+
+
+def rebuild(cls: type[M], stored: Mapping[str, Any], path: str | Path, strict: bool, changes: Mapping[str, Any]) -> M:
+    """A LightningModule from what `read` gave, without drawing weights that are overwritten in the next moment.
+
+    Args:
+        cls: its class.
+        stored: the checkpoint.
+        path: for errors.
+        strict: False leaves tensors of another shape as the constructor made them.
+        changes: arguments of the constructor in place of those that were saved.
+
+    Raises:
+        ValueError: what the file says of itself cannot be built.
+    """
+    arguments = {**stored["hyper_parameters"], **changes}
+    takes = signature(cls.__init__).parameters
+    if all(p.kind is not Parameter.VAR_KEYWORD for p in takes.values()):
+        arguments = {k: v for k, v in arguments.items() if k in takes or k in changes}
+    try:
+        with Fabric(accelerator="cpu", devices=1).init_module(empty_init=strict):
+            module = cls(**arguments)
+        state = stored["state_dict"]
+        if not strict:
+            own = module.state_dict()
+            state = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+        module.load_state_dict(state, strict=strict)
+    # a file can say anything of itself
+    except Exception as error:
+        text = "; ".join(line.strip() for line in str(error).splitlines()[:4])
+        raise ValueError(f"{path} cannot be rebuilt: {text or type(error).__name__}") from error
+    return module

@@ -141,7 +141,8 @@ def argparse_command(task: Callable[[Sequence[str] | None], None], argv: Sequenc
 def _report_job(error: Exception, argv: Sequence[str]) -> None:
     """Name a failed job of a sweep at once; Hydra raises its error again when all jobs are done."""
     cfg = HydraConfig.get()
-    own = " ".join(o for o in cfg.overrides.task if o not in argv)
+    given = {word.lower() for word in argv}  # Hydra writes false as False
+    own = " ".join(o for o in cfg.overrides.task if o.lower() not in given)
     _print_error(f"job {cfg.job.num} ({own}) failed: {explain(error, cfg.job.name)}")
     error.__dict__["reported"] = True
 

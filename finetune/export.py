@@ -27,6 +27,10 @@ def export(cfg: DictConfig) -> float:
     model = load(cfg.ckpt, device="cpu", precision="32-true")
     say(entry("Model", f"{model.module.hparams['model']} for {len(model.classes)} classes"))
     pictures = parity.pictures(model, cfg.source, cfg.images)
+    if cfg.quantize is not None and len(pictures.images) < parity.FEWEST:
+        raise ValueError(
+            f"quantize=int8 needs {parity.FEWEST} pictures or more, half of them to compare on; got {pictures.what}."
+        )
     expected = parity.answers(lambda images: model.logits(images).softmax(dim=1), pictures.images)
     exported = exporters.EXPORTERS[cfg.format](model.module, folder)
     found = parity.compare(expected, parity.answers(exported.run, pictures.images), pictures.labels)

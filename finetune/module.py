@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import math
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Self
 
 import lightning
 import torch
-from lightning.fabric import Fabric
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassAUROC,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassRecall,
-)
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
 from finetune import checkpoint as checkpoints
-from finetune import cuts, feature_cache, machine
+from finetune import cuts, feature_cache, machine, metrics, optimization
 from finetune import strategy as strategies
 from finetune.backbones import Backbone, from_module, with_preprocess
 from finetune.data import ImageDataModule
@@ -41,20 +31,6 @@ from finetune.strategy import Strategy
 
 Batch = tuple[Tensor, Tensor] | Features
 """Images (N, 3, H, W), uint8 or normalised floats, and labels (N,) int64; or features of a frozen trunk."""
-
-EVALUATION_METRICS: dict[str, Callable[[int], Metric]] = {
-    "acc": lambda n: MulticlassAccuracy(n, average="micro"),
-    "f1": lambda n: MulticlassF1Score(n, average="macro"),
-    "recall": lambda n: MulticlassRecall(n, average="none"),
-    "auroc": lambda n: MulticlassAUROC(n, average="none"),
-    "confusion_matrix": lambda n: MulticlassConfusionMatrix(n),
-}
-"""Computed over all images of a split, never as means of batches. One value is logged, several are kept."""
-
-
-def sgd(params: Any) -> Optimizer:
-    """The tutorials' optimizer, and the default."""
-    return torch.optim.SGD(params, lr=1e-3, momentum=0.9)
 
 
 class FineTuner(LightningModule):
@@ -87,7 +63,7 @@ class FineTuner(LightningModule):
         tail: str | None = None,
         head_init: str = "default",
         preprocess: Mapping[str, Any] | None = None,
-        optimizer: Callable[[Any], Optimizer] | None = sgd,
+        optimizer: Callable[[Any], Optimizer] | None = optimization.sgd,
         scheduler: Callable[..., LRScheduler] | None = None,
         warmup: float = 0,
         monitor: str = "val/acc",
@@ -222,7 +198,7 @@ class FineTuner(LightningModule):
     def _make_metrics(self) -> None:
         n = len(self.classes)
         self.train_loss, self.train_acc = MeanMetric(), MulticlassAccuracy(n, average="micro")
-        one = MetricCollection({k: make(n) for k, make in EVALUATION_METRICS.items()}, compute_groups=False)
+        one = metrics.make(n)
         self.metrics = nn.ModuleDict({"val": one, "test": one.clone()})
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
 
@@ -415,49 +391,19 @@ class FineTuner(LightningModule):
         return float((optimizer or self._new_optimizer()).defaults["lr"])
 
     def _new_optimizer(self) -> Optimizer:
-        if self._make_optimizer is None:
-            raise ValueError(
-                "This module has no optimizer (a loaded one has none): load_from_checkpoint(path, "
-                "optimizer=functools.partial(torch.optim.SGD, lr=1e-3, momentum=0.9))."
-            )
-        try:
-            optimizer = self._make_optimizer(strategies.param_groups(self.plan, self.backbone))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"optimizer: {error}") from error
-        for group, options in zip(self.plan.groups, optimizer.param_groups, strict=True):
-            options["lr"] = optimizer.defaults["lr"] * group.lr
-        return optimizer
+        return optimization.make_optimizer(self._make_optimizer, self.plan, self.backbone)
 
     def configure_optimizers(self) -> Any:
         """One optimizer with all groups from the start, so that schedulers, checkpoints and resuming need no care."""
         optimizer = self._new_optimizer()
         if self._make_scheduler is None:
             return optimizer
-        scheduler, interval = self._new_scheduler(optimizer)
+        made = optimization.make_scheduler(self._make_scheduler, optimizer, self.monitor, self._total_steps)
+        scheduler, interval = made
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": self.monitor},
         }
-
-    def _new_scheduler(self, optimizer: Optimizer) -> tuple[LRScheduler, str]:
-        make: Any = self._make_scheduler
-        given = make.keywords if isinstance(make, partial) else {}
-        cls = make.func if isinstance(make, partial) else make
-        takes = [name for name in signature(cls).parameters if name not in given]
-        filled: dict[str, Any] = {}
-        if "epochs" not in given:
-            for name in ("total_steps", "T_max"):
-                if name in takes:
-                    filled[name] = self._total_steps()
-        if "max_lr" in takes:
-            filled["max_lr"] = [group["lr"] for group in optimizer.param_groups]
-        if cls is ReduceLROnPlateau and "mode" not in given:
-            filled["mode"] = "min" if self.monitor.endswith("loss") else "max"
-        per_step = "total_steps" in filled or "T_max" in filled
-        try:
-            return make(optimizer, **filled), "step" if per_step else "epoch"
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"scheduler: {error}") from error
 
     def _total_steps(self) -> int:
         steps = self.trainer.estimated_stepping_batches
@@ -468,30 +414,11 @@ class FineTuner(LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """Step with each group's rate times its ramp (late start, warm-up).
-
-        The ramp is undone at once: schedulers, some of which compute a rate from the one before, never see it.
-        """
-        ramps = self._ramps(epoch, batch_idx)
-        scheduled = [options["lr"] for options in optimizer.param_groups]
-        for options, ramp in zip(optimizer.param_groups, ramps, strict=True):
-            options["lr"] = options["lr"] * ramp
-        self.rates = {f"lr/{o['name']}": float(o["lr"]) for o in optimizer.param_groups}
-        try:
+        """Step with each group's rate times its ramp (late start, warm-up)."""
+        now = epoch + (batch_idx + 1) / max(1, int(self.trainer.num_training_batches))
+        factors = optimization.ramps(self.plan, epoch, now, self.warmup, self._max_epochs)
+        with optimization.ramped(optimizer, factors) as self.rates:
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        finally:
-            for options, lr in zip(optimizer.param_groups, scheduled, strict=True):
-                options["lr"] = lr
-
-    def _ramps(self, epoch: int, batch_idx: int) -> list[float]:
-        """Each group's factor for this step; a warm-up of one epoch reaches 1 at that epoch's last step."""
-        batches = max(1, int(self.trainer.num_training_batches))
-        now = epoch + (batch_idx + 1) / batches
-        overall = min(1.0, now / self.warmup) if self.warmup > 0 else 1.0
-        return [
-            overall * self.plan.ramp(g, now, self._max_epochs) if self.plan.learns(g, epoch, self._max_epochs) else 0.0
-            for g in self.plan.groups
-        ]
 
     # --- steps -------------------------------------------------------------------------------------------------
 
@@ -588,22 +515,7 @@ class FineTuner(LightningModule):
         if hparams_file is not None or not weights_only:
             raise ValueError("A checkpoint needs no hparams_file, and is always read with weights_only=True.")
         stored = checkpoints.read(checkpoint_path)
-        arguments = {**stored["hyper_parameters"], **changes}
-        takes = signature(cls.__init__).parameters
-        if all(p.kind is not Parameter.VAR_KEYWORD for p in takes.values()):
-            arguments = {k: v for k, v in arguments.items() if k in takes or k in changes}
-        try:
-            with Fabric(accelerator="cpu", devices=1).init_module(empty_init=strict):  # what is loaded needs no drawing
-                module = cls(**arguments)
-            state = stored["state_dict"]
-            if not strict:
-                own = module.state_dict()
-                state = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-            module.load_state_dict(state, strict=strict)
-        # a file can say anything of itself
-        except Exception as error:
-            text = "; ".join(line.strip() for line in str(error).splitlines()[:4])
-            raise ValueError(f"{checkpoint_path} cannot be rebuilt: {text or type(error).__name__}") from error
+        module = checkpoints.rebuild(cls, stored, checkpoint_path, strict, changes)
         module.source = module.hparams["source"] = str(stored["hyper_parameters"].get("source"))
         module.about, module.config = stored[checkpoints.ABOUT], stored[checkpoints.ABOUT]["config"]
         module.on_load_checkpoint(stored)
@@ -643,9 +555,9 @@ class FineTuner(LightningModule):
         """Count a batch of logits (N, classes) against labels (N,), until `conclude`."""
         # the plain log loss, without smoothing and weights, so that runs can be compared
         loss: Any = self.losses[split]
-        metrics: Any = self.metrics[split]
+        counted: Any = self.metrics[split]
         loss.update(nn.functional.cross_entropy(logits, labels), weight=len(labels))
-        metrics.update(logits.softmax(dim=1), labels)
+        counted.update(logits.softmax(dim=1), labels)
 
     def on_validation_epoch_end(self) -> None:
         self._finish_evaluation("val")
@@ -662,10 +574,10 @@ class FineTuner(LightningModule):
 
     def conclude(self, split: str) -> dict[str, Tensor]:
         """Every metric of what was judged, which `results[split]` keeps too; what comes next is judged anew."""
-        metrics: Any = self.metrics[split]
+        counted: Any = self.metrics[split]
         loss: Any = self.losses[split]
-        values: dict[str, Tensor] = {"loss": loss.compute(), **_compute(metrics)}
-        metrics.reset()
+        values: dict[str, Tensor] = {"loss": loss.compute(), **metrics.compute(counted)}
+        counted.reset()
         loss.reset()
         self.results[split] = {k: v.tolist() for k, v in values.items()}
         return values
@@ -673,21 +585,6 @@ class FineTuner(LightningModule):
 
 def _channels_last(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
-
-
-def _compute(metrics: Any) -> dict[str, Tensor]:
-    """All metrics, with AUROC as the mean over the classes for which it is defined, or left out."""
-    confusion = metrics["confusion_matrix"].compute()
-    support = confusion.sum(dim=1)
-    defined = (support > 0) & (support < support.sum())
-    values = {k: m.compute() for k, m in metrics.items() if k != "auroc" and k != "confusion_matrix"}
-    if defined.any():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the classes that we leave out of the mean
-            values["auroc"] = metrics["auroc"].compute()[defined].mean()
-    else:
-        metrics["auroc"].reset()
-    return {**values, "confusion_matrix": confusion}
 
 
 def _class_names(classes: Sequence[str] | int) -> list[str]:

@@ -123,7 +123,7 @@ def test_evaluate_gives_the_numbers_of_training_to_the_last_digit(
 
 
 def test_evaluate_leaves_what_it_promises(command: Command, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, _ = command("evaluate", f"ckpt={trained}/checkpoints/best.ckpt")
+    folder, _ = command("evaluate", f"ckpt={trained}/checkpoints/best.ckpt", "report=true")
     found = evaluation(folder)
     assert (found["images"], found["classes"]) == (12, ["cat", "dog", "emu"])
     assert found["acc_interval"][0] < found["acc"] < found["acc_interval"][1] or found["acc"] in (0, 1)
@@ -238,6 +238,7 @@ def test_evaluate_on_a_table(command: Command, trained: Path, photos: Path, tmp_
     assert [r["true"] for r in rows(folder / "predictions.csv")] == ["cat", "dog"]
 
 
+@pytest.mark.slow
 def test_evaluate_of_a_run_on_a_table_finds_its_images(command: Command, photos: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     lines = [f"{photos}/train/{c}/{i:02d}.png,{c}" for c in ("cat", "dog") for i in range(6)]

@@ -13,7 +13,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from finetune import FineTuner, exporters, load, parity
+from finetune import FineTuner, export, exporters, load, parity
 from finetune.exporters import EXPORTERS
 from finetune.families import FAMILIES
 
@@ -32,10 +32,18 @@ def report(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def exports(best: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of an export in each format; read only."""
+    folder = tmp_path_factory.mktemp("exports")
+    for kind in EXPORTERS:
+        export.main([best, f"format={kind}", f"hydra.run.dir={folder}/{kind}"])
+    return {kind: folder / kind for kind in EXPORTERS}
+
+
 @pytest.mark.parametrize("kind", EXPORTERS)
-def test_export_is_loaded_back_and_compared_on_the_runs_images(kind: str, best: str, command: Command) -> None:
-    folder, code = command("export", best, f"format={kind}")
-    assert code == 0
+def test_export_is_loaded_back_and_compared_on_the_runs_images(kind: str, exports: dict[str, Path]) -> None:
+    folder = exports[kind]
     found = report(folder)
     assert found["max_dp"] < 1e-5
     assert found["agreement"] == 1
@@ -48,13 +56,11 @@ def test_export_is_loaded_back_and_compared_on_the_runs_images(kind: str, best: 
     assert about["load"]
 
 
-def test_onnx_has_its_classes_and_preprocessing_inside(
-    best: str, command: Command, trained: Path, photos: Path
-) -> None:
+def test_onnx_has_its_classes_and_preprocessing_inside(exports: dict[str, Path], trained: Path, photos: Path) -> None:
     """With nothing but onnxruntime, numpy and Pillow, as a README tells: the answers of `predict`."""
     import onnxruntime
 
-    folder, _ = command("export", best)
+    folder = exports["onnx"]
     assert sorted(p.name for p in folder.glob("model*")) == ["model.json", "model.onnx"]
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     about = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
@@ -73,8 +79,9 @@ def test_onnx_has_its_classes_and_preprocessing_inside(
 
 @pytest.mark.parametrize(
     "model",
-    [pytest.param(m, marks=[pytest.mark.slow] if m != "resnet18" else []) for m in sorted(SMALL)],
+    sorted(SMALL),
 )
+@pytest.mark.slow
 def test_onnx_of_every_family_at_every_batch(model: str, tmp_path: Path) -> None:
     module = FineTuner(model, classes=3, weights="none").eval()
     size = module.preprocess.size
@@ -124,16 +131,17 @@ def test_state_dict_loads_into_torchvisions_network_as_its_recipe_says(model: st
         assert torch.allclose(exported.run(images), expected.softmax(dim=1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_state_dict_of_a_transformer_of_another_size_says_so(tmp_path: Path) -> None:
     module = FineTuner("vit_b_32", classes=2, weights="none", preprocess={"size": 64}).eval()
     exporters.state_dict(module, tmp_path)
     assert "image_size=64" in json.loads((tmp_path / "model.json").read_text())["load"]
 
 
-def test_safetensors_carry_the_metadata_and_load_as_weights(best: str, command: Command) -> None:
+def test_safetensors_carry_the_metadata_and_load_as_weights(exports: dict[str, Path]) -> None:
     from safetensors import safe_open
 
-    folder, _ = command("export", best, "format=safetensors")
+    folder = exports["safetensors"]
     with safe_open(folder / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["classes"]) == ["cat", "dog", "emu"]
     again = FineTuner("resnet18", classes=2, weights=str(folder / "model.safetensors"))

@@ -61,7 +61,7 @@ def mixed(tmp_path: Path) -> Path:
 def test_predict_a_folder_answers_in_order_and_names_bad_files(
     best: str, mixed: Path, trained: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, code = command("predict", best, f"source={mixed}")
+    folder, code = command("predict", best, f"source={mixed}", "report=true")
     assert code == 3
     table = rows(folder / "predictions.csv")
     assert [r["path"] for r in table] == sources.find(str(mixed)).names
@@ -133,7 +133,19 @@ def test_predict_source_that_holds_nothing_is_an_error(
     assert message in capsys.readouterr().err
 
 
-def test_predict_reads_paths_from_standard_input(trained: Path, photos: Path, tmp_path: Path) -> None:
+def test_predict_reads_paths_from_standard_input(
+    best: str, photos: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = f"{photos}/val/cat/00.png\nnone.png\n{photos}/val/dog/00.png\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(given))
+    folder, code = command("predict", best, "source=-")
+    assert code == 3
+    assert [r["status"] for r in rows(folder / "predictions.csv")] == ["ok", "error", "ok"]
+    assert rows(folder / "predictions.csv")[1]["error"] == "there is no such file"
+
+
+@pytest.mark.slow
+def test_console_predicts_from_a_pipe(trained: Path, photos: Path, tmp_path: Path) -> None:
     given = f"{photos}/val/cat/00.png\nnone.png\n{photos}/val/dog/00.png\n"
     argv = ["predict", f"ckpt={trained}/checkpoints/best.ckpt", "source=-", f"hydra.run.dir={tmp_path}/out"]
     code = f"import sys; sys.argv = ['finetune', *{argv!r}]; from finetune.cli import console; console()"

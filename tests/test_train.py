@@ -28,6 +28,7 @@ TINY = [
     "data.batch_size=8",
     "trainer=cpu",
     "trainer.max_epochs=2",
+    "report=false",
 ]
 
 
@@ -59,7 +60,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def test_run_folder_holds_what_is_promised(run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    folder = run()
+    folder = run("report=true")
     for name in (
         ".hydra/config.yaml", ".hydra/overrides.yaml", "config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt",
         "metrics.csv", "metrics.json", "split.csv", "train.log", "plots/samples.png", "plots/curves.png",
@@ -165,7 +166,7 @@ def test_resume_of_a_finished_run_says_so_and_keeps_its_best(
     [
         (["model=squeezenet1_1"], "its model is resnet18, this run's is squeezenet1_1"),
         (["strategy=finetune"], "its strategy is feature_extract, this run's is finetune"),
-        (["data.classes=[cat,dog]"], "its classes is"),
+        pytest.param(["data.classes=[cat,dog]"], "its classes is", marks=pytest.mark.slow),
     ],
 )
 def test_resume_of_another_run_is_refused(
@@ -213,24 +214,24 @@ def test_run_folder_of_another_run_is_refused(run: Callable[..., Path], capsys: 
 @pytest.mark.parametrize(
     "argv",
     [
-        ["+callbacks=ema", "strategy=finetune"],
-        ["+callbacks=early_stopping"],
+        pytest.param(["+callbacks=ema", "strategy=finetune"], marks=pytest.mark.slow),
+        pytest.param(["+callbacks=early_stopping"], marks=pytest.mark.slow),
         ["+callbacks=[ema,early_stopping]"],
         ["optimizer=adamw", "scheduler=cosine", "scheduler.warmup=1"],
-        ["scheduler=onecycle"],
-        ["scheduler=plateau"],
-        ["scheduler=step"],
+        pytest.param(["scheduler=onecycle"], marks=pytest.mark.slow),
+        pytest.param(["scheduler=plateau"], marks=pytest.mark.slow),
+        pytest.param(["scheduler=step"], marks=pytest.mark.slow),
         ["loss.class_weights=auto", "loss.label_smoothing=0.1", "loss.mixup=0.2", "loss.cutmix=1"],
-        ["trainer=debug", "trainer.max_epochs=1"],
-        ["trainer.accumulate_grad_batches=2", "monitor=val/loss"],
-        ["data.augment=rand"],
-        ["report=false"],
+        pytest.param(["trainer=debug", "trainer.max_epochs=1"], marks=pytest.mark.slow),
+        pytest.param(["trainer.accumulate_grad_batches=2", "monitor=val/loss"], marks=pytest.mark.slow),
+        pytest.param(["data.augment=rand"], marks=pytest.mark.slow),
+        ["report=true"],
     ],
 )
 def test_options_run(argv: list[str], run: Callable[..., Path]) -> None:
     folder = run(*argv)
     assert metrics(folder)["best"]["val/acc"] >= 0
-    assert (folder / "plots" / "curves.png").exists() == ("report=false" not in argv)
+    assert (folder / "plots" / "curves.png").exists() == ("report=true" in argv)
 
 
 def test_file_names_that_are_no_text_go_through(run: Callable[..., Path], make_images: Callable[..., Path]) -> None:
@@ -261,6 +262,7 @@ def test_test_split_is_judged_once_with_the_best_checkpoint(
     assert {"test/acc", "test/loss", "test/f1"} <= found["test"].keys()
 
 
+@pytest.mark.slow
 def test_judging_test_leaves_the_record_of_the_run_alone(
     run: Callable[..., Path], make_images: Callable[..., Path]
 ) -> None:
@@ -281,6 +283,7 @@ def test_resume_of_a_planned_schedule_keeps_its_length(
     assert "give trainer.max_epochs=2, not 4" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_resume_of_a_run_that_was_moved_keeps_its_best(run: Callable[..., Path], tmp_path: Path) -> None:
     run(name="first").rename(tmp_path / "moved")
     again = run(f"ckpt_path={tmp_path}/moved", "trainer.max_epochs=3", name="again")

@@ -1,0 +1,46 @@
+"""What a model is judged by, counted over all images of a split and never as means of batches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassRecall,
+)
+
+EVALUATION_METRICS: dict[str, Callable[[int], Metric]] = {
+    "acc": lambda n: MulticlassAccuracy(n, average="micro"),
+    "f1": lambda n: MulticlassF1Score(n, average="macro"),
+    "recall": lambda n: MulticlassRecall(n, average="none"),
+    "auroc": lambda n: MulticlassAUROC(n, average="none"),
+    "confusion_matrix": lambda n: MulticlassConfusionMatrix(n),
+}
+"""Name -> metric of so many classes. One value is logged, several are kept."""
+
+
+def make(classes: int) -> MetricCollection:
+    """All of them."""
+    return MetricCollection({k: new(classes) for k, new in EVALUATION_METRICS.items()}, compute_groups=False)
+
+
+def compute(metrics: Any) -> dict[str, Tensor]:
+    """All metrics, with AUROC as the mean over the classes for which it is defined, or left out."""
+    confusion = metrics["confusion_matrix"].compute()
+    support = confusion.sum(dim=1)
+    defined = (support > 0) & (support < support.sum())
+    values = {k: m.compute() for k, m in metrics.items() if k != "auroc" and k != "confusion_matrix"}
+    if defined.any():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the classes that we leave out of the mean
+            values["auroc"] = metrics["auroc"].compute()[defined].mean()
+    else:
+        metrics["auroc"].reset()
+    return {**values, "confusion_matrix": confusion}
