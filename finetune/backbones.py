@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,12 @@ def default_preprocess(name: str, weights: str | None = "default") -> Preprocess
 
 def _own_words(path: Path) -> dict[str, Any]:
     """What a checkpoint of ours says of its network; nothing for any other file."""
-    stored = read_tensors(path).get("hyper_parameters") if path.suffix == ".ckpt" else None
+    return _read_own_words(path, path.stat().st_mtime_ns) if path.suffix == ".ckpt" else {}
+
+
+@lru_cache(8)  # three ask for it while a network is made, and the file may be large
+def _read_own_words(path: Path, changed: int) -> dict[str, Any]:
+    stored = read_tensors(path).get("hyper_parameters")
     return dict(stored) if isinstance(stored, dict) else {}
 
 

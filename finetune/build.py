@@ -82,10 +82,8 @@ def make_classifier(cfg: DictConfig) -> Classifier:
     return model
 
 
-def make_evaluation_data(cfg: DictConfig, model: Classifier) -> ImageDataModule:
+def make_evaluation_data(cfg: DictConfig) -> ImageDataModule:
     """Where to look for images to judge a model on; nothing is read yet."""
-    if cfg.data.batch_size is not None:
-        model.module.about["validated"]["batch_size"] = cfg.data.batch_size
     return ImageDataModule(**_data_options(cfg))
 
 

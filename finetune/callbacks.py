@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import shutil
 import time
@@ -14,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-from finetune.checkpoint import write_atomically
+from finetune.checkpoint import write_csv
 from finetune.console import say
 from finetune.loaders import seed_cpu
 from finetune.splits import seed_of
@@ -62,11 +60,7 @@ class History(Checkpoint):
     def write(self) -> None:
         """Write the whole table, or leave the old one."""
         columns = list(dict.fromkeys(k for row in self.rows for k in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.path, text.getvalue().encode(errors="surrogateescape"))
+        write_csv(columns, [[row.get(k, "") for k in columns] for row in self.rows], self.path)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "best_results": self.best_results}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import torch
-from lightning.fabric import Fabric
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 M = TypeVar("M", bound=LightningModule)
 FORMAT = 2
@@ -37,6 +39,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a small file whole or not at all."""
     _write(path, lambda file: file.write(content))
+
+
+def write_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> None:
+    """Write a table whole or not at all. File names that are no text come out as they are."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
@@ -129,12 +140,15 @@ def read(path: str | Path) -> dict[str, Any]:
     data = read_tensors(path)
     hyper, state = data.get("hyper_parameters"), data.get("state_dict")
     if not isinstance(state, Mapping) or not isinstance(hyper, Mapping) or not {"model", "classes"} <= hyper.keys():
+        lacks = "model and its classes" if isinstance(state, Mapping) else "weights"
         raise ValueError(
-            f"{path} is not a checkpoint of finetune: it lacks the {'weights' if not state else 'model and its classes'}. "
+            f"{path} is not a checkpoint of finetune: it lacks the {lacks}. "
             f"If it holds a network's weights, start from it with model.weights={path}."
         )
     if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{path} is damaged: its state_dict is not one of names and tensors.")
+    if not isinstance(hyper["model"], str) or not _is_list_of(hyper["classes"], str):
+        raise ValueError(f"{path} is damaged: its model and its classes are not names.")
     about = data.get(ABOUT)
     about = dict(about) if isinstance(about, Mapping) else {"format": 1}
     if not isinstance(about.get("format"), int) or about["format"] > FORMAT:
@@ -143,7 +157,56 @@ def read(path: str | Path) -> dict[str, Any]:
         )
     for key in ("versions", "config", "data", "validated"):
         about[key] = about[key] if isinstance(about.get(key), Mapping) else {}
+    for key, right in (
+        ("data", _is_data(about["data"], len(hyper["classes"]))),
+        ("validated", _is_validated(about["validated"])),
+    ):
+        if not right:
+            raise ValueError(f"{path} is damaged: what it says under finetune.{key} makes no sense.")
     return {**data, ABOUT: about}
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(type(item) is kind for item in value)
+
+
+def _is_data(data: Mapping[str, Any], classes: int) -> bool:
+    splits = data.get("splits", {})
+    return (
+        all(isinstance(data.get(key), str | None) for key in ("root", "dataset"))
+        and isinstance(splits, Mapping)
+        and all(isinstance(split, Mapping) and _is_split(split, classes) for split in splits.values())
+    )
+
+
+def _is_split(split: Mapping[str, Any], classes: int) -> bool:
+    keys, labels, sizes = (split.get(name) for name in ("keys", "labels", "sizes"))
+    return (
+        isinstance(keys, list) and isinstance(labels, list)
+        and _is_list_of(keys, str) and _is_list_of(labels, int) and len(keys) == len(labels)
+        and all(0 <= label < classes for label in labels)
+        and (sizes is None or (_is_list_of(sizes, int) and len(sizes) == len(keys)))
+    )  # fmt: skip
+
+
+def _is_validated(validated: Mapping[str, Any]) -> bool:
+    kinds = {"epoch": int, "batch_size": int, "precision": str, "device": str, "features_before": str}
+    results = validated.get("results", {})
+    return (
+        all(isinstance(validated.get(key), kind | None) for key, kind in kinds.items())
+        and validated.get("features_dtype", "float32") in ("float32", "float16")
+        and isinstance(results, Mapping)
+        and all(isinstance(value, float) for value in results.values())
+    )
+
+
+class _NoDrawing(TorchFunctionMode):
+    """Makes torch.nn.init do nothing: a network of 100 million weights takes seconds to draw."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def rebuild(cls: type[M], stored: Mapping[str, Any], path: str | Path, strict: bool, changes: Mapping[str, Any]) -> M:
@@ -159,12 +222,14 @@ def rebuild(cls: type[M], stored: Mapping[str, Any], path: str | Path, strict: b
     Raises:
         ValueError: what the file says of itself cannot be built.
     """
-    arguments = {**stored["hyper_parameters"], **changes}
+    # `source` is a record, and whatever the file says, nothing is fetched
+    saved = {k: v for k, v in stored["hyper_parameters"].items() if k != "source"}
+    arguments = {**saved, **({"weights": "none"} if "weights" in saved else {}), **changes}
     takes = signature(cls.__init__).parameters
     if all(p.kind is not Parameter.VAR_KEYWORD for p in takes.values()):
         arguments = {k: v for k, v in arguments.items() if k in takes or k in changes}
     try:
-        with Fabric(accelerator="cpu", devices=1).init_module(empty_init=strict):
+        with _NoDrawing() if strict else contextlib.nullcontext():
             module = cls(**arguments)
         state = stored["state_dict"]
         if not strict:

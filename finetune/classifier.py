@@ -24,25 +24,30 @@ Picture = str | Path | Image.Image | np.ndarray | Tensor
 BATCH = 32
 
 
-def _flip(p: Preprocess) -> Callable[[Tensor], Tensor]:
-    plain = p.eval_transform()
+# Small classes and not closures: DataLoader workers must be able to unpickle them.
+@dataclass(frozen=True)
+class _Flip:
+    preprocess: Preprocess
 
-    def views(pixels: Tensor) -> Tensor:
-        image = plain(pixels)
+    def __call__(self, pixels: Tensor) -> Tensor:
+        image = self.preprocess.eval_transform()(pixels)
         return torch.stack([image, image.flip(-1)])
 
-    return views
 
+@dataclass(frozen=True)
+class _FiveCrop:
+    preprocess: Preprocess
 
-def _five_crop(p: Preprocess) -> Callable[[Tensor], Tensor]:
-    crops = v2.Compose([v2.Resize([p.resize], p.mode), v2.FiveCrop([p.size, p.size])])
-    return lambda pixels: torch.stack(crops(pixels))
+    def __call__(self, pixels: Tensor) -> Tensor:
+        p = self.preprocess
+        crops = v2.Compose([v2.Resize([p.resize], p.mode), v2.FiveCrop([p.size, p.size])])
+        return torch.stack(crops(pixels))
 
 
 TTA: dict[str, Callable[[Preprocess], Callable[[Tensor], Tensor]]] = {
     "none": Preprocess.eval_transform,
-    "flip": _flip,
-    "five_crop": _five_crop,
+    "flip": _Flip,
+    "five_crop": _FiveCrop,
 }
 """Test-time augmentation: pixels (3, H, W) to the image (3, size, size), or to views of it (V, 3, size, size) over whose
 probabilities the mean is taken."""
@@ -131,7 +136,7 @@ class Classifier:
             logits = self.logits(batch)
         finally:
             handle.remove()
-        features = self.module.pooled(entered[0]).cpu()
+        features = self.module.pooled(entered[-1]).cpu()  # before it, perhaps, those of the folding
         return logits, features.view(len(batch), -1, features.shape[1]).mean(dim=1)
 
     # --- pictures ----------------------------------------------------------------------------------------------
@@ -191,7 +196,8 @@ _DTYPES = {
 
 def _precision(of_the_run: str, device: torch.device) -> str:
     """A precision that is not native here would be ten times slower, or fail."""
-    return of_the_run if of_the_run in ("32-true", "64-true", machine.precision(device.type)) else "32-true"
+    native = {"32-true", machine.precision(device.type)} | ({"64-true"} if device.type != "mps" else set())
+    return of_the_run if of_the_run in native else "32-true"
 
 
 def _is_one(pictures: Any) -> bool:
@@ -208,7 +214,7 @@ def pixels_of(picture: Any) -> Tensor:
         ValueError: pixels of another type or shape.
     """
     if isinstance(picture, str | Path):
-        return images.load_pixels(picture)
+        return images.read_pixels(picture)
     if isinstance(picture, Image.Image):
         return images.to_pixels(picture)
     if not isinstance(picture, np.ndarray | Tensor):

@@ -83,12 +83,19 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
     given = list(shell[1:] if argv is None else argv)
 
     failed: list[Exception] = []
+    incomplete: list[Exit] = []
     quoted = quote_paths(given)
 
     def job(cfg: DictConfig) -> float | None:
         sys.argv = shell  # Lightning starts the other processes of a run with it
         try:
             return task(cfg)
+        except Exit as error:
+            if error.code != SOME_FAILED or HydraConfig.get().mode != RunMode.MULTIRUN:
+                raise
+            print(error, file=sys.stderr)  # the other points of a sweep go on
+            incomplete.append(error)
+            return None
         except Exception as error:
             failed.append(error)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -113,6 +120,8 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=name)(job)()
         if failed:
             raise failed[0]
+        if incomplete:
+            sys.exit(SOME_FAILED)
     except Exit as error:
         print(error, file=sys.stderr)
         sys.exit(error.code)
@@ -294,7 +303,8 @@ def is_user_error(error: BaseException) -> bool:
     """Whether the user can mend it: a configuration error, or a ValueError or OSError that our own code raised."""
     if isinstance(error, HydraException | OmegaConfBaseException):
         return True
-    if type(error).__name__ == "MisconfigurationException":  # Lightning's; its module would import torch
+    # Lightning's, whose module would import torch; and ours, raised again by a worker process in torch's code
+    if type(error).__name__ in ("MisconfigurationException", "BadImageError"):
         return True
     if isinstance(error, PermissionError | FileExistsError | IsADirectoryError | NotADirectoryError):
         return True

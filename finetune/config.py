@@ -203,7 +203,11 @@ def _faults(cfg: DictConfig, command: str) -> Iterator[str]:
             yield unknown("key", str(key), known_keys)
     if command == "train" and "data" in cfg and cfg.data.get("root") is None and cfg.data.get("dataset") is None:
         yield "data.root is missing: give the folder with your images (for data=csv, the table) as data.root=..."
-    if "ckpt" in cfg and not Path(str(cfg.ckpt)).expanduser().is_file():
+    yield from _not_given(cfg, command)
+    for key in ("image_size", "per_class"):
+        if command == "evaluate" and OmegaConf.select(cfg, f"data.{key}") is not None:
+            yield f"data.{key} changes nothing in evaluate: images are prepared as the checkpoint says, and all are judged."
+    if cfg.get("ckpt") and not Path(str(cfg.ckpt)).expanduser().is_file():
         yield f"ckpt={cfg.ckpt}: there is no such file (looked from {Path.cwd()}); give a run's checkpoints/best.ckpt."
     try:
         weights_path(str(OmegaConf.select(cfg, "model.weights")))
@@ -229,6 +233,18 @@ def _faults(cfg: DictConfig, command: str) -> Iterator[str]:
     workers = OmegaConf.select(cfg, "data.num_workers")
     if workers is not None and workers != "auto" and _range_fault(workers, int, 0, None):
         yield f"data.num_workers must be auto or a whole number from 0 on, got {workers}."
+
+
+def _not_given(cfg: DictConfig, command: str) -> Iterator[str]:
+    """Keys of a command that must be given, and those that must not be null."""
+    defaults: Any = OmegaConf.load(CONF / f"{command}.yaml")
+    for key in defaults:
+        default = "???" if OmegaConf.is_missing(defaults, key) else defaults[key]
+        value = None if OmegaConf.is_missing(cfg, key) else cfg.get(key)
+        if default == "???" and value in (None, ""):
+            yield f"{key} is missing: give it as {key}=..."
+        elif default is not None and key != "defaults" and value is None:
+            yield f"{key} must not be null; its default is {default}."
 
 
 def _range_fault(value: Any, kind: type, least: float | None, most: float | None) -> str | None:

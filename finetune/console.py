@@ -11,6 +11,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,10 +42,15 @@ def entry(label: str, text: str) -> str:
     return "\n".join([f"{label:<10}{lines[0]}", *(" " * 10 + line for line in lines[1:])])
 
 
-def say(text: str) -> None:
-    """Print, and keep in the run's log; what the terminal cannot show (bytes in a file's name) is escaped."""
+def printable(text: str) -> str:
+    """What the terminal cannot show (bytes in a file's name, say) is escaped."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def say(text: str) -> None:
+    """Print, and keep in the run's log."""
+    text = printable(text)
     print(text, flush=True)
     log.info(text)
 
@@ -64,7 +70,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for i, name in enumerate(columns):
         table.add_column(name, justify="right" if 1 <= i < last else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(printable(cell)) for cell in row))  # Text: names of classes are no markup
     screen = console()
     with screen.capture() as capture:
         screen.print(table)

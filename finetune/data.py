@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from finetune.splits import (
     first_of_each,
     held_out,
     named_items,
+    note_on_others,
     pick,
     read_folders,
     read_table,
@@ -202,12 +201,7 @@ class ImageDataModule(LightningDataModule):
         if self.root.is_file():
             return read_table(self.root)
         found, others = read_folders(self.root)
-        if others:
-            kinds = Counter(os.path.splitext(p)[1].lower() or "no extension" for p in others)
-            self.notes.append(
-                f"{len(others)} files are not pictures of a known kind and were not looked at: "
-                + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5))
-            )
+        self.notes += note_on_others(others)
         return found
 
     def open_datasets(self) -> dict[str, Any]:

@@ -24,13 +24,13 @@ def evaluate(cfg: DictConfig) -> float:
 
     build.prepare_process()
     model = build.make_classifier(cfg)
-    images = held_out.find(model.module.about, model.classes, cfg.split, build.make_evaluation_data(cfg, model))
+    images = held_out.find(model.module.about, model.classes, cfg.split, build.make_evaluation_data(cfg))
     say(entry("Images", images.what))
     for note in images.notes:
         say(entry("Note", note))
     if images.bad_files:
         say(entry("Left out", f"{len(images.bad_files)} unreadable files (bad_files.csv lists them)"))
-    judgement = evaluation.judge(model, images, cfg.top_k)
+    judgement = evaluation.judge(model, images, cfg.top_k, cfg.data.batch_size, cfg.data.num_workers)
     judgement.values.update(ckpt=str(cfg.ckpt), split=cfg.split, tta=cfg.tta)
     evaluation.write(model, images, judgement, folder, cfg.report)
     evaluation.show(judgement.values, folder)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from finetune import answers, loaders, machine, plots, results, scores
-from finetune.checkpoint import write_atomically
+from finetune.checkpoint import write_csv
 from finetune.classifier import Classifier
 from finetune.console import entry, print_table, progress, say
 from finetune.held_out import HeldOut
@@ -31,7 +29,9 @@ class Judgement(NamedTuple):
     """(N, classes) float32."""
 
 
-def judge(model: Classifier, images: HeldOut, k: int = 5) -> Judgement:
+def judge(
+    model: Classifier, images: HeldOut, k: int = 5, batch: int | None = None, workers: int | str = "auto"
+) -> Judgement:
     """Every number of a model on some images.
 
     Accuracy, log loss and macro F1 are counted by what counts them in training, over the same batches: on the same
@@ -39,12 +39,19 @@ def judge(model: Classifier, images: HeldOut, k: int = 5) -> Judgement:
 
     Args:
         k: for top-k accuracy; clipped to the number of classes.
+        batch: images at a time; None is the run's own number.
+        workers: processes that decode; "auto" looks at the cores and the number of images.
     """
     module, split = model.module, images.split
     validated = module.about.get("validated") or {}
-    batch = int(validated.get("batch_size") or BATCH)
+    batch = int(batch or validated.get("batch_size") or BATCH)
+    if workers == "auto":
+        workers = machine.workers(len(split), model.device.type == "cpu")
+    loader: Any = DataLoader(
+        loaders.ImageDataset(split, model.transform), batch, num_workers=int(workers), collate_fn=loaders.collate
+    )
     logits = []
-    for pixels, labels in progress(_batches(model, images, batch), f"{len(split)} images", -(-len(split) // batch)):
+    for pixels, labels in progress(loader, f"{len(split)} images", len(loader)):
         logits.append(model.logits(pixels))
         module.judge(logits[-1].to(model.device), labels.to(model.device), "val")
     counted = {name: value.tolist() for name, value in module.conclude("val").items()}
@@ -74,12 +81,6 @@ def judge(model: Classifier, images: HeldOut, k: int = 5) -> Judgement:
     return Judgement(values, every)
 
 
-def _batches(model: Classifier, images: HeldOut, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    dataset = loaders.ImageDataset(images.split, model.transform)
-    workers = machine.workers(len(dataset), model.device.type == "cpu")
-    yield from DataLoader(dataset, size, num_workers=workers, collate_fn=loaders.collate)
-
-
 def _compared(validated: dict[str, Any], counted: dict[str, Any]) -> dict[str, Any] | None:
     """Accuracy and loss of the epoch in which the checkpoint was written, and whether they came out again."""
     then = validated.get("results") or {}
@@ -87,6 +88,8 @@ def _compared(validated: dict[str, Any], counted: dict[str, Any]) -> dict[str, A
         return None
     same = then["acc"] == counted["acc"] and then["loss"] == counted["loss"]
     where = f"{validated.get('device')}, {validated.get('precision')}"
+    if validated.get("processes", 1) > 1:
+        where += f", {validated['processes']} processes"
     return {"same": same, "acc": then["acc"], "loss": then["loss"], "epoch": validated.get("epoch"), "device": where}
 
 
@@ -102,11 +105,8 @@ def write(model: Classifier, images: HeldOut, judgement: Judgement, folder: Path
         for key, label, row in zip(split.keys, split.labels, probabilities, strict=True):
             said = answers.answer(key, row, model.classes, k)
             append([{**said, "true": model.classes[label], "correct": int(said["label"] == model.classes[label])}])
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["true \\ predicted", *model.classes])
-    writer.writerows([name, *row] for name, row in zip(model.classes, values["confusion_matrix"], strict=True))
-    write_atomically(folder / "confusion_matrix.csv", text.getvalue().encode(errors="surrogateescape"))
+    rows = [[name, *row] for name, row in zip(model.classes, values["confusion_matrix"], strict=True)]
+    write_csv(["true \\ predicted", *model.classes], rows, folder / "confusion_matrix.csv")
     if report:
         plots.confusion_matrix(
             values["confusion_matrix"], model.classes, folder / "plots" / "confusion_matrix.png", values["what"]

@@ -31,26 +31,24 @@ def export(cfg: DictConfig) -> float:
         raise ValueError(
             f"quantize=int8 needs {parity.FEWEST} pictures or more, half of them to compare on; got {pictures.what}."
         )
-    expected = parity.answers(lambda images: model.logits(images).softmax(dim=1), pictures.images)
+    model.module.evaluate_as({})  # the network itself, as it is exported
+    expected = parity.probabilities(lambda images: model.logits(images).softmax(dim=1), pictures.images)
     exported = exporters.EXPORTERS[cfg.format](model.module, folder)
-    found = parity.compare(expected, parity.answers(exported.run, pictures.images), pictures.labels)
-    values = {
-        "ckpt": str(cfg.ckpt),
-        "format": cfg.format,
-        "file": exported.path.name,
-        "bytes": exported.path.stat().st_size,
-    }
-    values |= {"compared_on": pictures.what, "tolerance": cfg.tolerance, **found}
+    found = parity.compare(expected, parity.probabilities(exported.run, pictures.images), pictures.labels)
+    good = found["max_dp"] <= cfg.tolerance  # a NaN is not
+    values = {"ckpt": str(cfg.ckpt), "format": cfg.format, "file": exported.path.name, "good": good}
+    values |= {"bytes": exported.path.stat().st_size, "compared_on": pictures.what, "tolerance": cfg.tolerance, **found}
+    results.write_json(values, folder / "export.json")
     say(entry("Compared", f"on {pictures.what}: {parity.words(found)}"))
-    if not found["max_dp"] <= cfg.tolerance:  # a NaN is not
+    if not good:
         exported.path.rename(exported.path.with_name(f"{exported.path.name}.rejected"))
         raise ValueError(
-            f"The export differs by {found['max_dp']:.2g}, more than tolerance={cfg.tolerance:g}; it is now {exported.path.name}.rejected."
+            f"The export differs by {found['max_dp']:.2g}, more than tolerance={cfg.tolerance:g}; it is now "
+            f"{exported.path.name}.rejected in {folder}, and export.json has the numbers."
         )
     say(entry("File", f"{exported.path} ({values['bytes'] / 2**20:.1f} MiB)"))
     if cfg.quantize == "int8":
-        values["int8"] = parity.quantized(exported, pictures, expected)
-    results.write_json(values, folder / "export.json")
+        results.write_json({**values, "int8": parity.quantized(exported, pictures, expected)}, folder / "export.json")
     say(entry("", "model.json says how to use it, export.json how it was compared"))
     return float(found["max_dp"])
 

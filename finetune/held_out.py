@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,31 +51,54 @@ def find(about: Mapping[str, Any], classes: Sequence[str], name: str, data: Imag
         return _in_data_set(opened, held, classes, name) or _new(opened, classes, name, data)
     if data.root is None or not data.root.exists():
         raise FileNotFoundError(f"data.root={data.root}: there is no such folder (looked from {Path.cwd()}).")
-    lying = _lying_there(held, data.root) if held and held.get("sizes") else []
-    if held and len(lying) == len(held["keys"]):
-        return _files(held, data.root, name)
-    if held and 2 * len(lying) >= len(held["keys"]):
-        gone = sorted(set(held["keys"]) - set(lying))
+    others: list[str] = []
+    found = _read(data.root, name, others)
+    if held and held.get("sizes"):
+        again = _again(held, data.root, name, found)
+        if again is not None:
+            return again
+    new = _new(found, classes, name, data)
+    return replace(new, notes=[*new.notes, *splits.note_on_others(others)])
+
+
+def _again(held: Mapping[str, Any], root: Path, name: str, found: Mapping[str, Any]) -> HeldOut | None:
+    """The run's held-out images where they lie below a root now, or None if these are others."""
+    if root.is_file():  # a table stands for the run if it lists them
+        listed = {key for keys, _, _ in found.values() for key in keys}
+        if not listed.issuperset(held["keys"]):
+            return None
+    elif any(Path(key).is_absolute() or ".." in Path(key).parts for key in held["keys"]):
+        return None
+    there, same = _lying_there(held, root)
+    total = len(held["keys"])
+    if len(same) == total:
+        return _files(held, root, name)
+    if 2 * len(same) >= total:
+        gone = sorted(set(held["keys"]) - set(same))
         raise FileNotFoundError(
-            f"data.root={data.root} has {len(lying)} of the {len(held['keys'])} {name} images of the run; it lacks, or has "
+            f"data.root={root} has {len(same)} of the {total} {name} images of the run; it lacks, or has "
             f"with another size, {', '.join(gone[:3])}. Put them back: a number from some of them is another number."
         )
-    return _new(_read(data.root, name), classes, name, data)
+    if len(there) == total and "" in found:  # in a folder without splits, the others were trained on
+        again = _files(held, root, name)
+        note = f"{total - len(same)} of them have another size than then; the other images there were trained on"
+        return replace(again, of_the_run=False, notes=[note])
+    return None
 
 
 def _where_they_were(stored: Mapping[str, Any], held: Mapping[str, Any] | None, name: str) -> HeldOut:
-    if not held:
+    if not held or not held["keys"]:
         known = ", ".join(stored.get("splits") or ()) or "none"
         raise ValueError(
             f"The checkpoint lists no {name} images (it has: {known}). Say what to judge it on with data.root=FOLDER."
         )
-    if stored.get("dataset"):
+    if stored.get("dataset") or not held.get("sizes"):
         raise ValueError(
             f"The run's images are those of {stored['dataset']}; name them: data={str(stored['dataset']).lower()}, "
             f"and data.root=... if they are not at {stored.get('root')}."
         )
     root = Path(str(stored["root"]))
-    gone = len(held["keys"]) - len(_lying_there(held, root))
+    gone = len(held["keys"]) - len(_lying_there(held, root)[1])
     if gone:
         raise FileNotFoundError(
             f"{gone} of the run's {len(held['keys'])} {name} images are not at {root} as they were. If the folder was moved, "
@@ -84,16 +107,19 @@ def _where_they_were(stored: Mapping[str, Any], held: Mapping[str, Any] | None, 
     return _files(held, root, name)
 
 
-def _lying_there(held: Mapping[str, Any], root: Path) -> list[str]:
-    """The keys of held-out files that lie below a root, or beside a table, and have the size that they had."""
-    base, found = root.parent if root.is_file() else root, []
+def _lying_there(held: Mapping[str, Any], root: Path) -> tuple[list[str], list[str]]:
+    """The keys of held-out files that lie below a root, or beside a table, and of those with the size that they had."""
+    base = root.parent if root.is_file() else root
+    there, same = [], []
     for key, size in zip(held["keys"], held["sizes"], strict=True):
         try:
-            if (base / key).stat().st_size == size:
-                found.append(key)
+            found = (base / key).stat().st_size
         except OSError:
             continue
-    return found
+        there.append(key)
+        if found == size:
+            same.append(key)
+    return there, same
 
 
 def _files(held: Mapping[str, Any], root: Path, name: str) -> HeldOut:
@@ -106,7 +132,7 @@ def _in_data_set(
     opened: Mapping[str, Any], held: Mapping[str, Any] | None, classes: Sequence[str], name: str
 ) -> HeldOut | None:
     """The run's held-out images in a torchvision data set, whose keys are `<split>/<index>`."""
-    if not held:
+    if not held or not held["keys"]:
         return None
     load: dict[str, splits.Loader] = {}
     labels: dict[str, str] = {}
@@ -126,18 +152,26 @@ def _in_data_set(
     )
 
 
-def _read(root: Path, name: str) -> dict[str, Any]:
-    """Split -> what is there: of a table, of a folder with splits, or of a folder per class ("")."""
+def _read(root: Path, name: str, others: list[str]) -> dict[str, Any]:
+    """Split -> what is there: of a table, of a folder with splits, or of a folder per class ("").
+
+    Args:
+        others: takes the paths of files that are no pictures.
+    """
     if root.is_file():
         found: dict[str, Any] = dict(splits.read_table(root))
         return {"": found["train"]} if set(found) == {"train"} else found
     folders = splits.split_folders(root)
     if not any(folders.values()):
-        return {"": splits.read_classes(root, root)[0]}
+        found_here, more = splits.read_classes(root, root)
+        others += more
+        return {"": found_here}
     there = {split: path for split, path in folders.items() if path is not None}
     if name not in there:
         raise ValueError(f"{root} has no {name} folder, it has {', '.join(there)}. Say split=..., or give one of them.")
-    return {name: splits.read_classes(root, there[name])[0]}
+    found_here, more = splits.read_classes(root, there[name])
+    others += more
+    return {name: found_here}
 
 
 def _new(found: Mapping[str, Any], classes: Sequence[str], name: str, data: ImageDataModule) -> HeldOut:

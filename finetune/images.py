@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ EXTENSIONS = frozenset([".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm"
 """What counts as a picture: torchvision's list, and .jfif."""
 MAX_PIXELS = 89_478_485
 """Larger pictures are refused before they are decoded (Pillow's own limit for its warning)."""
+MAX_RATIO = 200
+"""Of the longer side to the shorter."""
 _JPEG = frozenset([".jpg", ".jpeg", ".jfif"])
 _JUNK_FOLDERS = frozenset({"__MACOSX"})
 
@@ -43,11 +46,8 @@ def load_image(path: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of sizes that we check ourselves
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise BadImageError(
-                        f"{path}: {image.width} x {image.height} pixels are more than {MAX_PIXELS}; shrink the picture."
-                    )
+            with Image.open(path, formats=_formats()) as image:
+                _check_size(path, image)
                 return to_rgb(ImageOps.exif_transpose(image))
     except BadImageError:
         raise
@@ -65,6 +65,8 @@ def _reason(path: str | Path, error: Exception) -> str:
         return "may not be read (permission denied)"
     if os.path.isfile(path) and os.path.getsize(path) == 0:
         return "the file is empty"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"has more than {MAX_PIXELS} pixels; shrink the picture"
     if isinstance(error, UnidentifiedImageError):
         return "is not a picture that Pillow can read"
     return f"is damaged ({error or type(error).__name__})"
@@ -87,6 +89,44 @@ def load_pixels(path: str | Path) -> Tensor:
             if len(pixels) == 1:
                 return pixels.expand(3, -1, -1)
     return to_pixels(load_image(path))
+
+
+def read_pixels(path: str | Path) -> Tensor:
+    """As `load_pixels`, for a file that nobody has looked at: its size is read first.
+
+    Raises:
+        BadImageError: see `load_image`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_formats()) as image:
+                _check_size(path, image)
+    except BadImageError:
+        raise
+    except Exception as error:
+        raise BadImageError(f"{path}: {_reason(path, error)}") from error
+    return load_pixels(path)
+
+
+def _check_size(path: str | Path, image: Image.Image) -> None:
+    short, long = sorted(image.size)
+    if short * long > MAX_PIXELS:
+        raise BadImageError(
+            f"{path}: {image.width} x {image.height} pixels are more than {MAX_PIXELS}; shrink the picture."
+        )
+    if long > MAX_RATIO * short:  # resized by its shorter side, it would fill the memory
+        raise BadImageError(
+            f"{path}: {image.width} x {image.height} pixels: one side is over {MAX_RATIO} times the other."
+        )
+
+
+@lru_cache
+def _formats() -> tuple[str, ...]:
+    """What Pillow may open: pictures of pixels, no documents that it hands to other programs."""
+    Image.init()
+    wanted = ("JPEG", "MPO", "PNG", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF", "AVIF", "JPEG2000")
+    return tuple(name for name in wanted if name in Image.OPEN)
 
 
 def to_pixels(image: Image.Image) -> Tensor:
@@ -125,8 +165,9 @@ def check_image(path: str | Path) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                if image.width * image.height <= MAX_PIXELS and image.format == "JPEG":
+            with Image.open(path, formats=_formats()) as image:
+                _check_size(path, image)
+                if image.format == "JPEG":
                     image.draft("RGB", (64, 64))
                     image.load()
                     return None

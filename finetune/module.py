@@ -131,11 +131,12 @@ class FineTuner(LightningModule):
         """The configuration that it was made from, plain values; checkpoints keep it."""
         self.about: dict[str, Any] = {}
         """What the checkpoint that it was loaded from says of the run, see `checkpoint.read`."""
-        self._judged_at = -1
-        """The optimizer step after which `results["val"]` were computed."""
+        self._validated: dict[str, Any] = {}
+        """How and when `results["val"]` were computed, see `checkpoint.read`."""
         self._cut = self.family.tail
         """Where features enter in place of images."""
-        self._before_cut: Callable[[Tensor], Tensor] | None = None
+        self._evaluates_as: Mapping[str, Any] = {}
+        self._twin: list[Any] = []  # in a list: it is no part of this module
         self._resumes_at = 0
         self.rates: dict[str, float] = {}
         """The rate of each group in the last step, ramps included."""
@@ -221,7 +222,7 @@ class FineTuner(LightningModule):
             each = self(images.flatten(0, 1)).float().log_softmax(dim=1).view(n, views, -1)
             return each.logsumexp(dim=1) - math.log(views)
         images = self._normalized(images)
-        if self._before_cut is not None and not self.training:
+        if self._evaluates_as.get("features_before") and not self.training:
             return self._from_cut(self._before_cut(images))
         if self._exact_head():
             return self._from_head(cuts.entering(self.backbone, self.family.head, _channels_last(images)))
@@ -248,18 +249,31 @@ class FineTuner(LightningModule):
         Args:
             validated: of a checkpoint, see `checkpoint.read`.
         """
-        self._before_cut, cut = None, validated.get("features_before")
-        if cut is None:
-            return
-        self.eval()
-        size, dtype = self.preprocess.size, getattr(torch, validated["features_dtype"])
-        with torch.no_grad():
-            noise = torch.randint(
-                256, (4, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-            )
-            twin = folded(self.backbone, cut, self._normalized(noise.to(self.device)))
-        self._cut = cut
-        self._before_cut = lambda images: cuts.entering(twin, cut, images).to(dtype).float()
+        if cut := validated.get("features_before"):
+            try:
+                self.backbone.get_submodule(cut)
+            except AttributeError as error:
+                raise ValueError(
+                    f"The network has no {cut}, at which its checkpoint says that features entered."
+                ) from error
+            self._cut = cut
+        self._evaluates_as, self._validated, self._twin = validated, dict(validated), []
+
+    def _before_cut(self, images: Tensor) -> Tensor:
+        cut, dtype = self._evaluates_as["features_before"], getattr(torch, self._evaluates_as["features_dtype"])
+        where = (self.device, self.dtype)
+        if not self._twin or self._twin[0] != where:
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                size = self.preprocess.size
+                generator = torch.Generator().manual_seed(0)
+                noise = torch.randint(256, (2, 3, size, size), dtype=torch.uint8, generator=generator)
+                self._twin = [where, folded(self.backbone, cut, self._normalized(noise.to(self.device)))]
+        return cuts.entering(self._twin[1], cut, images).to(dtype).to(self.dtype)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As `nn.Module.load_state_dict`."""
+        self._twin = []
+        return super().load_state_dict(*args, **kwargs)
 
     def _normalized(self, images: Tensor) -> Tensor:
         return self.preprocess.normalize(images).to(self.dtype) if images.dtype == torch.uint8 else images
@@ -354,6 +368,7 @@ class FineTuner(LightningModule):
     def on_fit_start(self) -> None:
         for group in self.plan.groups:
             group.first_epoch(self._max_epochs)  # a share of a run without an end is an error
+        self._evaluates_as, self._twin = {}, []
         self._enter_epoch()
         self._print_table()
         # Lightning restores the loops, and with them the epoch, only after this hook
@@ -462,18 +477,10 @@ class FineTuner(LightningModule):
         same = {"format": checkpoints.FORMAT, "versions": machine.versions()}
         if self._trainer is None:
             return {"config": dict(self.config), "data": {}, "validated": {}, **self.about, **same}
-        trainer, data = self._trainer, getattr(self._trainer, "datamodule", None)
-        cached = getattr(data, "cached", None)
-        on_features = cached is not None and self.current_epoch < cached.until
-        validated = {
-            "epoch": self.current_epoch,
-            "precision": str(trainer.precision),
-            "device": trainer.strategy.root_device.type,
-            "batch_size": getattr(data, "evaluation_batch", None),
-            "features_before": self._cut if on_features else None,
-            "features_dtype": self.strategy.cache_dtype,
-            "results": self.results.get("val", {}) if self._judged_at == trainer.global_step else {},
-        }
+        data = getattr(self._trainer, "datamodule", None)
+        validated = self._validated
+        if validated.get("step") != self._trainer.global_step:  # it has learned since
+            validated = {**validated, "results": {}}
         described = data.description() if isinstance(data, ImageDataModule) else {}
         return {**same, "config": dict(self.config), "data": described, "validated": validated}
 
@@ -567,10 +574,25 @@ class FineTuner(LightningModule):
 
     def _finish_evaluation(self, split: str) -> None:
         values = self.conclude(split)
-        if split == "val":
-            self._judged_at = self.trainer.global_step
+        if split == "val" and self.trainer.state.fn == TrainerFn.FITTING:
+            self._validated = self._how_validated(values)
         scalars = {f"{split}/{k}": v for k, v in values.items() if v.ndim == 0}
         self.log_dict(scalars, batch_size=1, prog_bar=split == "val")
+
+    def _how_validated(self, values: Mapping[str, Tensor]) -> dict[str, Any]:
+        trainer, data = self.trainer, getattr(self.trainer, "datamodule", None)
+        cached = getattr(data, "cached", None)
+        return {
+            "epoch": self.current_epoch,
+            "step": trainer.global_step,
+            "precision": str(trainer.precision),
+            "device": trainer.strategy.root_device.type,
+            "processes": trainer.world_size,
+            "batch_size": getattr(data, "evaluation_batch", None),
+            "features_before": self._cut if cached is not None and self.current_epoch < cached.until else None,
+            "features_dtype": self.strategy.cache_dtype,
+            "results": {k: v.item() for k, v in values.items() if v.ndim == 0},
+        }
 
     def conclude(self, split: str) -> dict[str, Tensor]:
         """Every metric of what was judged, which `results[split]` keeps too; what comes next is judged anew."""

@@ -15,6 +15,8 @@ from finetune.data import ImageDataModule
 from finetune.exporters import Exported, Run
 
 BATCH = 8
+LEAST_AGREEMENT = 0.9
+"""Share of equal labels below which 8 bits do not hold up."""
 FEWEST = 16
 """Pictures for 8 bits: half of them set the ranges, the others are compared."""
 
@@ -35,7 +37,7 @@ def pictures(model: Classifier, source: str | None, at_most: int) -> Pictures:
         ValueError: no picture in it can be read.
     """
     if source is not None:
-        loaded = sources.load(sources.find(source).names, model.transform, 2 * BATCH)
+        loaded = sources.read_all(sources.find(source).names, model.transform, 2 * BATCH)
         good = list(islice((item.image for item in loaded if item.image is not None), at_most))
         if not good:
             raise ValueError(f"source={source}: no picture in it can be read.")
@@ -54,7 +56,7 @@ def pictures(model: Classifier, source: str | None, at_most: int) -> Pictures:
     return Pictures(images, torch.tensor(split.labels), f"{len(split)} of the run's val images")
 
 
-def answers(run: Run, images: Tensor) -> Tensor:
+def probabilities(run: Run, images: Tensor) -> Tensor:
     """Probabilities (N, classes), in batches of `BATCH` and, for the last image, of one."""
     with torch.inference_mode():
         parts = [run(batch) for batch in images[:-1].split(BATCH)] if len(images) > 1 else []
@@ -84,10 +86,20 @@ def words(found: dict[str, Any]) -> str:
 
 
 def quantized(exported: Exported, pictures: Pictures, expected: Tensor) -> dict[str, Any]:
-    """Write the file in 8 bits too; every other picture sets its ranges, and it is compared on those between."""
+    """Write the file in 8 bits too; every other picture sets its ranges, and it is compared on those between.
+
+    Raises:
+        ValueError: the labels differ too often.
+    """
     small = exporters.int8(exported, pictures.images[::2])
     labels = None if pictures.labels is None else pictures.labels[1::2]
-    found = compare(expected[1::2], answers(small.run, pictures.images[1::2]), labels)
+    found = compare(expected[1::2], probabilities(small.run, pictures.images[1::2]), labels)
+    if found["agreement"] < LEAST_AGREEMENT:
+        small.path.unlink()
+        raise ValueError(
+            f"In 8 bits it gives the same label for {found['agreement']:.2%} of {found['images']} pictures, less than "
+            f"{LEAST_AGREEMENT:.0%}: it is not kept. More pictures (images=500) may help, or leave quantize out."
+        )
     size, was = small.path.stat().st_size, exported.path.stat().st_size
     say(entry("int8", f"on the half of them that set no ranges: {words(found)}"))
     say(entry("", f"{small.path} ({size / 2**20:.1f} MiB, {size / was:.0%} of the other)"))

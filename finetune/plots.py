@@ -23,6 +23,7 @@ _STYLE: Any = {
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
     "legend.frameon": False,
+    "text.parse_math": False,  # a $ in a name is a $
 }
 
 
@@ -92,12 +93,18 @@ def confusion_matrix(
             for i, j in np.ndindex(n, n):
                 colour = "white" if shares[i, j] > 0.5 else "black"
                 axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour)
-        axes.set_title("\n".join(wrap(title, 60)))
+        axes.set_title("\n".join(wrap(_text(title), 60)))
         _save(figure, path)
 
 
 def _short(name: str) -> str:
+    name = _text(name)
     return name if len(name) <= 18 else name[:17] + "…"
+
+
+def _text(name: str) -> str:
+    """Names of files may hold bytes that are no text, which cannot be drawn."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def samples(images: torch.Tensor, labels: Sequence[str], path: Path, columns: int = 8) -> None:

@@ -103,7 +103,7 @@ def predict(
     with ExitStack() as stack:
         append = stack.enter_context(answers.table(table, answers.columns(k)))
         keep = stack.enter_context(_rows_of_numbers(embeddings)) if embeddings else None
-        loaded = progress(sources.load(source.names, model.transform, 2 * BATCH), "pictures", source.total)
+        loaded = progress(sources.read_all(source.names, model.transform, 2 * BATCH), "pictures", source.total)
         while batch := list(islice(loaded, BATCH)):
             probabilities, features = _run(model, batch, temperature, embed=keep is not None)
             rows = [
@@ -170,7 +170,7 @@ def lines(outcome: Outcome, table: Path) -> list[str]:
 
 def folder_name(label: str) -> str:
     """A label as the name of one folder: what a checkpoint calls a class must not lead elsewhere."""
-    return re.sub(r"[\\/:\0]", "_", label).strip(". ") or "_"
+    return re.sub(r'[\\/:*?"<>|\0]', "_", label).strip(". ") or "_"
 
 
 def copy(path: Path, folder: Path) -> Path:
@@ -179,7 +179,9 @@ def copy(path: Path, folder: Path) -> Path:
     for number in count(1):
         target = folder / (f"{path.stem}_{number}{path.suffix}" if number > 1 else path.name)
         if not target.exists():
-            shutil.copyfile(path, target)
+            part = target.with_name(f".{target.name}.part")
+            shutil.copyfile(path, part)
+            part.replace(target)
             break
         if filecmp.cmp(path, target, shallow=False):
             break

@@ -14,7 +14,7 @@ from finetune.families import unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MAX_SIZE = 8192
+MAX_SIZE = 4096
 """Of an image in pixels: what a file says of itself must not fill the memory."""
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shlex
 import time
@@ -17,7 +15,7 @@ from omegaconf import DictConfig
 
 from finetune import checkpoint, machine, plots, strategy
 from finetune.callbacks import History, best_row
-from finetune.checkpoint import write_atomically
+from finetune.checkpoint import write_atomically, write_csv
 from finetune.console import entry, say
 from finetune.data import ImageDataModule
 from finetune.module import FineTuner
@@ -46,23 +44,17 @@ class Clock:
 
 def write_split(data: ImageDataModule, path: Path) -> None:
     """`split.csv`: path, label and split of every image, so that the run can be judged and repeated."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "split"])
-    for split in data.splits.values():
-        writer.writerows(
-            [key, data.classes[label], split.name] for key, label in zip(split.keys, split.labels, strict=True)
-        )
-    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
+    rows = [
+        (key, data.classes[label], split.name)
+        for split in data.splits.values()
+        for key, label in zip(split.keys, split.labels, strict=True)
+    ]
+    write_csv(["path", "label", "split"], rows, path)
 
 
 def write_bad_files(bad_files: Mapping[str, str], path: Path) -> None:
     """`bad_files.csv`: what was left out and why."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "reason"])
-    writer.writerows(sorted(bad_files.items()))
-    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
+    write_csv(["path", "reason"], sorted(bad_files.items()), path)
 
 
 def history(trainer: Trainer) -> History:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import http.client
 import os
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from finetune.images import BadImageError
 MAX_BYTES = 64 << 20
 """Of a picture that is fetched from an address."""
 TIMEOUT_S = 30.0
-"""For the whole of it."""
+"""That fetching one may take; a server that is silent for as long is given up too."""
 TABLES = (".csv", ".txt", ".lst")
 
 
@@ -53,6 +54,8 @@ def find(source: str) -> Source:
         ValueError: there is no picture in it.
     """
     if source == "-":
+        if hasattr(sys.stdin, "reconfigure"):
+            sys.stdin.reconfigure(errors="surrogateescape")  # names of files need not be text
         return Source((line.rstrip("\r\n") for line in sys.stdin if line.strip()), None)
     if is_address(source):
         return Source([source], 1)
@@ -104,19 +107,20 @@ def read(name: str) -> Tensor:
         BadImageError: it cannot be read or fetched; names it.
     """
     if not is_address(name):
-        return images.load_pixels(name)
-    with tempfile.NamedTemporaryFile(suffix=os.path.splitext(name)[1][:8]) as file:
+        return images.read_pixels(name)
+    try:
+        content = _fetched(name)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
+        raise BadImageError(f"{name}: cannot be fetched ({error})") from error
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture"
+        path.write_bytes(content)
         try:
-            file.write(_fetched(name))
-        except (OSError, ValueError) as error:
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()  # it holds the connection
-            raise BadImageError(f"{name}: cannot be fetched ({error})") from error
-        file.flush()
-        try:
-            return images.load_pixels(file.name)
+            return images.read_pixels(path)
         except BadImageError as error:
-            raise BadImageError(f"{name}: {str(error).removeprefix(f'{file.name}: ')}") from error
+            raise BadImageError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
 def _fetched(address: str) -> bytes:
@@ -145,7 +149,7 @@ class Loaded:
     error: str = ""
 
 
-def load(names: Iterable[str], transform: Callable[[Tensor], Tensor], ahead: int) -> Iterator[Loaded]:
+def read_all(names: Iterable[str], transform: Callable[[Tensor], Tensor], ahead: int) -> Iterator[Loaded]:
     """Pictures in the order of their names, several read at a time, at most `ahead` of them held."""
 
     def one(name: str) -> Loaded:
@@ -153,6 +157,8 @@ def load(names: Iterable[str], transform: Callable[[Tensor], Tensor], ahead: int
             return Loaded(name, transform(read(name)))
         except BadImageError as error:
             return Loaded(name, None, str(error).removeprefix(f"{name}: "))
+        except Exception as error:  # one picture must not end the others' run
+            return Loaded(name, None, f"{type(error).__name__}: {error}")
 
     waiting: deque[Future[Loaded]] = deque()
     with ThreadPoolExecutor(images.cores()) as pool:

@@ -147,7 +147,22 @@ def _with(value: Any, *path: str) -> Callable[[dict[str, Any]], None]:
         (_with(torch.zeros(3), "state_dict", "backbone.extra"), "cannot be rebuilt: .*Unexpected key"),
         (_with("resnet19", "hyper_parameters", "model"), "cannot be rebuilt: There is no model 'resnet19'"),
         (_with(["a"], "hyper_parameters", "classes"), "cannot be rebuilt: A classifier needs at least two"),
-        (_with(7.5, "hyper_parameters", "classes"), "cannot be rebuilt"),
+        (_with(7.5, "hyper_parameters", "classes"), "its model and its classes are not names"),
+        (_with([["a"] * 9] * 9, "hyper_parameters", "classes"), "its model and its classes are not names"),
+        (_with({"a": 1}, "hyper_parameters", "model"), "its model and its classes are not names"),
+        (_with(torch.zeros(2), "state_dict"), "it lacks the weights"),
+        (_with({"features_before": "nope", "features_dtype": "float32"}, "finetune", "validated"), "has no nope"),
+        (
+            _with({"features_before": "head", "features_dtype": "x"}, "finetune", "validated"),
+            r"finetune\.validated makes no",
+        ),
+        (_with({"epoch": "x"}, "finetune", "validated"), r"under finetune\.validated makes no sense"),
+        (_with({"splits": {"val": {}}}, "finetune", "data"), r"under finetune\.data makes no sense"),
+        (
+            _with({"splits": {"val": {"keys": ["a"], "labels": [9], "sizes": [1]}}}, "finetune", "data"),
+            "makes no sense",
+        ),
+        (_with({"root": 3}, "finetune", "data"), r"under finetune\.data makes no sense"),
         (_with({"size": 10**9}, "hyper_parameters", "preprocess"), "cannot be rebuilt: preprocess needs 1 <= size"),
         (_with({"groups": [{"match": "("}]}, "hyper_parameters", "strategy"), "cannot be rebuilt"),
         (_with(checkpoint.FORMAT + 1, "finetune", "format"), "newer finetune .format 3, this one knows 2.: upgrade"),
@@ -159,7 +174,7 @@ def test_incomplete_or_wrong_checkpoint_says_what_is_wrong(
     change: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path
 ) -> None:
     path = changed(tmp_path / "bad.ckpt", change)
-    with pytest.raises(ValueError, match=rf"bad\.ckpt.*{message}"):
+    with pytest.raises(ValueError, match=message if "has no" in message else rf"bad\.ckpt.*{message}"):
         load(path)
 
 
@@ -178,6 +193,13 @@ def test_older_format_is_read_and_what_it_lacks_is_empty(tmp_path: Path) -> None
 
 
 # --- one file is enough ------------------------------------------------------------------------------------------
+
+
+def test_load_fetches_nothing_whatever_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = changed(tmp_path / "model.ckpt", _with("default", "hyper_parameters", "weights"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr(socket.socket, "connect", lambda *args: pytest.fail("nothing may be fetched"))
+    assert load(path, device="cpu").classes == ["ants", "bees"]
 
 
 def test_load_needs_neither_network_nor_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +257,6 @@ def test_load_with_other_classes_keeps_the_trunk(tmp_path: Path) -> None:
 def test_subclass_with_arguments_of_its_own_is_loaded(tmp_path: Path) -> None:
     class Mine(FineTuner):
         def __init__(self, extra: int = 1, **options: Any) -> None:
-            options.pop("source", None)
             super().__init__(**options)
             self.save_hyperparameters({"extra": extra})
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 from conftest import TINY
 from PIL import Image
 
-from finetune import scores
+from finetune import load, scores
 from finetune.config import options
 
 Command = Callable[..., tuple[Path, int]]
@@ -248,6 +250,68 @@ def test_evaluate_of_a_run_on_a_table_finds_its_images(command: Command, photos:
         folder, code = command("evaluate", f"ckpt={run}/checkpoints/best.ckpt", *more)
         assert code == 0
         assert evaluation(folder)["as_in_the_run"]["same"] is True
+
+
+def test_evaluate_a_table_beside_the_runs_images_is_not_the_run(command: Command, trained: Path, photos: Path) -> None:
+    """Its rows are judged, though the held-out images lie where it lies too."""
+    table = photos / "other.csv"
+    table.write_text("path,label\ntrain/cat/00.png,cat\ntrain/dog/01.png,dog\n")
+    try:
+        folder, code = command("evaluate", f"ckpt={trained}/checkpoints/best.ckpt", "data=csv", f"data.root={table}")
+    finally:
+        table.unlink()
+    assert code == 0
+    assert [r["path"] for r in rows(folder / "predictions.csv")] == ["train/cat/00.png", "train/dog/01.png"]
+
+
+def test_evaluate_a_changed_copy_of_a_flat_folder_leaves_the_training_images_out(
+    command: Command, make_images: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_images({"": {"cat": 8, "dog": 8}})
+    run, _ = command("train", *TINY, f"data.root={root}", "trainer.max_epochs=1")
+    for path in root.rglob("*.png"):
+        Image.open(path).convert("L").save(path)
+    folder, code = command("evaluate", f"ckpt={run}/checkpoints/last.ckpt", f"data.root={root}")
+    assert code == 0
+    held = [r["path"] for r in rows(run / "split.csv") if r["split"] == "val"]
+    assert [r["path"] for r in rows(folder / "predictions.csv")] == held
+    assert evaluation(folder)["as_in_the_run"] is None
+    assert "another size than then" in capsys.readouterr().out
+
+
+def test_evaluate_names_that_are_no_markup_and_no_mathematics(
+    command: Command, make_images: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["[old] cars", "b[-b]", r"$\x$", os.fsdecode(b"raw\xff")]
+    root = make_images({"train": dict.fromkeys(names, 3), "val": dict.fromkeys(names, 2)})
+    run, _ = command("train", *TINY, f"data.root={root}", "report=true", "trainer.max_epochs=1")
+    _, code = command("evaluate", f"ckpt={run}/checkpoints/best.ckpt", "report=true")
+    assert code == 0, capsys.readouterr().err
+    assert "[old] cars" in capsys.readouterr().out
+    _, code = command("predict", f"ckpt={run}/checkpoints/best.ckpt", f"source={root}", "report=true")
+    assert code == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_evaluate_in_other_precisions(precision: str, command: Command, trained: Path) -> None:
+    folder, code = command("evaluate", f"ckpt={trained}/checkpoints/best.ckpt", f"precision={precision}")
+    assert code == 0
+    assert evaluation(folder)["precision"] == precision
+
+
+def test_evaluate_says_which_keys_change_nothing(
+    command: Command, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("evaluate", f"ckpt={trained}/checkpoints/best.ckpt", "data.image_size=64", "top_k=null")[1] == 2
+    error = capsys.readouterr().err
+    assert "data.image_size changes nothing in evaluate" in error
+    assert "top_k must not be null; its default is 5" in error
+
+
+@pytest.mark.slow
+def test_evaluate_with_views_in_worker_processes_that_are_spawned(trained: Path) -> None:
+    model = load(trained / "checkpoints" / "best.ckpt", device="cpu", tta="five_crop")
+    assert pickle.loads(pickle.dumps(model.transform)) == model.transform  # noqa: S301
 
 
 def test_evaluate_test_split_gives_the_numbers_of_the_end_of_the_run(

@@ -16,7 +16,7 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from finetune import FineTuner, ImageDataModule
+from finetune import FineTuner, ImageDataModule, checkpoint, load
 from finetune.config import options
 from finetune.families import FAMILIES
 from finetune.strategy import Strategy
@@ -514,3 +514,34 @@ def test_a_plain_trainer_with_its_sanity_check_works(photos: Path, tmp_path: Pat
     trainer = Trainer(max_epochs=2, accelerator="cpu", logger=False, default_root_dir=tmp_path)
     trainer.fit(module, datamodule=data)
     assert sum(map(sum, module.results["val"]["confusion_matrix"])) == 12
+
+
+def test_what_a_checkpoint_says_of_validation_is_of_its_last_epoch(
+    trainer: Callable[..., Trainer], photos: Path, tmp_path: Path
+) -> None:
+    data = ImageDataModule(photos, image_size=32, batch_size=8, num_workers=0).prepare()
+    module = FineTuner("resnet18", classes=data.classes, weights="none", preprocess={"size": 32})
+    trainer(max_epochs=2).fit(module, datamodule=data)
+    module.save(tmp_path / "model.ckpt")
+    said = checkpoint.read(tmp_path / "model.ckpt")[checkpoint.ABOUT]["validated"]
+    assert said["epoch"] == 1
+    assert said["features_before"] == "fc"
+    assert said["results"]["acc"] == module.results["val"]["acc"]
+
+
+def test_a_loaded_module_that_learns_is_validated_as_it_is(
+    trainer: Callable[..., Trainer], photos: Path, tmp_path: Path
+) -> None:
+    """What was folded for the model that was loaded must not judge the one that it becomes."""
+    data = ImageDataModule(photos, image_size=32, batch_size=8, num_workers=0).prepare()
+    first = FineTuner("resnet18", classes=data.classes, weights="none", preprocess={"size": 32})
+    trainer().fit(first, datamodule=data)
+    first.save(tmp_path / "model.ckpt")
+    model = load(tmp_path / "model.ckpt", strategy="finetune", optimizer=partial(torch.optim.SGD, lr=0.1))
+    images, _ = next(iter(data.val_dataloader()))
+    model.logits(images)
+    trainer().fit(model.module, datamodule=data)
+    model.module.eval()
+    with torch.no_grad():
+        plain = model.module.backbone(model.module.preprocess.normalize(images))
+        assert torch.allclose(model.module(images), plain, atol=1e-5)

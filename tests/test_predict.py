@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune import load, prediction, sources
+from finetune import load, predict, prediction, sources
 from finetune.images import BadImageError
 
 Command = Callable[..., tuple[Path, int]]
@@ -218,6 +218,47 @@ def test_read_from_an_address_has_limits(name: str, message: str, server: str, m
     assert str(error.value).startswith(f"{server}/{name}: ")
 
 
+@pytest.mark.parametrize("name", ["my photo.jpg", "a\0.jpg", "x" * 9])
+def test_names_that_break_the_library_get_a_row_of_their_own(name: str, server: str) -> None:
+    items = list(sources.read_all([f"{server}/{name}", f"{name}"], lambda pixels: pixels, 4))
+    assert len(items) == 2
+    assert items[1].image is None
+    assert items[1].error
+
+
+def test_pictures_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    Image.new("L", (1, 30000)).save(tmp_path / "thin.png")
+    with pytest.raises(BadImageError, match="one side is over 200 times the other"):
+        sources.read(str(tmp_path / "thin.png"))
+    whole = picture(tmp_path / "large.jpg").read_bytes()
+    at = whole.index(b"\xff\xc0") + 5  # height and width in the frame's header
+    (tmp_path / "large.jpg").write_bytes(whole[:at] + b"\xff\xdc\xff\xdc" + whole[at + 4 :])
+    with pytest.raises(BadImageError, match="has more than 89478485 pixels; shrink"):
+        sources.read(str(tmp_path / "large.jpg"))
+    (tmp_path / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
+    with pytest.raises(BadImageError, match="not a picture"):
+        sources.read(str(tmp_path / "page.png"))
+
+
+def test_sweep_goes_on_after_pictures_that_failed(
+    best: str, mixed: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        predict.main(["-m", best, f"source={mixed},{photos}/val", f"hydra.sweep.dir={tmp_path}/sweep", "report=false"])
+    assert stop.value.code == 3
+    assert len(rows(tmp_path / "sweep" / "1" / "predictions.csv")) == 12
+
+
+@pytest.mark.parametrize("argv", [["source=x", "top_k=null"], ["source=null"], ["source="], []])
+def test_predict_says_what_must_be_given(
+    argv: list[str], best: str, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("predict", best, *argv)[1] == 2
+    error = capsys.readouterr().err
+    assert "source is missing: give it as source=..." in error or "top_k must not be null" in error
+
+
 def test_read_from_an_address_where_nobody_listens() -> None:
     with pytest.raises(BadImageError, match=r"127\.0\.0\.1:9/a\.png: cannot be fetched"):
         sources.read("http://127.0.0.1:9/a.png")
@@ -298,7 +339,15 @@ def test_predict_refuses_to_copy_into_its_source(
 
 @pytest.mark.parametrize(
     ("label", "name"),
-    [("cat", "cat"), ("../../up", "_.._up"), ("a/b\\c:d", "a_b_c_d"), ("..", "_"), ("", "_"), ("  x. ", "x")],
+    [
+        ("cat", "cat"),
+        ("../../up", "_.._up"),
+        ("a/b\\c:d", "a_b_c_d"),
+        ("..", "_"),
+        ("", "_"),
+        ("  x. ", "x"),
+        ("a?b*", "a_b_"),
+    ],
 )
 def test_folder_name_leads_nowhere_else(label: str, name: str) -> None:
     assert prediction.folder_name(label) == name
@@ -358,7 +407,7 @@ def test_load_keeps_order_and_does_not_run_ahead(photos: Path) -> None:
             taken.append(f"{photos}/val/cat/{i % 4:02d}.png" if i % 5 else f"none{i}.png")
             yield taken[-1]
 
-    loaded = sources.load(names(), lambda pixels: pixels, ahead=10)
+    loaded = sources.read_all(names(), lambda pixels: pixels, ahead=10)
     for i in range(100):
         item = next(loaded)
         assert item.name == taken[i]
