@@ -108,8 +108,9 @@ def write(model: Classifier, images: HeldOut, judgement: Judgement, folder: Path
     rows = [[name, *row] for name, row in zip(model.classes, values["confusion_matrix"], strict=True)]
     write_csv(["true \\ predicted", *model.classes], rows, folder / "confusion_matrix.csv")
     if report:
+        title = f"{len(split)} {split.name} images"
         plots.confusion_matrix(
-            values["confusion_matrix"], model.classes, folder / "plots" / "confusion_matrix.png", values["what"]
+            values["confusion_matrix"], model.classes, folder / "plots" / "confusion_matrix.png", title
         )
 
 

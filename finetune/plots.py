@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import wrap
 from typing import Any
 
 import matplotlib as mpl
@@ -93,7 +92,7 @@ def confusion_matrix(
             for i, j in np.ndindex(n, n):
                 colour = "white" if shares[i, j] > 0.5 else "black"
                 axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour)
-        axes.set_title("\n".join(wrap(_text(title), 60)))
+        axes.set_title(title)
         _save(figure, path)
 
 
