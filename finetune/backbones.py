@@ -300,7 +300,11 @@ def load_weights(network: nn.Module, path: Path, family: Family) -> str:
             whose = _own_words(path).get("model")
             raise ValueError(
                 f"{path} does not fit {type(network).__name__}: it {problem} {', '.join(names[:3])}{more}. "
-                + (f"It is a checkpoint of {whose}." if whose else "Is it the file of another model?")
+                + (
+                    f"It is a checkpoint of {whose}: give model={whose}."
+                    if whose
+                    else "Is it the file of another model?"
+                )
             )
     own.update({k: v for k, v in given.items() if k in trunk})
     network.load_state_dict(own)  # by update: `own` has the version in it that torchvision's MNASNet asks for

@@ -83,7 +83,15 @@ def make_classifier(cfg: DictConfig) -> Classifier:
 
 
 def make_evaluation_data(cfg: DictConfig) -> ImageDataModule:
-    """Where to look for images to judge a model on; nothing is read yet."""
+    """Where to look for images to judge a model on; nothing is read yet.
+
+    Raises:
+        ValueError: a table is announced and not given.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    if HydraConfig.get().runtime.choices.get("data") == "csv" and cfg.data.root is None:
+        raise ValueError("data.root is missing: give the table as data.root=...")
     return ImageDataModule(**_data_options(cfg))
 
 

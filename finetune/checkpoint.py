@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter, signature
@@ -17,6 +18,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from finetune import config
 
 M = TypeVar("M", bound=LightningModule)
 FORMAT = 2
@@ -102,7 +105,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
         data = torch.load(path, map_location="cpu", weights_only=True)
     # a damaged file can raise anything from EOFError to struct.error inside torch
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = _why(error)
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) cannot be read as a file of tensors and plain data: {reason}. "
             "It is damaged, of another kind, or holds code, which is never run."
@@ -110,6 +113,18 @@ def read_tensors(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"{path} holds a {type(data).__name__}, not a state dict; save model.state_dict() instead.")
     return data
+
+
+def _why(error: Exception) -> str:
+    """In a few words, and without torch's advice to load the file anyway."""
+    text = str(error).strip()
+    if "Weights only load failed" in text:
+        found = re.search(r"Unsupported \w+: GLOBAL (\S+)|Unsupported class (\S+)", text)
+        named = next((name for name in found.groups() if name), "") if found else ""
+        return f"it asks for code ({named})" if named else "torch did not write it"
+    if "PytorchStreamReader" in text or "central directory" in text:
+        return "a part of it is missing or broken"
+    return (text.splitlines()[0] if text else type(error).__name__).rstrip(".")
 
 
 def _check_archive(path: Path) -> None:
@@ -136,13 +151,14 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     if str(path).startswith(("http://", "https://")):
         raise ValueError(f"{path}: a checkpoint is a file on this machine; download it first.")
-    path = Path(path).expanduser()
+    path = config.checkpoint_path(path)
     data = read_tensors(path)
     hyper, state = data.get("hyper_parameters"), data.get("state_dict")
     if not isinstance(state, Mapping) or not isinstance(hyper, Mapping) or not {"model", "classes"} <= hyper.keys():
-        lacks = "model and its classes" if isinstance(state, Mapping) else "weights"
+        known = isinstance(hyper, Mapping) and {"model", "classes"} <= hyper.keys()
+        lacks = "it has no weights in it" if known else "it names no model and no classes"
         raise ValueError(
-            f"{path} is not a checkpoint of finetune: it lacks the {lacks}. "
+            f"{path} is not a checkpoint of finetune: {lacks}. "
             f"If it holds a network's weights, start from it with model.weights={path}."
         )
     if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -203,7 +203,7 @@ def _precision(of_the_run: str, device: torch.device) -> str:
 def _is_one(pictures: Any) -> bool:
     if isinstance(pictures, np.ndarray | Tensor):
         return pictures.ndim < 4
-    return isinstance(pictures, str | Path | Image.Image)
+    return isinstance(pictures, str | Path | Image.Image | bytes) or not isinstance(pictures, Iterable)
 
 
 def pixels_of(picture: Any) -> Tensor:
@@ -216,7 +216,7 @@ def pixels_of(picture: Any) -> Tensor:
     if isinstance(picture, str | Path):
         return images.read_pixels(picture)
     if isinstance(picture, Image.Image):
-        return images.to_pixels(picture)
+        return images.to_pixels(ImageOps.exif_transpose(picture))
     if not isinstance(picture, np.ndarray | Tensor):
         raise ValueError(f"A picture is a file, a PIL picture, an array or a tensor, got a {type(picture).__name__}.")
     layout, channels = ("(H, W), (H, W, 3) or (H, W, 4)", -1) if isinstance(picture, np.ndarray) else ("(3, H, W)", 0)

@@ -82,6 +82,7 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
     shell = list(sys.argv)
     given = list(shell[1:] if argv is None else argv)
 
+    _check_words(name, given)
     failed: list[Exception] = []
     incomplete: list[Exit] = []
     quoted = quote_paths(given)
@@ -132,6 +133,18 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
         sys.exit(_report(error, name))
     finally:
         sys.argv = shell
+
+
+def _check_words(name: str, words: Sequence[str]) -> None:
+    """Two habits of other tools that Hydra would answer with its own usage, or with silence."""
+    keys = [str(key) for key in OmegaConf.load(config.CONF / f"{name}.yaml")]
+    for key in keys:
+        if any(word.split("=")[0] == f"--{key}" for word in words):
+            _fail(f"Arguments have no dashes here: {key}=...")
+        if key in ("ckpt", "source", "copy_to") and sum(word.startswith(f"{key}=") for word in words) > 1:
+            _fail(
+                f"{key} is given more than once. For several pictures give a folder, a list (.txt), or a pattern in quotes."
+            )
 
 
 def argparse_command(task: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
@@ -197,11 +210,15 @@ Give a group's name to choose a file of it, a dotted key to change one value:
 """
 
 
+def _groups(cfg: DictConfig) -> list[str]:
+    """The config groups that a command has."""
+    optional = ("callbacks", "experiment") if "model" in cfg else ()
+    return [g.name for g in config.CONF.iterdir() if g.is_dir() and (g.name in cfg or g.name in optional)]
+
+
 def _option_lists(cfg: DictConfig) -> str:
     """Every group of a command with its options; the models are too many."""
-    optional = ("callbacks", "experiment") if "model" in cfg else ()
-    groups = [g.name for g in config.CONF.iterdir() if g.is_dir() and (g.name in cfg or g.name in optional)]
-    lists = {name: [n for n in config.options(name) if n[0] != "_"] for name in groups}
+    lists = {name: [n for n in config.options(name) if n[0] != "_"] for name in _groups(cfg)}
     if not lists:
         return ""
     if "model" in lists:
@@ -321,6 +338,11 @@ def explain(error: BaseException, name: str) -> str:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         hint = "`python -m finetune.models` lists all." if group == "model" else f"{group}= takes a name of that group."
         return unknown(group, option, config.options(group), hint) if group else str(error)
+    if isinstance(error, OverrideParseException) and "=" not in str(error.override):
+        return (
+            f"{error.override!r} is not key=value, as every argument is: ckpt=best.ckpt source=photos, say. "
+            "A pattern goes in quotes, or the shell makes several words of it: source='photos/*.jpg'."
+        )
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} cannot be read as key=value: quote the value, inside the shell's quotes: 'key=\"a,b\"'."
     if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
@@ -344,7 +366,8 @@ def _explain_key(error: BaseException, name: str) -> str:
     if key in known:
         return " ".join(text.split())
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"There is no key {key!r}.{hint} `python -m finetune.{name} --help` lists all; +{key}=... adds a new one."
+    add = f"; +{key}=... adds a new one" if name == "train" else ""
+    return f"There is no key {key!r}.{hint} `python -m finetune.{name} --help` lists all{add}."
 
 
 def known_keys(name: str) -> list[str]:
@@ -352,8 +375,7 @@ def known_keys(name: str) -> list[str]:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
         cfg = hydra.compose(name)
-    groups = [p.name for p in config.CONF.iterdir() if p.is_dir()]
-    return [*groups, *_flat(OmegaConf.to_container(cfg, resolve=False), "")]
+    return [*_groups(cfg), *_flat(OmegaConf.to_container(cfg, resolve=False), "")]
 
 
 def _flat(value: Any, prefix: str) -> list[str]:

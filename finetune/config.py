@@ -116,6 +116,25 @@ def weights_path(weights: str) -> Path | None:
     return path
 
 
+def checkpoint_path(path: str | Path) -> Path:
+    """A checkpoint's file; the folder of a run stands for its best.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = Path(path).expanduser()
+    best = found / "checkpoints" / "best.ckpt"
+    if found.is_dir() and best.is_file():
+        return best
+    if found.is_dir():
+        raise FileNotFoundError(f"{path}: a folder, without checkpoints/best.ckpt in it; give a checkpoint's file.")
+    if not found.is_file():
+        raise FileNotFoundError(
+            f"{path}: there is no such file (looked from {Path.cwd()}); give a run's checkpoints/best.ckpt."
+        )
+    return found
+
+
 def claim_folder(cfg: DictConfig, folder: Path) -> None:
     """Write `config.yaml` into a run folder that nobody else uses.
 
@@ -150,6 +169,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "trainer.compile": ("auto", True, False),
     "split": ("val", "test"),
     "quantize": ("int8",),
+    "embeddings": (True, False),
+    "report": (True, False),
     "tta": ("none", "flip", "five_crop"),
     "device": ("auto", "cpu", "cuda", "mps"),
     "precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"),
@@ -207,8 +228,13 @@ def _faults(cfg: DictConfig, command: str) -> Iterator[str]:
     for key in ("image_size", "per_class"):
         if command == "evaluate" and OmegaConf.select(cfg, f"data.{key}") is not None:
             yield f"data.{key} changes nothing in evaluate: images are prepared as the checkpoint says, and all are judged."
-    if cfg.get("ckpt") and not Path(str(cfg.ckpt)).expanduser().is_file():
-        yield f"ckpt={cfg.ckpt}: there is no such file (looked from {Path.cwd()}); give a run's checkpoints/best.ckpt."
+    if cfg.get("ckpt"):
+        try:
+            checkpoint_path(cfg.ckpt)
+        except FileNotFoundError as error:
+            yield f"ckpt={error}"
+    if cfg.get("copy_to") is not None and Path(str(cfg.copy_to)).is_file():
+        yield f"copy_to={cfg.copy_to} is a file; give a folder."
     try:
         weights_path(str(OmegaConf.select(cfg, "model.weights")))
     except FileNotFoundError as error:

@@ -48,7 +48,7 @@ class Graph(nn.Module):
 def about(module: FineTuner, load: str, graph: bool) -> dict[str, Any]:
     """What must be known to use an export; it is written beside it, and into it where the format allows."""
     p = module.preprocess
-    resized = f"shorter side resized to {p.resize} ({p.interpolation}, antialiased), centre {p.size} x {p.size}"
+    resized = f"upright (EXIF orientation applied), shorter side resized to {p.resize} ({p.interpolation}, antialiased), centre {p.size} x {p.size}"
     pixels = f"uint8 (N, 3, {p.size}, {p.size}), RGB" if graph else f"float32 (N, 3, {p.size}, {p.size}), RGB"
     normalised = "" if graph else f"; then (pixels / 255 - {list(p.mean)}) / {list(p.std)} per channel"
     return {
@@ -203,6 +203,7 @@ def int8(exported: Exported, images: Tensor) -> Exported:
         ValueError: the packages are not installed.
     """
     _need("onnx", "onnxruntime")
+    import onnx as onnx_package
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -219,14 +220,21 @@ def int8(exported: Exported, images: Tensor) -> Exported:
     try:
         with _quiet():
             quant_pre_process(exported.path, prepared, skip_symbolic_shape=True)
+            nodes = onnx_package.load(prepared, load_external_data=False).graph.node
             quantize_static(
                 prepared,
                 path,
                 Reader(),
                 per_channel=True,
+                nodes_to_exclude=[node.name for node in nodes if node.op_type == "Softmax"],  # else they sum to 0.99
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )
+            model = onnx_package.load(path)
+            words = {p.key: p.value for p in model.metadata_props}
+            words["load"] = words["load"].replace(exported.path.name, path.name)
+            onnx_package.helper.set_model_props(model, words)
+            onnx_package.save(model, path)
     finally:
         prepared.unlink(missing_ok=True)
     return Exported(path, onnx_runner(path))

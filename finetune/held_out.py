@@ -94,7 +94,7 @@ def _where_they_were(stored: Mapping[str, Any], held: Mapping[str, Any] | None, 
         )
     if stored.get("dataset") or not held.get("sizes"):
         raise ValueError(
-            f"The run's images are those of {stored['dataset']}; name them: data={str(stored['dataset']).lower()}, "
+            f"The run's images are those of {stored.get('dataset')}; name them: data={str(stored.get('dataset')).lower()}, "
             f"and data.root=... if they are not at {stored.get('root')}."
         )
     root = Path(str(stored["root"]))

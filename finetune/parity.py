@@ -38,10 +38,12 @@ def pictures(model: Classifier, source: str | None, at_most: int) -> Pictures:
     """
     if source is not None:
         loaded = sources.read_all(sources.find(source).names, model.transform, 2 * BATCH)
-        good = list(islice((item.image for item in loaded if item.image is not None), at_most))
+        every = list(islice(loaded, at_most))
+        good = [item.image for item in every if item.image is not None]
         if not good:
-            raise ValueError(f"source={source}: no picture in it can be read.")
-        return Pictures(torch.stack(good), None, f"{len(good)} pictures of {source}")
+            raise ValueError(f"source={source}: none of its first {len(every)} pictures can be read.")
+        bad = f" ({len(every) - len(good)} cannot be read)" if len(good) < len(every) else ""
+        return Pictures(torch.stack(good), None, f"{len(good)} pictures of {source}{bad}")
     try:
         split = held_out.find(model.module.about, model.classes, "val", ImageDataModule()).split
     except (ValueError, FileNotFoundError):

@@ -40,9 +40,15 @@ def predict(cfg: DictConfig) -> None:
         )
     except KeyboardInterrupt as error:
         raise Exit(f"interrupted; the rows so far are in {table}.part", INTERRUPTED) from error
+    if outcome.total == 0:
+        raise ValueError(f"source={cfg.source}: no path came, so there was nothing to do.")
     if cfg.report:
         outcome.gallery.draw(folder / "plots" / "certain.png")
     say("\n".join(prediction.lines(outcome, table)))
+    if cfg.embeddings:
+        say(entry("", str(folder / "embeddings.npy")))
+    if cfg.copy_to is not None:
+        say(entry("Copies", str(cfg.copy_to)))
     if outcome.failures:
         raise Exit(f"{outcome.failures} of {outcome.total} pictures have no answer; their rows say why", SOME_FAILED)
 

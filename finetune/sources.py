@@ -19,7 +19,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from finetune import images
+from finetune import images, splits
 from finetune.images import BadImageError
 
 MAX_BYTES = 64 << 20
@@ -56,13 +56,14 @@ def find(source: str) -> Source:
     if source == "-":
         if hasattr(sys.stdin, "reconfigure"):
             sys.stdin.reconfigure(errors="surrogateescape")  # names of files need not be text
-        return Source((line.rstrip("\r\n") for line in sys.stdin if line.strip()), None)
+        lines = (part for line in sys.stdin for part in line.rstrip("\r\n").split("\0"))  # `find -print0` too
+        return Source((line for line in lines if line.strip()), None)
     if is_address(source):
         return Source([source], 1)
     path = Path(source).expanduser()
     if path.is_dir():
         found, others = images.list_images(path)
-        notes = [f"{len(others)} files below {path} are not pictures of a known kind"] if others else []
+        notes = splits.note_on_others(others)
         some = _some(found, source, f"Pictures are {' '.join(sorted(images.EXTENSIONS))}.")
         return replace(some, notes=notes, folder=path)
     if path.is_file():

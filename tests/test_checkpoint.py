@@ -137,9 +137,9 @@ def _with(value: Any, *path: str) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_without("state_dict"), "not a checkpoint of finetune: it lacks the weights.*model.weights="),
-        (_without("hyper_parameters"), "not a checkpoint of finetune: it lacks the model and its classes"),
-        (_without("hyper_parameters", "classes"), "it lacks the model and its classes"),
+        (_without("state_dict"), "not a checkpoint of finetune: it has no weights .*model.weights="),
+        (_without("hyper_parameters"), "not a checkpoint of finetune: it names no model and no classes"),
+        (_without("hyper_parameters", "classes"), "it names no model and no classes"),
         (_with({}, "state_dict"), "its state_dict is not one of names and tensors"),
         (_with({"a": 1}, "state_dict"), "its state_dict is not one of names and tensors"),
         (_without("state_dict", "backbone.classifier.1.bias"), r"cannot be rebuilt: .*classifier\.1\.bias"),
@@ -150,7 +150,7 @@ def _with(value: Any, *path: str) -> Callable[[dict[str, Any]], None]:
         (_with(7.5, "hyper_parameters", "classes"), "its model and its classes are not names"),
         (_with([["a"] * 9] * 9, "hyper_parameters", "classes"), "its model and its classes are not names"),
         (_with({"a": 1}, "hyper_parameters", "model"), "its model and its classes are not names"),
-        (_with(torch.zeros(2), "state_dict"), "it lacks the weights"),
+        (_with(torch.zeros(2), "state_dict"), "it has no weights"),
         (_with({"features_before": "nope", "features_dtype": "float32"}, "finetune", "validated"), "has no nope"),
         (
             _with({"features_before": "head", "features_dtype": "x"}, "finetune", "validated"),
@@ -268,7 +268,9 @@ def test_subclass_with_arguments_of_its_own_is_loaded(tmp_path: Path) -> None:
 
 def test_weights_from_a_checkpoint_of_another_model_names_it(tmp_path: Path) -> None:
     small(tmp_path / "model.ckpt")
-    with pytest.raises(ValueError, match=r"does not fit ResNet: it lacks .* It is a checkpoint of squeezenet1_1\."):
+    with pytest.raises(
+        ValueError, match=r"does not fit ResNet: it lacks .* It is a checkpoint of squeezenet1_1: give model="
+    ):
         FineTuner("resnet18", classes=2, weights=str(tmp_path / "model.ckpt"))
 
 

@@ -143,3 +143,11 @@ def test_precisions_agree(precision: str, model: Classifier, pixels: np.ndarray,
 def test_evaluation_mode_from_the_start(model: Classifier, pixels: np.ndarray) -> None:
     assert not any(m.training for m in model.module.modules())
     assert model.predict(pixels) == model.predict(pixels)  # no dropout
+
+
+def test_pil_pictures_are_turned_upright_as_files_are(model: Classifier, pixels: np.ndarray, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    assert model.predict(Image.open(tmp_path / "turned.png")) == model.predict(tmp_path / "turned.png")
+    assert model.predict(tmp_path / "turned.png") == model.predict(np.rot90(pixels, 3).copy())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torchvision
@@ -58,8 +59,6 @@ def test_export_is_loaded_back_and_compared_on_the_runs_images(kind: str, export
 
 def test_onnx_has_its_classes_and_preprocessing_inside(exports: dict[str, Path], trained: Path, photos: Path) -> None:
     """With nothing but onnxruntime, numpy and Pillow, as a README tells: the answers of `predict`."""
-    import onnxruntime
-
     folder = exports["onnx"]
     assert sorted(p.name for p in folder.glob("model*")) == ["model.json", "model.onnx"]
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
@@ -221,6 +220,10 @@ def test_int8_is_smaller_and_measured(best: str, command: Command, photos: Path)
     assert found["images"] == 18
     assert found["bytes"] < 0.5 * report(folder)["bytes"]
     assert found["agreement"] > 0.8
+    session = onnxruntime.InferenceSession(folder / "model.int8.onnx", providers=["CPUExecutionProvider"])
+    assert "model.int8.onnx" in session.get_modelmeta().custom_metadata_map["load"]
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32)).astype(np.uint8)
+    assert session.run(None, {"images": images})[0].sum(axis=1) == pytest.approx(1, abs=1e-5)
 
 
 def test_int8_needs_pictures(best: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,7 @@ def test_predict_a_folder_answers_in_order_and_names_bad_files(
             assert float(row["confidence"]) == pytest.approx(alone.confidence, abs=0.01)
     captured = capsys.readouterr()
     assert "5 of 8" in captured.out
-    assert "1 files below" in captured.out
+    assert "1 files are not pictures of a known kind" in captured.out
     assert "3 of 8 pictures have no answer" in captured.err
     Image.open(folder / "plots" / "certain.png").load()
 
@@ -434,3 +434,41 @@ def test_predict_ten_thousand_files_in_flat_memory(trained: Path, photos: Path, 
         peaks[n] = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         assert (tmp_path / f"out{n}" / "predictions.csv").read_text().count("\n") == n + 1
     assert peaks[10_000] < peaks[500] + (40 << 20)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["source=a.jpg", "b.jpg"], "'b.jpg' is not key=value, as every argument is"),
+        (["source=a.jpg", "source=b.jpg"], "source is given more than once"),
+        (["--source", "a.jpg"], "Arguments have no dashes here: source=..."),
+        (["source=x", "embeddings=flase"], "no embeddings 'flase'"),
+        (["source=x", "sorce=y"], "Did you mean source"),
+        (["source=x", "copy_to=list.txt"], "copy_to=list.txt is a file; give a folder."),
+        (["source=-"], "no path came"),
+    ],
+)
+def test_predict_answers_habits_and_slips(
+    argv: list[str],
+    message: str,
+    best: str,
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "list.txt").touch()
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert command("predict", best, *argv)[1] == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "adds a new one" not in error
+
+
+def test_predict_takes_the_folder_of_a_run_and_names_with_nul(
+    trained: Path, photos: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{photos}/val/cat/00.png\0{photos}/val/dog/00.png\0"))
+    folder, code = command("predict", f"ckpt={trained}", "source=-")
+    assert code == 0
+    assert len(rows(folder / "predictions.csv")) == 2
