@@ -264,6 +264,7 @@ def test_evaluate_a_table_beside_the_runs_images_is_not_the_run(command: Command
     assert [r["path"] for r in rows(folder / "predictions.csv")] == ["train/cat/00.png", "train/dog/01.png"]
 
 
+@pytest.mark.slow
 def test_evaluate_a_changed_copy_of_a_flat_folder_leaves_the_training_images_out(
     command: Command, make_images: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -279,6 +280,7 @@ def test_evaluate_a_changed_copy_of_a_flat_folder_leaves_the_training_images_out
     assert "another size than then" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_evaluate_names_that_are_no_markup_and_no_mathematics(
     command: Command, make_images: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -325,6 +327,7 @@ def test_evaluate_test_split_gives_the_numbers_of_the_end_of_the_run(
     assert now["as_in_the_run"] is None
 
 
+@pytest.mark.slow
 def test_evaluate_a_torchvision_data_set_by_its_name(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -529,6 +529,7 @@ def test_what_a_checkpoint_says_of_validation_is_of_its_last_epoch(
     assert said["results"]["acc"] == module.results["val"]["acc"]
 
 
+@pytest.mark.slow
 def test_a_loaded_module_that_learns_is_validated_as_it_is(
     trainer: Callable[..., Trainer], photos: Path, tmp_path: Path
 ) -> None:

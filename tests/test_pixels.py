@@ -186,7 +186,7 @@ def test_in_memory_refuses_what_has_no_room_and_clears_up_after_the_killed(
 
 
 @pytest.mark.parametrize("mode", ["auto", "disk", *[pytest.param(m, marks=pytest.mark.slow) for m in ("ram", "off")]])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_training_is_the_same_with_kept_pixels(
     mode: str, workers: int, photos: Path, trainer: Callable[..., Trainer], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

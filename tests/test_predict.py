@@ -240,6 +240,7 @@ def test_pictures_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None
         sources.read(str(tmp_path / "page.png"))
 
 
+@pytest.mark.slow
 def test_sweep_goes_on_after_pictures_that_failed(
     best: str, mixed: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,6 +354,7 @@ def test_folder_name_leads_nowhere_else(label: str, name: str) -> None:
     assert prediction.folder_name(label) == name
 
 
+@pytest.mark.slow
 def test_predict_temperature_softens_and_keeps_the_label(best: str, photos: Path, command: Command) -> None:
     plain, _ = command("predict", best, f"source={photos}/val")
     soft, _ = command("predict", best, f"source={photos}/val", "temperature=4")

@@ -246,6 +246,7 @@ def test_file_names_that_are_no_text_go_through(run: Callable[..., Path], make_i
     assert b"val/cat/raw\xff.png" in (folder.with_name("run_e") / "predictions.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_early_stopping_stops(run: Callable[..., Path]) -> None:
     folder = run(
         "+callbacks=early_stopping", "callbacks.early_stopping.patience=1", "optimizer.lr=0", "trainer.max_epochs=9"
@@ -273,6 +274,7 @@ def test_judging_test_leaves_the_record_of_the_run_alone(
     assert (found["best"]["epoch"], found["last"]["epoch"]) == (0, 2)
 
 
+@pytest.mark.slow
 def test_resume_of_a_planned_schedule_keeps_its_length(
     run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -362,6 +364,7 @@ def test_sweep_point_is_the_same_as_the_run_alone(run: Callable[..., Path], tmp_
     assert timeless(metrics(alone)) == timeless(metrics(tmp_path / "sweep" / "1"))
 
 
+@pytest.mark.slow
 def test_sweep_goes_on_after_a_failed_point_and_names_it(
     run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
