@@ -68,6 +68,9 @@ def demo(argv: Sequence[str] | None = None) -> None:
     runs = [str(out / name) for name in ("frozen", "differential", "scratch")]
     compare.compare([*runs, "--out", str(out / "comparison.png")])
     print("One seed, 25 images and a source of five digits: expect other numbers, and more of ImageNet's weights.")
+    print("What the second is worth, and what it says of pictures:")
+    print(f"  python -m finetune.evaluate ckpt={out}/differential")
+    print(f"  python -m finetune.predict ckpt={out}/differential source={out}/data/digits/7")
     print("Your own pictures are next:\n  python -m finetune.train data=imagefolder data.root=FOLDER")
 
 
