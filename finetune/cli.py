@@ -180,7 +180,11 @@ def _print_help(name: str, words: list[str]) -> None:
     with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
         composed = hydra.compose(name, overrides)
     examples = "\n".join(f"  python -m finetune.{name} {example}" for example in EXAMPLES[name])
-    values = {"examples": examples, "options": _option_lists(composed), "keys": OmegaConf.to_yaml(composed)}
+    values = {
+        "examples": examples,
+        "options": _option_lists(composed),
+        "keys": _explained(name, OmegaConf.to_yaml(composed)),
+    }
     print(HELP.format(name=name, **values), end="")
 
 
@@ -200,6 +204,7 @@ python -m finetune.{name} [key=value ...]
 
 Give a group's name to choose a file of it, a dotted key to change one value:
 {examples}
+
 {options}== Keys and their defaults (key=value) ==
 {keys}
 == Flags ==
@@ -208,6 +213,18 @@ Give a group's name to choose a file of it, a dotted key to change one value:
 --config-dir DIR  your own YAML files
 --hydra-help      all flags
 """
+
+
+def _explained(name: str, keys: str) -> str:
+    """A command's keys with what its YAML says of each."""
+    text = (config.CONF / f"{name}.yaml").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^(\w+):[^#\n]*# (.+)$", text, re.MULTILINE))
+    lines = []
+    for line in keys.splitlines():
+        if (comment := said.get(line.partition(":")[0])) is not None:
+            lines.append(fill(comment, 80, initial_indent="# ", subsequent_indent="# "))
+        lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def _groups(cfg: DictConfig) -> list[str]:

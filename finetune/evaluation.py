@@ -84,7 +84,7 @@ def judge(
 def _compared(validated: dict[str, Any], counted: dict[str, Any]) -> dict[str, Any] | None:
     """Accuracy and loss of the epoch in which the checkpoint was written, and whether they came out again."""
     then = validated.get("results") or {}
-    if not {"acc", "loss"} <= then.keys():
+    if not all(isinstance(then.get(key), float) for key in ("acc", "loss")):
         return None
     same = then["acc"] == counted["acc"] and then["loss"] == counted["loss"]
     where = f"{validated.get('device')}, {validated.get('precision')}"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -104,6 +105,20 @@ def test_train_help_lists_groups_and_keys(tmp_path: Path) -> None:
     for word in ("lists the 80 of them", "feature_extract", "max_epochs: 15", "data.root=my_photos", "early_stopping"):
         assert word in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "export"])
+def test_help_of_every_command_says_what_its_keys_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    importlib.import_module(f"finetune.{name}").main(["--help"])
+    printed = capsys.readouterr().out
+    for word in {
+        "train": ("# plots", "feature_extract"),
+        "evaluate": ("# val | test", "none | flip | five_crop", "ckpt=best.ckpt data.root=other_photos", "data:"),
+        "predict": ("# csv | jsonl | parquet", "embeddings: false", "source: ???"),
+        "export": ("onnx | torch_export | safetensors | state_dict", "tolerance: 0.0001"),
+    }[name]:
+        assert word in printed
+    assert max(map(len, printed.splitlines())) <= 80 or name == "train"
 
 
 def test_train_help_takes_what_the_command_takes(tmp_path: Path) -> None:
