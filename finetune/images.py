@@ -197,11 +197,14 @@ def is_image(name: str) -> bool:
 
 
 def subfolders(root: str | Path) -> list[str]:
-    """Names of the folders directly under `root`, sorted as torchvision sorts, without hidden and archive junk."""
+    """Names of the folders directly under `root`, sorted as torchvision sorts.
+
+    Without hidden ones, the junk of archives, and links that lead back to `root` or above it.
+    """
+    above = Path(root).resolve()
     with os.scandir(root) as entries:
-        return sorted(
-            e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name not in _JUNK_FOLDERS
-        )
+        folders = [e for e in entries if e.is_dir() and not e.name.startswith(".") and e.name not in _JUNK_FOLDERS]
+    return sorted(e.name for e in folders if not (e.is_symlink() and above.is_relative_to(Path(e.path).resolve())))
 
 
 def walk_files(root: str | Path) -> Iterator[str]:

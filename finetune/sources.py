@@ -8,6 +8,7 @@ import http.client
 import os
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -25,7 +26,7 @@ from finetune.images import BadImageError
 MAX_BYTES = 64 << 20
 """Of a picture that is fetched from an address."""
 TIMEOUT_S = 30.0
-"""That fetching one may take; a server that is silent for as long is given up too."""
+"""That fetching one may take, from first to last."""
 TABLES = (".csv", ".txt", ".lst")
 
 
@@ -110,7 +111,7 @@ def read(name: str) -> Tensor:
     if not is_address(name):
         return images.read_pixels(name)
     try:
-        content = _fetched(name)
+        content = _in_time(name)
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it holds the connection
@@ -124,6 +125,26 @@ def read(name: str) -> Tensor:
             raise BadImageError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
+def _in_time(address: str) -> bytes:
+    """The content, or an error when the time is up: a server that trickles never lets a socket's own timeout come."""
+    done: list[bytes | Exception] = []
+
+    def fetch() -> None:
+        try:
+            done.append(_fetched(address))
+        except Exception as error:
+            done.append(error)
+
+    worker = threading.Thread(target=fetch, daemon=True)
+    worker.start()
+    worker.join(TIMEOUT_S)
+    if not done:
+        raise ValueError(f"it took more than {TIMEOUT_S:.0f} s")
+    if isinstance(done[0], Exception):
+        raise done[0]
+    return done[0]
+
+
 def _fetched(address: str) -> bytes:
     end, parts, size = time.monotonic() + TIMEOUT_S, [], 0
     request = urllib.request.Request(address, headers={"User-Agent": "finetune"})
@@ -133,8 +154,8 @@ def _fetched(address: str) -> bytes:
             parts.append(block)
             if size > MAX_BYTES:
                 raise ValueError(f"more than {MAX_BYTES >> 20} MiB")
-            if time.monotonic() > end:
-                raise ValueError(f"it took more than {TIMEOUT_S:.0f} s")
+            if time.monotonic() > end:  # nobody waits for it any more
+                raise ValueError("too late")
         length = answer.headers.get("Content-Length")
     if length and size < int(length):
         raise ValueError(f"the connection ended after {size} of {length} bytes")

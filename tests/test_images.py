@@ -159,3 +159,12 @@ def test_subfolders_are_sorted_as_torchvision_sorts(tmp_path: Path) -> None:
     for name in ("10", "2", "1", ".git", "__MACOSX"):
         (tmp_path / name).mkdir()
     assert subfolders(tmp_path) == ["1", "10", "2"]
+
+
+def test_subfolders_leave_out_links_that_lead_back(tmp_path: Path) -> None:
+    (tmp_path / "root" / "cat").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "root" / "loop").symlink_to(tmp_path / "root")
+    (tmp_path / "root" / "up").symlink_to(tmp_path)
+    (tmp_path / "root" / "dog").symlink_to(tmp_path / "elsewhere")
+    assert subfolders(tmp_path / "root") == ["cat", "dog"]

@@ -166,6 +166,15 @@ def server(photos: Path) -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             name = self.path.strip("/")
+            if name == "trickle.png":  # headers without an end
+                for i in range(100):
+                    try:
+                        self.wfile.write(b"HTTP/1.0 200 OK\r\n" if i == 0 else b"X-A: b\r\n")
+                        self.wfile.flush()
+                    except OSError:
+                        return
+                    time.sleep(0.02)
+                return
             if name == "none.png":
                 self.send_error(404)
                 return
@@ -205,13 +214,14 @@ def test_read_from_an_address(server: str, photos: Path) -> None:
         ("page.png", r"page\.png: is not a picture"),
         ("long.png", r"long\.png: cannot be fetched .more than 0 MiB"),
         ("slow.png", r"slow\.png: cannot be fetched .it took more than 0 s"),
+        ("trickle.png", r"trickle\.png: cannot be fetched .it took more than 0 s"),
         ("cut.png", r"cut\.png: cannot be fetched"),
     ],
 )
 def test_read_from_an_address_has_limits(name: str, message: str, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "long.png":
         monkeypatch.setattr(sources, "MAX_BYTES", 2000)
-    if name == "slow.png":
+    if name in ("slow.png", "trickle.png"):
         monkeypatch.setattr(sources, "TIMEOUT_S", 0.1)
     with pytest.raises(BadImageError, match=message) as error:
         sources.read(f"{server}/{name}")
