@@ -13,7 +13,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -31,7 +30,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finetune import config
+from finetune import config, usage
 from finetune.families import nearest, unknown
 
 COMMANDS = ("train", "evaluate", "predict", "export", "models", "compare", "cache", "demo")
@@ -116,7 +115,7 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
     sys.argv = [shell[0], *quoted]
     try:
         if {"--help", "-h"} & set(given):
-            _print_help(name, quoted)
+            usage.print_help(name, quoted)
             return
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=name)(job)()
         if failed:
@@ -167,88 +166,6 @@ def _report_job(error: Exception, argv: Sequence[str]) -> None:
     own = " ".join(o for o in cfg.overrides.task if o.lower() not in given)
     _print_error(f"job {cfg.job.num} ({own}) failed: {explain(error, cfg.job.name)}")
     error.__dict__["reported"] = True
-
-
-def _print_help(name: str, words: list[str]) -> None:
-    """The groups and the keys. Hydra's own help takes two seconds to list the groups, and more than 80 columns."""
-    sweep = bool({"-m", "--multirun"} & set(words))
-    overrides = [w for w in words if "=" in w and w[0] != "-" and not sweep]
-    parts = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    for flag, folder in pairwise(parts):
-        if flag in ("--config-dir", "-cd"):
-            overrides.append(f"hydra.searchpath=['file://{Path(folder).resolve()}']")
-    with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
-        composed = hydra.compose(name, overrides)
-    examples = "\n".join(f"  python -m finetune.{name} {example}" for example in EXAMPLES[name])
-    values = {
-        "examples": examples,
-        "options": _option_lists(composed),
-        "keys": _explained(name, OmegaConf.to_yaml(composed)),
-    }
-    print(HELP.format(name=name, **values), end="")
-
-
-EXAMPLES = {
-    "train": (
-        "data=imagefolder data.root=my_photos model=resnet18",
-        "-m optimizer.lr=1e-3,1e-2 seed=0,1,2    # 6 runs",
-    ),
-    "evaluate": ("ckpt=best.ckpt", "ckpt=best.ckpt data.root=other_photos"),
-    "predict": ("ckpt=best.ckpt source=my_photos", "ckpt=best.ckpt source=photo.jpg top_k=3"),
-    "export": ("ckpt=best.ckpt format=onnx",),
-}
-
-
-HELP = """\
-python -m finetune.{name} [key=value ...]
-
-Give a group's name to choose a file of it, a dotted key to change one value:
-{examples}
-
-{options}== Keys and their defaults (key=value) ==
-{keys}
-== Flags ==
--m                sweep: a run for every combination of values
---cfg job         show the configuration and stop
---config-dir DIR  your own YAML files
---hydra-help      all flags
-"""
-
-
-def _explained(name: str, keys: str) -> str:
-    """A command's keys with what its YAML says of each."""
-    text = (config.CONF / f"{name}.yaml").read_text(encoding="utf-8")
-    said = dict(re.findall(r"^(\w+):[^#\n]*# (.+)$", text, re.MULTILINE))
-    lines = []
-    for line in keys.splitlines():
-        if (comment := said.get(line.partition(":")[0])) is not None:
-            lines.append(fill(comment, 80, initial_indent="# ", subsequent_indent="# "))
-        lines.append(line)
-    return "\n".join(lines) + "\n"
-
-
-def _groups(cfg: DictConfig) -> list[str]:
-    """The config groups that a command has."""
-    optional = ("callbacks", "experiment") if "model" in cfg else ()
-    return [g.name for g in config.CONF.iterdir() if g.is_dir() and (g.name in cfg or g.name in optional)]
-
-
-def _option_lists(cfg: DictConfig) -> str:
-    """Every group of a command with its options; the models are too many."""
-    lists = {name: [n for n in config.options(name) if n[0] != "_"] for name in _groups(cfg)}
-    if not lists:
-        return ""
-    if "model" in lists:
-        lists["model"] = [f"`python -m finetune.models` lists the {len(lists['model'])} of them"]
-    width = max(map(len, lists))
-    return (
-        "== Groups (group=option) ==\n"
-        + "".join(
-            fill(f"{group + ':':{width + 2}}{', '.join(names)}", 80, subsequent_indent=" " * (width + 2)) + "\n"
-            for group, names in sorted(lists.items())
-        )
-        + "\n"
-    )
 
 
 # --- run folders -------------------------------------------------------------------------------------------------
@@ -392,7 +309,7 @@ def known_keys(name: str) -> list[str]:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
         cfg = hydra.compose(name)
-    return [*_groups(cfg), *_flat(OmegaConf.to_container(cfg, resolve=False), "")]
+    return [*usage.groups(cfg), *_flat(OmegaConf.to_container(cfg, resolve=False), "")]
 
 
 def _flat(value: Any, prefix: str) -> list[str]:
