@@ -146,6 +146,19 @@ def _check_words(name: str, words: Sequence[str]) -> None:
             )
 
 
+def begin(cfg: DictConfig, name: str) -> Path:
+    """Check a command's configuration and claim its run folder, before torch is imported.
+
+    Raises:
+        ValueError: lists all faults.
+        FileExistsError: the folder holds another run.
+    """
+    config.check(cfg, name)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    config.claim_folder(cfg, folder)
+    return folder
+
+
 def argparse_command(task: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
     """Run a command with positional arguments; errors as `hydra_command` shows them."""
     try:

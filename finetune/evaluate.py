@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from finetune import config
-from finetune.cli import heavy_imports, hydra_command
+from finetune.cli import begin, heavy_imports, hydra_command
 
 
 def evaluate(cfg: DictConfig) -> float:
     """Judge one checkpoint; returns its accuracy."""
-    config.check(cfg, "evaluate")
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    config.claim_folder(cfg, folder)
+    folder = begin(cfg, "evaluate")
 
     with heavy_imports():
         from finetune import build, evaluation, held_out

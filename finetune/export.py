@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from finetune import config
-from finetune.cli import heavy_imports, hydra_command
+from finetune.cli import begin, heavy_imports, hydra_command
 
 
 def export(cfg: DictConfig) -> float:
     """Write one file; returns the largest difference between its probabilities and the model's."""
-    config.check(cfg, "export")
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    config.claim_folder(cfg, folder)
+    folder = begin(cfg, "export")
 
     with heavy_imports():
         from finetune import build, exporters, parity, results

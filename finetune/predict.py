@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from finetune import config
-from finetune.cli import INTERRUPTED, SOME_FAILED, Exit, heavy_imports, hydra_command
+from finetune.cli import INTERRUPTED, SOME_FAILED, Exit, begin, heavy_imports, hydra_command
 
 
 def predict(cfg: DictConfig) -> None:
     """Classify the pictures of one source."""
-    config.check(cfg, "predict")
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    config.claim_folder(cfg, folder)
+    folder = begin(cfg, "predict")
 
     with heavy_imports():
         from finetune import build, prediction, sources

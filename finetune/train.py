@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from finetune import config
-from finetune.cli import INTERRUPTED, TERMINATED, Exit, heavy_imports, hydra_command
+from finetune.cli import INTERRUPTED, TERMINATED, Exit, begin, heavy_imports, hydra_command
 
 
 def train(cfg: DictConfig) -> float | None:
     """Train one model; returns the best value of `monitor`, which is what a sweeper looks at."""
-    config.check(cfg)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    config.claim_folder(cfg, folder)
+    folder = begin(cfg, "train")
 
     with heavy_imports():  # what is wrong above is answered without
         from finetune import build, results
