@@ -72,6 +72,13 @@ def make_data(cfg: DictConfig) -> ImageDataModule:
     return ImageDataModule(**_data_options(cfg), **kept, preprocess=preprocess, seed=cfg.seed).prepare()
 
 
+def make_checked_data(cfg: DictConfig) -> ImageDataModule:
+    """The data to look at, with the preprocessing of the model that may be trained on them; nothing is read yet."""
+    preprocess = default_preprocess(cfg.model.name, cfg.model.weights).updated(_plain(cfg.model.preprocess))
+    kept = {"cache_dir": cfg.paths.cache_dir, "cache_gib": cfg.paths.cache_gib}
+    return ImageDataModule(**_data_options(cfg), **kept, preprocess=preprocess)
+
+
 def make_classifier(cfg: DictConfig) -> Classifier:
     """The model of `ckpt`, where and how `device`, `precision` and `tta` say, with a line on it."""
     model = load(cfg.ckpt, cfg.device, cfg.precision, cfg.tta)

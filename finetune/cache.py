@@ -85,7 +85,7 @@ class Cache:
         with suppress(OSError):  # somebody else's entry
             os.utime(path / ABOUT)
 
-    def make(self, path: Path, about: Mapping[str, Any], size: int, fill: Callable[[Path], None]) -> None:
+    def make(self, path: Path, about: Mapping[str, Any], size: int, fill: Callable[[Path], object]) -> None:
         """Make an entry whole: `fill` writes `size` bytes into the folder it is given. Hold `locked` around it.
 
         Raises:

@@ -11,11 +11,16 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from torch import Tensor
 
-from finetune.checkpoint import write_csv
+from finetune.checkpoint import write_arrays, write_csv
 from finetune.console import say
 from finetune.loaders import seed_cpu
 from finetune.splits import seed_of
+
+
+ANSWERS = "best.npz"
+"""Beside `best.ckpt`."""
 
 
 class History(Checkpoint):
@@ -52,10 +57,21 @@ class History(Checkpoint):
         }
         self.rows = [r for r in self.rows if r["epoch"] != trainer.current_epoch]
         self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics, **times})
-        if best_row(self.rows, self.monitor) is self.rows[-1]:
+        best = best_row(self.rows, self.monitor) is self.rows[-1]
+        if best:
             self.best_results = dict(getattr(pl_module, "results", {}).get("val", {}))
         if trainer.is_global_zero:
+            if best and "val" in getattr(pl_module, "answers", {}):
+                self._keep_answers(trainer, *pl_module.answers["val"])
             self.write()
+
+    def _keep_answers(self, trainer: Trainer, probabilities: Tensor, labels: Tensor) -> None:
+        """`best.npz`: what the best epoch said of every validation image, in the order of `split.csv`."""
+        images, ranks = len(labels), trainer.world_size
+        # each process had every so-many-th image; theirs stand one after the other
+        order = torch.cat([torch.arange(rank, images, ranks) for rank in range(ranks)]).argsort()
+        arrays = {"probabilities": probabilities[order].float().numpy(), "labels": labels[order].numpy()}
+        write_arrays(arrays, self.path.parent / "checkpoints" / ANSWERS)
 
     def write(self) -> None:
         """Write the whole table, or leave the old one."""
@@ -96,8 +112,10 @@ class BestCheckpoint(ModelCheckpoint):
         new = Path(self.dirpath) / "best.ckpt"
         if new.resolve() != old.resolve():
             new.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(old, new.with_suffix(".tmp"))
-            os.replace(new.with_suffix(".tmp"), new)
+            for name in (ANSWERS, "best.ckpt"):
+                if (old.parent / name).is_file():
+                    shutil.copyfile(old.parent / name, new.with_suffix(".tmp"))
+                    os.replace(new.with_suffix(".tmp"), new.parent / name)
         path = str(new)
         super().load_state_dict(
             {

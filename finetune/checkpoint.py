@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import os
 import re
 import zipfile
@@ -13,6 +14,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -51,6 +53,17 @@ def write_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]], path: Path)
     writer.writerow(columns)
     writer.writerows(rows)
     write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
+
+
+def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """Write a .npz file whole or not at all."""
+    _write(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+
+
+def write_json(values: dict[str, Any], path: Path) -> None:
+    """Indented JSON; NaN becomes null, which every reader knows."""
+    plain = json.loads(json.dumps(values), parse_constant=lambda _: None)
+    write_atomically(path, (json.dumps(plain, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:

@@ -33,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune import config, usage
 from finetune.families import nearest, unknown
 
-COMMANDS = ("train", "evaluate", "predict", "export", "models", "compare", "cache", "demo")
+COMMANDS = ("check", "train", "evaluate", "predict", "export", "report", "models", "compare", "cache", "demo")
 BUG, USER_ERROR, SOME_FAILED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 
 PATH_KEY = re.compile(r"\+{0,2}(ckpt|ckpt_path|source|copy_to|data\.root|model\.weights|.*\.dir|.*_dir)")

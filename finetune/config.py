@@ -202,6 +202,7 @@ _RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "images": (int, 1, None),
     "tolerance": (float, 0, None),
     "temperature": (float, 0.001, 1000),
+    "near": (int, 0, 32),
 }
 
 
@@ -222,7 +223,12 @@ def _faults(cfg: DictConfig, command: str) -> Iterator[str]:
     for key in cfg:
         if str(key) not in known_keys:  # +modle=... adds a key that nobody reads
             yield unknown("key", str(key), known_keys)
-    if command == "train" and "data" in cfg and cfg.data.get("root") is None and cfg.data.get("dataset") is None:
+    if (
+        command in ("train", "check")
+        and "data" in cfg
+        and cfg.data.get("root") is None
+        and cfg.data.get("dataset") is None
+    ):
         yield "data.root is missing: give the folder with your images (for data=csv, the table) as data.root=..."
     yield from _not_given(cfg, command)
     for key in ("image_size", "per_class"):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from textwrap import wrap
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -53,6 +55,18 @@ def say(text: str) -> None:
     text = printable(text)
     print(text, flush=True)
     log.info(text)
+
+
+def link(label: str, path: Path) -> None:
+    """Print the path of a file on a line of its own, as a link where the terminal knows links."""
+    say_plain = f"{label:<10}{printable(str(path))}"
+    screen = console()
+    if not screen.is_terminal:
+        say(say_plain)
+        return
+    log.info(say_plain)
+    line = Text(f"{label:<10}").append(printable(str(path)), Style(link=path.absolute().as_uri()))
+    screen.print(line, soft_wrap=True)
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

@@ -13,9 +13,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from finetune import download, features, images, loaders, machine, pixels
+from finetune import download, facts, features, findings, images, loaders, machine, pixels
 from finetune.cache import Cache
+from finetune.facts import Fact
 from finetune.families import unknown
+from finetune.findings import Finding
 from finetune.preprocess import AUGMENTATIONS, Preprocess
 from finetune.splits import (
     Loader,
@@ -23,6 +25,7 @@ from finetune.splits import (
     class_order,
     content_groups,
     digest,
+    files_of,
     fingerprint,
     first_of_each,
     held_out,
@@ -148,6 +151,8 @@ class ImageDataModule(LightningDataModule):
         self.bad_files: dict[str, str] = {}
         self.notes: list[str] = []
         """What a person should know of the data: what was left out, what was split."""
+        self.findings: list[Finding] = []
+        """What may spoil the result: duplicates across splits, uneven classes."""
 
     # --- finding the images ------------------------------------------------------------------------------------
 
@@ -232,14 +237,14 @@ class ImageDataModule(LightningDataModule):
                 f"{self.root or 'The data'} has {len(self.classes)} class: {self.classes}. A classifier needs two or "
                 "more, each a folder of images."
             )
-        if isinstance(next(iter(found.values())), tuple):
-            named, self.bad_files = without_bad_files(named, self.on_bad_file)
+        known = facts.look(files_of(named), self.root, self.cache)
+        named, self.bad_files = without_bad_files(named, known, self.on_bad_file)
         splits = {n: self._map_classes(n, *item) for n, item in named.items()}
         self._require_all_classes(splits["train"])
         if self.val != "val" and self.val not in splits:
             raise ValueError(unknown("split for data.val:", self.val, splits))
         if self.val not in splits:
-            splits["train"], splits["val"] = self._hold_out(splits["train"])
+            splits["train"], splits["val"] = self._hold_out(splits["train"], known)
         else:
             splits["val"] = replace(splits.pop(self.val), name="val")
         if self.per_class is not None:
@@ -247,6 +252,7 @@ class ImageDataModule(LightningDataModule):
                 first_of_each(splits["train"].labels, self.per_class, self.split_seed)
             )
         self.splits = {n: splits[n] for n in ("train", "val", "test") if n in splits}
+        self.findings = findings.of_training(findings.of_splits(self.root, self.splits, self.classes, known))
 
     def _map_classes(self, name: str, keys: list[str], labels: list[str], load: Loader) -> Split:
         place = {c: i for i, c in enumerate(self.classes)}
@@ -269,8 +275,8 @@ class ImageDataModule(LightningDataModule):
                 f"folder, or leave the class out with data.classes. Pictures are {' '.join(sorted(images.EXTENSIONS))}."
             )
 
-    def _hold_out(self, train: Split) -> tuple[Split, Split]:
-        groups = content_groups(train)
+    def _hold_out(self, train: Split, known: Mapping[str, Fact]) -> tuple[Split, Split]:
+        groups = content_groups(train, known)
         held = stratified(train.labels, groups, self.val_fraction, self.split_seed)
         if not held:
             raise ValueError(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from finetune import answers, loaders, machine, plots, results, scores
-from finetune.checkpoint import write_csv
+from finetune.checkpoint import write_csv, write_json
 from finetune.classifier import Classifier
 from finetune.console import entry, print_table, progress, say
 from finetune.held_out import HeldOut
@@ -96,7 +96,7 @@ def _compared(validated: dict[str, Any], counted: dict[str, Any]) -> dict[str, A
 def write(model: Classifier, images: HeldOut, judgement: Judgement, folder: Path, report: bool) -> None:
     """`evaluation.json`, `predictions.csv`, `confusion_matrix.csv` and its picture."""
     values, split = judgement.values, images.split
-    results.write_json(values, folder / "evaluation.json")
+    write_json(values, folder / "evaluation.json")
     if images.bad_files:
         results.write_bad_files(images.bad_files, folder / "bad_files.csv")
     k = min(5, len(model.classes))

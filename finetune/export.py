@@ -14,7 +14,8 @@ def export(cfg: DictConfig) -> float:
     folder = begin(cfg, "export")
 
     with heavy_imports():
-        from finetune import build, exporters, parity, results
+        from finetune import build, exporters, parity
+        from finetune.checkpoint import write_json
         from finetune.classifier import load
         from finetune.console import entry, say
 
@@ -33,7 +34,7 @@ def export(cfg: DictConfig) -> float:
     good = found["max_dp"] <= cfg.tolerance  # a NaN is not
     values = {"ckpt": str(cfg.ckpt), "format": cfg.format, "file": exported.path.name, "good": good}
     values |= {"bytes": exported.path.stat().st_size, "compared_on": pictures.what, "tolerance": cfg.tolerance, **found}
-    results.write_json(values, folder / "export.json")
+    write_json(values, folder / "export.json")
     say(entry("Compared", f"on {pictures.what}: {parity.words(found)}"))
     if not good:
         exported.path.rename(exported.path.with_name(f"{exported.path.name}.rejected"))
@@ -43,7 +44,7 @@ def export(cfg: DictConfig) -> float:
         )
     say(entry("File", f"{exported.path} ({values['bytes'] / 2**20:.1f} MiB)"))
     if cfg.quantize == "int8":
-        results.write_json({**values, "int8": parity.quantized(exported, pictures, expected)}, folder / "export.json")
+        write_json({**values, "int8": parity.quantized(exported, pictures, expected)}, folder / "export.json")
     say(entry("", "model.json says how to use it, export.json how it was compared"))
     return float(found["max_dp"])
 

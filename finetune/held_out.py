@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from finetune import splits
+from finetune import facts, splits
 from finetune.data import ImageDataModule
 from finetune.families import unknown
 from finetune.splits import Files, Split
@@ -182,7 +182,8 @@ def _new(found: Mapping[str, Any], classes: Sequence[str], name: str, data: Imag
     item = splits.named_items(part or "all", found[part])
     if data.only_classes is not None:
         item = splits.pick(item, [label in data.only_classes for label in item[1]])
-    good, bad = splits.without_bad_files({"": item}, data.on_bad_file)
+    known = facts.look(splits.files_of({"": item}), data.root, data.cache)
+    good, bad = splits.without_bad_files({"": item}, known, data.on_bad_file)
     keys, labels, load = good[""]
     strange = sorted(set(labels) - set(classes))
     if strange:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -179,13 +178,6 @@ def check_image(path: str | Path) -> str | None:
     return None
 
 
-def check_images(paths: Sequence[str | Path], workers: int | None = None) -> dict[str, str]:
-    """Decode every file, several at a time; path -> reason for those that cannot be read."""
-    with ThreadPoolExecutor(workers or cores()) as pool:
-        reasons = pool.map(check_image, paths)
-        return {str(path): reason for path, reason in zip(paths, reasons, strict=True) if reason}
-
-
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -194,6 +186,12 @@ def cores() -> int:
 def is_image(name: str) -> bool:
     """Whether a file name looks like a picture; hidden files (`._x.jpg` of macOS) do not."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def opens(name: str) -> bool:
+    """Whether Pillow may know a file by its ending, of the kinds that training takes or not."""
+    Image.init()
+    return Image.EXTENSION.get(os.path.splitext(name)[1].lower()) in _formats()
 
 
 def subfolders(root: str | Path) -> list[str]:

@@ -15,6 +15,7 @@ from torchmetrics.classification import (
     MulticlassF1Score,
     MulticlassRecall,
 )
+from torchmetrics.utilities.data import dim_zero_cat
 
 EVALUATION_METRICS: dict[str, Callable[[int], Metric]] = {
     "acc": lambda n: MulticlassAccuracy(n, average="micro"),
@@ -29,6 +30,16 @@ EVALUATION_METRICS: dict[str, Callable[[int], Metric]] = {
 def make(classes: int) -> MetricCollection:
     """All of them."""
     return MetricCollection({k: new(classes) for k, new in EVALUATION_METRICS.items()}, compute_groups=False)
+
+
+def answers(metrics: Any) -> tuple[Tensor, Tensor]:
+    """Probabilities (N, classes) and labels (N,) of what was counted, on the CPU: AUROC keeps them anyway.
+
+    Over several processes those of the first come first. Every process must call it.
+    """
+    kept = metrics["auroc"]
+    with kept.sync_context(dist_sync_fn=kept.dist_sync_fn):
+        return dim_zero_cat(kept.preds).cpu(), dim_zero_cat(kept.target).cpu()
 
 
 def compute(metrics: Any) -> dict[str, Tensor]:

@@ -127,6 +127,7 @@ class FineTuner(LightningModule):
         self._set_class_weights(class_weights)
         self.mix = _mix(len(self.classes), mixup, cutmix)
         self.results: dict[str, dict[str, Any]] = {}
+        self.answers: dict[str, tuple[Tensor, Tensor]] = {}
         self.config: Mapping[str, Any] = {}
         """The configuration that it was made from, plain values; checkpoints keep it."""
         self.about: dict[str, Any] = {}
@@ -573,6 +574,7 @@ class FineTuner(LightningModule):
         self._finish_evaluation("test")
 
     def _finish_evaluation(self, split: str) -> None:
+        self.answers[split] = metrics.answers(self.metrics[split])
         values = self.conclude(split)
         if split == "val" and self.trainer.state.fn == TrainerFn.FITTING:
             self._validated = self._how_validated(values)

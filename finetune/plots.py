@@ -97,11 +97,11 @@ def confusion_matrix(
 
 
 def _short(name: str) -> str:
-    name = _text(name)
+    name = text(name)
     return name if len(name) <= 18 else name[:17] + "…"
 
 
-def _text(name: str) -> str:
+def text(name: str) -> str:
     """Names of files may hold bytes that are no text, which cannot be drawn."""
     return name.encode(errors="backslashreplace").decode()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from omegaconf import DictConfig
 
 from finetune import checkpoint, machine, plots, strategy
 from finetune.callbacks import History, best_row
-from finetune.checkpoint import write_atomically, write_csv
+from finetune.checkpoint import write_csv, write_json
 from finetune.console import entry, say
 from finetune.data import ImageDataModule
 from finetune.module import FineTuner
@@ -91,12 +90,6 @@ def metrics(
         "versions": machine.versions(),
         "command": shlex.join(command),
     }
-
-
-def write_json(values: dict[str, Any], path: Path) -> None:
-    """Indented JSON; NaN becomes null, which every reader knows."""
-    plain = json.loads(json.dumps(values), parse_constant=lambda _: None)
-    write_atomically(path, (json.dumps(plain, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def device_line(trainer: Trainer) -> str:

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from finetune import images
+from finetune.facts import Fact
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -212,20 +213,30 @@ def pick(item: Named, wanted: Sequence[bool]) -> Named:
     return [keys[i] for i in kept], [labels[i] for i in kept], picked
 
 
-def without_bad_files(named: Mapping[str, Named], on_bad_file: str) -> tuple[dict[str, Named], dict[str, str]]:
+def files_of(named: Mapping[str, Named]) -> list[str]:
+    """The paths of all files."""
+    return [path for _, _, load in named.values() if isinstance(load, Files) for path in load.paths]
+
+
+def without_bad_files(
+    named: Mapping[str, Named], known: Mapping[str, Fact], on_bad_file: str
+) -> tuple[dict[str, Named], dict[str, str]]:
     """The splits without the files that cannot be read, and those: path -> reason.
+
+    Args:
+        known: the facts of all files, by path.
 
     Raises:
         ValueError: there are some, and `on_bad_file` is "error"; lists them.
     """
-    files: dict[str, list[str]] = {name: load.paths for name, (_, _, load) in named.items() if isinstance(load, Files)}
-    bad = images.check_images([path for paths in files.values() for path in paths])
+    bad = {path: reason for path in files_of(named) if (reason := known[path].reason) is not None}
     if bad and on_bad_file == "error":
         lines = [f"  {path}: {reason}" for path, reason in sorted(bad.items())]
         raise ValueError(
             f"{len(bad)} files cannot be read (data.on_bad_file=skip leaves them out):\n" + "\n".join(lines)
         )
-    good = {name: pick(item, [p not in bad for p in files[name]]) for name, item in named.items() if name in files}
+    files = {name: item for name, item in named.items() if isinstance(item[2], Files)}
+    good = {name: pick(item, [path not in bad for path in files_of({name: item})]) for name, item in files.items()}
     return {**named, **good}, bad
 
 
@@ -235,12 +246,14 @@ def class_order(item: Any, labels: list[str]) -> list[str]:
     return [str(c) for c in getattr(item, "classes", None) or sorted(present) if str(c) in present]
 
 
-def content_groups(split: Split) -> list[str]:
-    """What must stay on one side of a split: exact duplicates share a group."""
+def content_groups(split: Split, known: Mapping[str, Fact]) -> list[str]:
+    """What must stay on one side of a split: exact duplicates share a group.
+
+    Args:
+        known: the facts of its files, by path.
+    """
     paths = paths_of(split.load)
-    if paths is None:
-        return split.keys
-    return [hashlib.sha1(Path(path).read_bytes(), usedforsecurity=False).hexdigest() for path in paths]
+    return split.keys if paths is None else [known[path].sha1 for path in paths]
 
 
 def fingerprint(split: Split, root: Path | None) -> str:

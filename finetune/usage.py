@@ -17,6 +17,7 @@ EXAMPLES = {
         "data=imagefolder data.root=my_photos model=resnet18",
         "-m optimizer.lr=1e-3,1e-2 seed=0,1,2    # 6 runs",
     ),
+    "check": ("data.root=my_photos", "data=csv data.root=table.csv model=convnext_tiny"),
     "evaluate": ("ckpt=best.ckpt", "ckpt=best.ckpt data.root=other_photos"),
     "predict": ("ckpt=best.ckpt source=my_photos", "ckpt=best.ckpt source=photo.jpg top_k=3"),
     "export": ("ckpt=best.ckpt format=onnx",),
