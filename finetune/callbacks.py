@@ -16,11 +16,8 @@ from torch import Tensor
 from finetune.checkpoint import write_arrays, write_csv
 from finetune.console import say
 from finetune.loaders import seed_cpu
+from finetune.runs import ANSWERS
 from finetune.splits import seed_of
-
-
-ANSWERS = "best.npz"
-"""Beside `best.ckpt`."""
 
 
 class History(Checkpoint):
@@ -61,8 +58,9 @@ class History(Checkpoint):
         if best:
             self.best_results = dict(getattr(pl_module, "results", {}).get("val", {}))
         if trainer.is_global_zero:
-            if best and "val" in getattr(pl_module, "answers", {}):
-                self._keep_answers(trainer, *pl_module.answers["val"])
+            answers: Any = getattr(pl_module, "answers", {})
+            if best and "val" in answers:
+                self._keep_answers(trainer, *answers["val"])
             self.write()
 
     def _keep_answers(self, trainer: Trainer, probabilities: Tensor, labels: Tensor) -> None:

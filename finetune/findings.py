@@ -196,9 +196,10 @@ def ranked(every: Iterable[Finding]) -> list[Finding]:
     return sorted(every, key=lambda finding: LEVELS.index(finding.level))
 
 
-def _n(number: int, what: str = "picture") -> str:
+def number(count: int, what: str = "picture") -> str:
+    """A number and what is counted."""
     plural = what[:-1] + "ies" if what.endswith("y") else f"{what}es" if what.endswith("s") else f"{what}s"
-    return f"{number:,} {what if number == 1 else plural}"
+    return f"{count:,} {what if count == 1 else plural}"
 
 
 def _are(number: int) -> str:
@@ -209,7 +210,8 @@ def _have(number: int) -> str:
     return "has" if number == 1 else "have"
 
 
-def _listed(names: Sequence[str], most: int = 8) -> str:
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The first names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -218,7 +220,7 @@ def _unreadable(found: Survey) -> Iterator[Finding]:
     if bad:
         yield Finding(
             "unreadable", "problem",
-            f"{_n(len(bad), 'file')} cannot be read as {'a picture' if len(bad) == 1 else 'pictures'}: damaged, cut off, or something else.",
+            f"{number(len(bad), 'file')} cannot be read as {'a picture' if len(bad) == 1 else 'pictures'}: damaged, cut off, or something else.",
             "Training leaves them out. Copy them again from where they came from, or remove them.",
             [[p.key] for p in bad],
         )  # fmt: skip
@@ -227,7 +229,7 @@ def _unreadable(found: Survey) -> Iterator[Finding]:
         named = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5))
         yield Finding(
             "not_read", "warning",
-            f"{_n(len(found.others), 'file')} {_are(len(found.others))} not read by training ({named}).",
+            f"{number(len(found.others), 'file')} {_are(len(found.others))} not read by training ({named}).",
             f"What is a picture and belongs there: save it as .jpg or .png, in the folder of its class. Read are {' '.join(sorted(images.EXTENSIONS))}.",
             [[key] for key in found.others],
         )  # fmt: skip
@@ -269,19 +271,19 @@ def _by_kind(found: Survey, groups: Sequence[Sequence[Picture]], exact: bool) ->
     if across_splits:
         yield Finding(
             f"{kind}_across_splits", level,
-            f"A leak: {_n(len(across_splits))} {_are(len(across_splits))} in more than one split, {how}. The model is "
+            f"A leak: {number(len(across_splits))} {_are(len(across_splits))} in more than one split, {how}. The model is "
             "judged on what it has learned from, and the number is too good.",
             _sentence(f"{look}keep each in one split only."), _keys(across_splits),
         )  # fmt: skip
     if across_classes:
         yield Finding(
             f"{kind}_across_classes", level,
-            f"Labels that contradict: {_n(len(across_classes))} {_have(len(across_classes))} more than one label, {how}.",
+            f"Labels that contradict: {number(len(across_classes))} {_have(len(across_classes))} more than one label, {how}.",
             _sentence(f"{look}decide on one label."), _keys(across_classes),
         )  # fmt: skip
     if rest:
         yield Finding(
-            kind, "note", f"{_n(len(rest))} {_are(len(rest))} there more than once, {how}, with one label in one split.",
+            kind, "note", f"{number(len(rest))} {_are(len(rest))} there more than once, {how}, with one label in one split.",
             "They count more than others." if exact else "They count more than others, and a split of your own may part them.",
             _keys(rest),
         )  # fmt: skip
@@ -301,22 +303,22 @@ def _layout(found: Survey) -> Iterator[Finding]:
         deeper = [name for name in inside if any(splits.split_folders(found.root / name).values())]
         if deeper:
             yield Finding(
-                "wrong_root", "problem", f"{_listed(deeper)} holds folders of splits: it is taken for a class here.",
+                "wrong_root", "problem", f"{listed(deeper)} holds folders of splits: it is taken for a class here.",
                 f"Give the folder that holds train: data.root={found.root / deeper[0]}",
             )  # fmt: skip
     if found.unread:
         yield Finding(
-            "folders_not_read", "warning", f"Folders beside those of the splits are not read: {_listed(found.unread)}.",
+            "folders_not_read", "warning", f"Folders beside those of the splits are not read: {listed(found.unread)}.",
             "A split is called train, val (valid, validation, dev) or test; one folder each.",
         )  # fmt: skip
     if found.nested:
         yield Finding(
-            "nested", "note", f"{_n(len(found.nested))} in folders within the folder of a class: they count for that class.",
+            "nested", "note", f"{number(len(found.nested))} in folders within the folder of a class: they count for that class.",
             "If those folders are classes of their own, move them up.", [[key] for key in found.nested],
         )  # fmt: skip
     if found.hidden:
         yield Finding(
-            "hidden", "note", f"{_n(len(found.hidden), 'hidden file')} (of macOS or Windows, mostly): passed over.",
+            "hidden", "note", f"{number(len(found.hidden), 'hidden file')} (of macOS or Windows, mostly): passed over.",
             "", [[key] for key in found.hidden],
         )  # fmt: skip
 
@@ -330,7 +332,7 @@ def _classes(found: Survey) -> Iterator[Finding]:
         and sum(1 for name in counts if train in counts[name] and name in found.classes[train]) < 2
     ):
         yield Finding(
-            "one_class", "problem", f"There are fewer than two classes to tell apart: {_listed(found.classes[train]) or 'none'}.",
+            "one_class", "problem", f"There are fewer than two classes to tell apart: {listed(found.classes[train]) or 'none'}.",
             "Each class is a folder of pictures.",
         )  # fmt: skip
     for split, own in found.classes.items():
@@ -339,7 +341,7 @@ def _classes(found: Survey) -> Iterator[Finding]:
         if empty:
             yield Finding(
                 "empty_class", "problem" if split == train else "warning",
-                f"{_n(len(empty), 'folder')} {_have(len(empty))} no picture that can be read: {_listed(empty)}.",
+                f"{number(len(empty), 'folder')} {_have(len(empty))} no picture that can be read: {listed(empty)}.",
                 "Add some, remove the folder, or name the classes to keep: data.classes=[...].",
             )  # fmt: skip
         if split == train:
@@ -349,12 +351,12 @@ def _classes(found: Survey) -> Iterator[Finding]:
             missing = [name for name in found.classes[train] if name not in own]
             if strange:
                 yield Finding(
-                    "unknown_class", "problem", f"{split} has classes that train lacks: {_listed(strange)}. (Train has {_listed(found.classes[train], 5)}.)",
+                    "unknown_class", "problem", f"{split} has classes that train lacks: {listed(strange)}. (Train has {listed(found.classes[train], 5)}.)",
                     f"Is {split} another set of pictures? Rename the folders, or name the classes to keep: data.classes=[...].",
                 )  # fmt: skip
             if missing:
                 yield Finding(
-                    "missing_class", "warning", f"{split} has no folder for {_listed(missing)}.",
+                    "missing_class", "warning", f"{split} has no folder for {listed(missing)}.",
                     "Nothing will be known of how well the model does there.",
                 )  # fmt: skip
 
@@ -363,7 +365,7 @@ def _few(found: Survey, train: str, counts: Mapping[str, Mapping[str, int]]) -> 
     few = [name for name in found.classes[train] if 0 < counts[name][train] < FEW]
     if few:
         yield Finding(
-            "few", "warning", f"{_n(len(few), 'class')} {_have(len(few))} fewer than {FEW} pictures to learn from: {_listed(few)}.",
+            "few", "warning", f"{number(len(few), 'class')} {_have(len(few))} fewer than {FEW} pictures to learn from: {listed(few)}.",
             "Little can be learned or said of them; add some.",
         )  # fmt: skip
 
@@ -410,11 +412,11 @@ def _kinds(found: Survey) -> Iterator[Finding]:
     for name, test, says in tests:
         hit = [p for p in pictures if p.path in found.facts and test(found.facts[p.path])]
         if hit:
-            yield Finding(name, "note", f"{_n(len(hit))} {says}.", "", [[p.key] for p in hit])
+            yield Finding(name, "note", f"{number(len(hit))} {says}.", "", [[p.key] for p in hit])
     blank = [p for p in pictures if found.facts.get(p.path, Fact()).std < BLANK]
     if blank:
         yield Finding(
-            "blank", "warning", f"{_n(len(blank))} {_are(len(blank))} of almost one colour.",
+            "blank", "warning", f"{number(len(blank))} {_are(len(blank))} of almost one colour.",
             "Look at them: often a placeholder for a picture that was gone.", [[p.key] for p in blank],
         )  # fmt: skip
 
@@ -425,7 +427,7 @@ def _sizes(found: Survey, preprocess: Preprocess | None) -> Iterator[Finding]:
     huge = [p for p in pictures if area[p.key] > LARGE]
     if huge:
         yield Finding(
-            "huge", "note", f"{_n(len(huge))} {_have(len(huge))} more than {LARGE // 10**6} megapixels: slow to decode.",
+            "huge", "note", f"{number(len(huge))} {_have(len(huge))} more than {LARGE // 10**6} megapixels: slow to decode.",
             "Smaller copies train faster, and as well.", [[p.key] for p in huge],
         )  # fmt: skip
     if preprocess is None:
@@ -435,7 +437,7 @@ def _sizes(found: Survey, preprocess: Preprocess | None) -> Iterator[Finding]:
     if tiny:
         yield Finding(
             "tiny", "warning" if len(tiny) > 0.1 * len(pictures) else "note",
-            f"{_n(len(tiny))} {_are(len(tiny))} smaller than {least} pixels: blown up to more than twice the size.",
+            f"{number(len(tiny))} {_are(len(tiny))} smaller than {least} pixels: blown up to more than twice the size.",
             "If all are, a smaller data.image_size is faster and often no worse.", [[p.key] for p in tiny],
         )  # fmt: skip
 
@@ -475,7 +477,7 @@ def uncertainty(n: int) -> Finding:
     best = scores.wilson(n, n)[0]
     return Finding(
         "uncertainty", "warning" if high - low > 0.1 else "note",
-        f"{_n(n, 'validation picture')}: with 90 % right, the true share lies between {low:.1%} and {high:.1%} (95 % interval); "
+        f"{number(n, 'validation picture')}: with 90 % right, the true share lies between {low:.1%} and {high:.1%} (95 % interval); "
         f"with all right, above {best:.1%}.",
         f"Two models that differ by fewer than about {differ(n)} of them are not told apart.",
     )  # fmt: skip

@@ -44,7 +44,7 @@ def find(about: Mapping[str, Any], classes: Sequence[str], name: str, data: Imag
     stored = about.get("data") or {}
     held = (stored.get("splits") or {}).get(name)
     if data.root is None and data.dataset is None:
-        return _where_they_were(stored, held, name)
+        return where_they_were(about, name)
     data.prepare_data()
     if data.dataset is not None:
         opened = data.open_datasets()
@@ -86,7 +86,10 @@ def _again(held: Mapping[str, Any], root: Path, name: str, found: Mapping[str, A
     return None
 
 
-def _where_they_were(stored: Mapping[str, Any], held: Mapping[str, Any] | None, name: str) -> HeldOut:
+def where_they_were(about: Mapping[str, Any], name: str) -> HeldOut:
+    """The run's held-out images where the checkpoint says that they are; see `find`."""
+    stored = about.get("data") or {}
+    held = (stored.get("splits") or {}).get(name)
     if not held or not held["keys"]:
         known = ", ".join(stored.get("splits") or ()) or "none"
         raise ValueError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import torch
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
@@ -23,6 +24,8 @@ _STYLE: Any = {
     "axes.titlelocation": "left",
     "legend.frameon": False,
     "text.parse_math": False,  # a $ in a name is a $
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "finetune",  # the same figure is the same file
 }
 
 
@@ -43,36 +46,62 @@ def _whole_epochs(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_xlim(0.5, last + 0.5)
 
 
+def _draw_metric(axes: Any, rows: Sequence[Row], metric: str, best_epoch: int | None) -> None:
+    for split, colour in _COLOURS.items():
+        x, y = _series(rows, f"{split}/{metric}")
+        axes.plot(x, y, "o-", ms=3, color=colour, label=split)
+    axes.set_title({"acc": "accuracy"}.get(metric, metric))
+    axes.legend()
+    if metric == "loss":
+        axes.set_ylim(bottom=0)
+    if best_epoch is not None:
+        axes.axvline(best_epoch + 1, color="#1f6feb", lw=0.8, ls=":")
+    _whole_epochs(axes, rows)
+
+
+def _draw_rates(axes: Any, rows: Sequence[Row]) -> None:
+    rates = [key for key in dict.fromkeys(k for row in rows for k in row) if key.startswith("lr/")]
+    for key in rates[:8]:
+        axes.plot(*_series(rows, key), "o-", ms=3, label=key.removeprefix("lr/"))
+    axes.set_title("learning rate at the end of each epoch")
+    axes.set_ylim(bottom=0)
+    if rates:
+        axes.legend()
+    _whole_epochs(axes, rows)
+
+
+def _panels(rows: Sequence[Row], best_epoch: int | None) -> list[Callable[[Any], None]]:
+    return [
+        lambda axes: _draw_metric(axes, rows, "loss", best_epoch),
+        lambda axes: _draw_metric(axes, rows, "acc", best_epoch),
+        lambda axes: _draw_rates(axes, rows),
+    ]
+
+
 def curves(rows: Sequence[Row], path: Path, best_epoch: int | None = None) -> None:
     """Loss, accuracy and the rate of each group over the epochs; the best epoch is marked."""
-    rates = [key for key in dict.fromkeys(k for row in rows for k in row) if key.startswith("lr/")]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(10.5, 3.2), layout="constrained")
-        panels = figure.subplots(1, 3)
-        for axes, metric, title in zip(panels, ("loss", "acc"), ("loss", "accuracy"), strict=False):
-            for split, colour in _COLOURS.items():
-                x, y = _series(rows, f"{split}/{metric}")
-                axes.plot(x, y, "o-", ms=3, color=colour, label=split)
-            axes.set_title(title)
-            axes.legend()
-            if metric == "loss":
-                axes.set_ylim(bottom=0)
-            if best_epoch is not None:
-                axes.axvline(best_epoch + 1, color="#1f6feb", lw=0.8, ls=":")
-        for key in rates[:8]:
-            panels[2].plot(*_series(rows, key), "o-", ms=3, label=key.removeprefix("lr/"))
-        panels[2].set_title("learning rate at the end of each epoch")
-        panels[2].set_ylim(bottom=0)
-        if rates:
-            panels[2].legend()
-        for axes in panels:
-            _whole_epochs(axes, rows)
+        for axes, draw in zip(figure.subplots(1, 3), _panels(rows, best_epoch), strict=True):
+            draw(axes)
         _save(figure, path)
 
 
-def confusion_matrix(
-    matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path, title: str = "Validation images, best epoch"
-) -> None:
+def curve_figures(rows: Sequence[Row], best_epoch: int | None = None) -> list[Figure]:
+    """The panels of `curves`, each a figure of its own."""
+    figures = []
+    with mpl.rc_context(_STYLE):
+        for draw in _panels(rows, best_epoch):
+            figures.append(Figure(figsize=(4.4, 3.0), layout="constrained"))
+            draw(figures[-1].subplots())
+    return figures
+
+
+_SHARES = LinearSegmentedColormap.from_list("shares", [(0.12, 0.43, 0.92, 0.0), (0.12, 0.43, 0.92, 1.0)])
+"""From nothing to blue, so that it goes with a light page and a dark one."""
+
+
+def matrix_figure(matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> Figure:
     """Counts, with rows as the truth and colours as shares of each row."""
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -81,7 +110,7 @@ def confusion_matrix(
     with mpl.rc_context({**_STYLE, "axes.grid": False}):
         figure = Figure(figsize=(side + 0.8, side), layout="constrained")
         axes = figure.subplots()
-        picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        picture = axes.imshow(shares, cmap=_SHARES, vmin=0, vmax=1, interpolation="nearest")
         figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the true class")
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
@@ -93,7 +122,36 @@ def confusion_matrix(
                 colour = "white" if shares[i, j] > 0.5 else "black"
                 axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour)
         axes.set_title(title)
-        _save(figure, path)
+    return figure
+
+
+def confusion_matrix(
+    matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path, title: str = "Validation images, best epoch"
+) -> None:
+    """`matrix_figure` as a file."""
+    _save(matrix_figure(matrix, classes, title), path)
+
+
+def reliability_figure(bins: Sequence[tuple[float, float, int]]) -> Figure:
+    """How often the model is right at each confidence, against the diagonal.
+
+    Args:
+        bins: mean confidence, share that is right, and number of images of each bin.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.4, 3.4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], ls=":", lw=1, color="#9aa5b1")
+        most = max(n for _, _, n in bins)
+        x, y, sizes = ([b[i] for b in bins] for i in range(3))
+        axes.plot(x, y, lw=1, color="#1f6feb")
+        axes.scatter(x, y, s=[12 + 120 * n / most for n in sizes], color="#1f6feb", alpha=0.75, zorder=3)
+        axes.set_xlim(min([*x, 0.5]) - 0.03, 1.02)
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("share that is right")
+        axes.set_title("calibration; the area is the number of pictures")
+    return figure
 
 
 def _short(name: str) -> str:
@@ -149,16 +207,42 @@ def _sheet(rows: Sequence[Sequence[tuple[torch.Tensor, str]]], path: Path, title
         _save(figure, path)
 
 
-def comparison(runs: Mapping[str, Sequence[Row]], path: Path, metric: str = "val/acc") -> None:
+def comparison_figure(runs: Mapping[str, Sequence[Row]], metric: str = "val/acc") -> Figure:
     """One metric of several runs over the epochs."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.5, 4.2), layout="constrained")
         axes = figure.subplots()
         for name, rows in runs.items():
-            axes.plot(*_series(rows, metric), "o-", ms=3, label=name)
+            axes.plot(*_series(rows, metric), "o-", ms=3, label=text(name))
         axes.set_title("Validation accuracy" if metric == "val/acc" else metric)
         if metric.endswith("acc"):
             axes.set_ylim(top=1.0)
         _whole_epochs(axes, [row for rows in runs.values() for row in rows])
-        axes.legend(loc="best")
-        _save(figure, path)
+        if len(runs) <= 12:
+            axes.legend(loc="best")
+    return figure
+
+
+def trade_figure(points: Sequence[tuple[str, float, float]], what: str, log: bool = False) -> Figure:
+    """Accuracy against a cost; those that nothing beats in both are joined by a line (the Pareto front).
+
+    Args:
+        points: name, cost, accuracy.
+        what: the cost.
+    """
+    front = [p for p in points if not any(q[1] <= p[1] and q[2] >= p[2] and q[1:] != p[1:] for q in points)]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(*zip(*sorted((cost, acc) for _, cost, acc in front), strict=True), lw=1, color="#1f6feb", ls=":")
+        for name, cost, acc in points:
+            best = any(p[1:] == (cost, acc) for p in front)
+            axes.plot([cost], [acc], "o", ms=6, color="#1f6feb" if best else "#9aa5b1")
+            if len(points) <= 12:
+                axes.annotate(_short(name), (cost, acc), xytext=(5, 4), textcoords="offset points", fontsize=7)
+        if log:
+            axes.set_xscale("log")
+        axes.margins(x=0.2, y=0.15)
+        axes.set_xlabel(what)
+        axes.set_ylabel("best validation accuracy")
+    return figure

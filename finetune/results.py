@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 
-from finetune import checkpoint, machine, plots, strategy
+from finetune import checkpoint, machine, plots, report, runs, strategy
 from finetune.callbacks import History, best_row
 from finetune.checkpoint import write_csv, write_json
 from finetune.console import entry, say
@@ -82,9 +83,13 @@ def metrics(
         "n_test": len(data.splits.get("test", ())),
         "total_parameters": strategy.count(module.backbone),
         "trainable_parameters": strategy.count(module.backbone, learning),
+        "model": module.hparams["model"],
         "weights": module.source,
+        "data": str(data.root.absolute()) if data.root is not None else data.description()["dataset"],
         "strategy": module.strategy.name,
+        "groups": module.strategy_table(),
         "bad_files": len(data.bad_files),
+        "findings": [finding.to_dict() for finding in data.findings],
         "seconds": clock.seconds(),
         "device": device_line(trainer),
         "versions": machine.versions(),
@@ -191,6 +196,17 @@ def test_best(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder
         trainer.test(module, datamodule=data, verbose=False)
 
 
+def write_report(folder: Path, data: ImageDataModule) -> None:
+    """`report.html`; a run is good without it."""
+    try:
+        report.write(runs.read(folder), data.splits["val"])
+    except Exception as error:
+        if os.environ.get("FINETUNE_DEBUG") == "1":
+            raise
+        text = f"could not be written ({type(error).__name__}: {error}); python -m finetune.report {folder} tries again"
+        say(entry("Report", text))
+
+
 def finish(
     trainer: Trainer,
     module: FineTuner,
@@ -213,6 +229,8 @@ def finish(
                     plots.confusion_matrix(matrix, module.classes, folder / "plots" / "confusion_matrix.png")
         values = metrics(trainer, module, data, cfg.monitor, clock, command)
         write_json(values, folder / "metrics.json")
+        if cfg.report and record.rows:
+            write_report(folder, data)
         say("\n".join(end_lines(values, folder)))
     best = (best_row(record.rows, cfg.monitor) or {}).get(cfg.monitor)
     return None if best is None else float(best)

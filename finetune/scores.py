@@ -66,6 +66,18 @@ def ece(logits: Tensor, labels: Tensor) -> float:
     return float(multiclass_calibration_error(probabilities, labels, logits.shape[1], n_bins=ECE_BINS, norm="l1"))
 
 
+def reliability(logits: Tensor, labels: Tensor) -> list[tuple[float, float, int]]:
+    """Mean confidence, share that is right, and number of images of each bin of `ece` that has some."""
+    confidence, said = logits.double().softmax(dim=1).max(dim=1)
+    bins = (confidence * ECE_BINS).long().clamp_max(ECE_BINS - 1)
+    found = []
+    for i in bins.unique().tolist():
+        own = bins == i
+        share = (said[own] == labels[own]).double().mean()
+        found.append((float(confidence[own].mean()), float(share), int(own.sum())))
+    return found
+
+
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The temperature T, in 0.05..20, for which softmax(logits / T) has the least log loss.
 

@@ -1,0 +1,112 @@
+"""What a finished run left in its folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ANSWERS = "best.npz"
+"""Beside `best.ckpt`: `Answers`, in the order of `split.csv`."""
+
+
+class Answers(NamedTuple):
+    """What the best epoch said of the validation images."""
+
+    probabilities: np.ndarray
+    """(N, classes)"""
+    labels: np.ndarray
+    """(N,)"""
+
+    @property
+    def right(self) -> np.ndarray:
+        """(N,)"""
+        return np.equal(self.probabilities.argmax(axis=1), self.labels)
+
+
+@dataclass
+class Run:
+    """A folder's files, read."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    """metrics.json"""
+    rows: list[dict[str, Any]]
+    """metrics.csv"""
+    val_images: list[str]
+    """Names, in the order of the answers."""
+    config: str
+    """config.yaml"""
+    answers: Answers | None = None
+    """None where they were not kept."""
+    label: str = ""
+    """What a comparison calls it."""
+    choices: dict[str, Any] = field(default_factory=dict)
+    """What a comparison tells it from others by."""
+
+    @property
+    def best(self) -> str:
+        """The checkpoint."""
+        return str(self.folder / "checkpoints" / "best.ckpt")
+
+    @property
+    def acc(self) -> float:
+        """Validation accuracy of the best epoch."""
+        return float(self.metrics["best"]["val/acc"])
+
+    @property
+    def judged(self) -> int:
+        """Validation images that were looked at."""
+        return len(self.answers.labels) if self.answers is not None else int(self.metrics["n_val"])
+
+
+def find(paths: Sequence[Path]) -> list[Path]:
+    """Run folders among the paths and, for a sweep's folder, directly below them.
+
+    Raises:
+        FileNotFoundError: a path is no run and holds none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        below = sorted(path.glob("*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name))
+        runs = [path] if (path / "metrics.json").is_file() else [p.parent for p in below]
+        if not runs:
+            raise FileNotFoundError(f"{path} is not the folder of a finished run: it has no metrics.json.")
+        found += runs
+    return list(dict.fromkeys(found))
+
+
+def read(folder: Path) -> Run:
+    """Read a run's folder.
+
+    Raises:
+        FileNotFoundError: it is none.
+        ValueError: a file in it is damaged.
+    """
+    if not (folder / "metrics.json").is_file():
+        raise FileNotFoundError(f"{folder} is not the folder of a finished run: it has no metrics.json.")
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+        with (folder / "split.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            val_images = [row["path"] for row in csv.DictReader(file) if row["split"] == "val"]
+        metrics["best"]["val/acc"], metrics["seconds"]["total"], metrics["strategy"]
+        config = (folder / "config.yaml").read_text(encoding="utf-8")
+        answers = _answers(folder / "checkpoints" / ANSWERS)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: this run cannot be read, a file of it is missing or damaged ({error}).") from error
+    rows = [{**row, "epoch": int(row["epoch"])} for row in rows]
+    return Run(folder, metrics, rows, val_images, config, answers)
+
+
+def _answers(path: Path) -> Answers | None:
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        return Answers(file["probabilities"], file["labels"])

@@ -1,0 +1,108 @@
+"""What a person should know of a result before believing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from finetune import findings, scores
+from finetune.findings import Finding
+
+GAP = 0.05
+"""Training accuracy over validation accuracy."""
+CALIBRATED = 0.05
+"""Expected calibration error."""
+
+
+def of_run(
+    metrics: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    judged: int,
+    calibration: Mapping[str, Any] | None = None,
+) -> list[Finding]:
+    """Every doubt about a finished run, the gravest first.
+
+    Args:
+        metrics: as `metrics.json` holds them.
+        rows: as `metrics.csv` holds them.
+        judged: validation images that were looked at.
+        calibration: see `scores.calibration`.
+    """
+    stored = [Finding(**{k: v for k, v in f.items() if k != "files"}) for f in metrics.get("findings", [])]
+    best, matrix = metrics["best"], metrics["confusion_matrix"]
+    every = [*stored, findings.uncertainty(judged), *_chance(matrix, metrics["classes"]), *_fit(best, rows)]
+    every += [*_weak(matrix, metrics["classes"], best["val/acc"]), *_chosen(metrics, rows)]
+    if metrics.get("bad_files"):
+        text = f"{findings.number(metrics['bad_files'], 'file')} could not be read and were left out."
+        every.append(Finding("unreadable", "warning", text, "bad_files.csv lists them."))
+    if calibration and calibration["ece"] > CALIBRATED and calibration["temperature"]:
+        how = "more" if calibration["temperature"] > 1 else "less"
+        text = f"The model is {how} certain than it is right: by {calibration['ece']:.1%} in the mean (ECE)."
+        do = f"temperature={calibration['temperature']:.2f} in predict mends most of it."
+        every.append(Finding("calibration", "note", text, do))
+    return findings.ranked(every)
+
+
+def _chance(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Iterator[Finding]:
+    sizes = [sum(row) for row in matrix]
+    n, right = sum(sizes), sum(matrix[i][i] for i in range(len(matrix)))
+    if n and scores.wilson(right, n)[0] <= max(sizes) / n:
+        name = classes[sizes.index(max(sizes))]
+        yield Finding(
+            "no_better_than_chance", "problem",
+            f"Always saying {name} would be right for {max(sizes) / n:.1%}: this model is not clearly better.",
+            "Is the rate right, were the pretrained weights taken, do the labels fit the pictures?",
+        )  # fmt: skip
+
+
+def _fit(best: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Learned by heart, or not learned out."""
+    gap = best.get("train/acc", 0) - best["val/acc"]
+    if gap > GAP:
+        yield Finding(
+            "overfitting", "warning",
+            f"The training pictures are told apart better than new ones: {best['train/acc']:.1%} against {best['val/acc']:.1%}.",
+            "More pictures help most; then data.augment=basic or trivial, fewer learning layers (strategy), optimizer.weight_decay.",
+        )  # fmt: skip
+    losses = [(row["epoch"], row["val/loss"]) for row in rows if "val/loss" in row]
+    if len(losses) < 2:
+        return
+    quarter = max(1, len(losses) // 4)
+    late, before = (sum(x for _, x in part) / quarter for part in (losses[-quarter:], losses[-2 * quarter : -quarter]))
+    if late < 0.98 * before:
+        yield Finding(
+            "not_converged", "warning",
+            f"It was still getting better when it ended: the validation loss fell from {before:.3f} to {late:.3f} in the "
+            f"last {findings.number(quarter, 'epoch')}.",
+            f"Try trainer.max_epochs={2 * len(losses)}, or a larger optimizer.lr.",
+        )  # fmt: skip
+    lowest, least = min(losses, key=lambda pair: pair[1])
+    if losses[-1][1] > 1.2 * least:
+        yield Finding(
+            "too_long", "note",
+            f"The validation loss was lowest in epoch {lowest + 1} ({least:.3f}) and rose to {losses[-1][1]:.3f} after it.",
+            "best.ckpt is not hurt by it. +callbacks=early_stopping saves the time.",
+        )  # fmt: skip
+
+
+def _weak(matrix: Sequence[Sequence[int]], classes: Sequence[str], acc: float) -> Iterator[Finding]:
+    """Classes that are clearly below the rest."""
+    weak = []
+    for i, name in enumerate(classes):
+        n = sum(matrix[i])
+        if n and scores.wilson(matrix[i][i], n)[1] < acc:
+            weak.append(f"{name} ({matrix[i][i]} of {n} found)")
+    if weak:
+        yield Finding(
+            "weak_classes", "warning", f"Clearly below the others: {findings.listed(weak, 5)}.",
+            "Look at what they are taken for, at their labels, and for more pictures of them.",
+        )  # fmt: skip
+
+
+def _chosen(metrics: Mapping[str, Any], rows: Sequence[Any]) -> Iterator[Finding]:
+    if not metrics["test"] and len(rows) > 1:
+        yield Finding(
+            "chosen_on_val", "note",
+            f"The best of {len(rows)} epochs was chosen on the pictures that give this number, which makes it a little too good.",
+            "A test folder beside train and val gives a number that nothing was chosen by.",
+        )  # fmt: skip
