@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import logging
 import os
 import re
 import sys
@@ -76,18 +77,33 @@ def console() -> None:
     importlib.import_module(f"finetune.{name}").main(sys.argv[2:])
 
 
-def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: Sequence[str] | None = None) -> None:
-    """Compose `conf/<name>.yaml` with the overrides of the shell line and run `task` on it, once or in a sweep."""
+def hydra_command(
+    name: str,
+    task: Callable[[DictConfig], float | None],
+    argv: Sequence[str] | None = None,
+    after_sweep: Callable[[Path], None] | None = None,
+) -> None:
+    """Compose `conf/<name>.yaml` with the overrides of the shell line and run `task` on it, once or in a sweep.
+
+    Args:
+        name: of the command.
+        task: what it does.
+        argv: the words after the command; None takes those of the shell line.
+        after_sweep: is called with the sweep's folder when all its runs have ended.
+    """
     shell = list(sys.argv)
     given = list(shell[1:] if argv is None else argv)
 
     _check_words(name, given)
     failed: list[Exception] = []
     incomplete: list[Exit] = []
+    sweeps: set[str] = set()
     quoted = quote_paths(given)
 
     def job(cfg: DictConfig) -> float | None:
         sys.argv = shell  # Lightning starts the other processes of a run with it
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            sweeps.add(HydraConfig.get().sweep.dir)
         try:
             return task(cfg)
         except Exit as error:
@@ -117,7 +133,13 @@ def hydra_command(name: str, task: Callable[[DictConfig], float | None], argv: S
         if {"--help", "-h"} & set(given):
             usage.print_help(name, quoted)
             return
-        hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=name)(job)()
+        try:
+            hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=name)(job)()
+        finally:
+            if after_sweep is not None and sweeps:
+                logging.getLogger("finetune").setLevel(logging.WARNING)  # its lines would be Hydra's too now
+                after_sweep(Path(sweeps.pop()))
+                logging.getLogger("finetune").setLevel(logging.NOTSET)
         if failed:
             raise failed[0]
         if incomplete:

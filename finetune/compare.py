@@ -1,110 +1,156 @@
-"""`python -m finetune.compare RUN RUN ...`: several runs in one table and one plot."""
+"""`python -m finetune.compare RUN RUN ...`: several runs, or a sweep, in a table and on a page."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-from collections import Counter
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from finetune import comparison, runs
+from finetune.checkpoint import write_csv
 from finetune.cli import argparse_command
+from finetune.console import entry, link, print_table, say
+from finetune.runs import Run
 
+if TYPE_CHECKING:
+    from finetune.comparison import Versus
 
-@dataclass
-class Record:
-    """What a finished run left."""
-
-    folder: Path
-    metrics: dict[str, Any]
-    rows: list[dict[str, float]]
-    val_images: list[str]
-    label: str = ""
-
-
-def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Run folders among the paths and, for a sweep's folder, directly below them.
-
-    Raises:
-        FileNotFoundError: a path is no run and holds none.
-    """
-    found: list[Path] = []
-    for path in paths:
-        below = sorted(path.glob("*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name))
-        runs = [path] if (path / "metrics.json").is_file() else [p.parent for p in below]
-        if not runs:
-            raise FileNotFoundError(f"{path} is not the folder of a finished run: it has no metrics.json.")
-        found += runs
-    return list(dict.fromkeys(found))
-
-
-def read_run(folder: Path) -> Record:
-    """Read a run's folder.
-
-    Raises:
-        ValueError: a file in it is damaged.
-    """
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-        with (folder / "split.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            val_images = [row["path"] for row in csv.DictReader(file) if row["split"] == "val"]
-        metrics["best"]["val/acc"], metrics["seconds"]["total"], metrics["strategy"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{folder}: this run cannot be compared, a file of it is missing or damaged ({error})."
-        ) from error
-    return Record(folder, metrics, [{**row, "epoch": int(row["epoch"])} for row in rows], val_images)
-
-
-def label(runs: Sequence[Record]) -> None:
-    """Name each run by its strategy, and by its folder too where that is not enough."""
-    counts = Counter(run.metrics["strategy"] for run in runs)
-    for run in runs:
-        name = str(run.metrics["strategy"])
-        run.label = name if counts[name] == 1 else f"{name} {run.folder.name}"
-    counts = Counter(run.label for run in runs)
-    for run in runs:
-        if counts[run.label] > 1:
-            run.label = f"{run.label} {run.folder.resolve()}"
+CURVES = 24
+"""Runs whose curves are drawn, the best ones."""
 
 
 def compare(argv: Sequence[str] | None = None) -> None:
-    """Print the table and draw the plot."""
+    """Print the table, write `leaderboard.csv` and `compare.html`."""
     parser = argparse.ArgumentParser(prog="python -m finetune.compare", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or a sweep's")
-    parser.add_argument("--out", type=Path, default=Path("comparison.png"), help="the plot (default: %(default)s)")
+    help_out = "the folder for leaderboard.csv and compare.html (default: the sweep's own; of several: comparison)"
+    parser.add_argument("--out", type=Path, help=help_out)
     options = parser.parse_args(argv)
-    runs = [read_run(folder) for folder in find_runs(options.runs)]
-    label(runs)
+    one = options.runs[0] if len(options.runs) == 1 else Path("comparison")
+    show([runs.read(folder) for folder in runs.find(options.runs)], options.out or one)
 
-    from finetune.console import print_table
-    from finetune.plots import comparison
 
-    ranked = sorted(runs, key=lambda run: -run.metrics["best"]["val/acc"])
+def after_sweep(folder: Path) -> None:
+    """Compare the runs of a sweep that has ended; nothing where fewer than two finished."""
+    finished = sorted({path.parent for path in folder.glob("**/metrics.json")})
+    if len(finished) < 2:
+        return
+    try:
+        show([runs.read(run) for run in finished], folder)
+    except ValueError as error:
+        say(f"The sweep cannot be compared: {error}")
+
+
+def show(found: Sequence[Run], folder: Path) -> None:
+    """The table on the terminal, and the files.
+
+    Args:
+        found: read by `runs.read`.
+        folder: for the files.
+    """
+    comparison.label(found)
+    ranked = sorted(found, key=lambda run: -run.acc)
+    versus = comparison.against_best(ranked)
+    alike = all(comparison.judged_alike(run, ranked[0]) for run in ranked)
     columns = ["run", "best acc", "right", "epoch", "learn", "seconds", "folder"]
     print_table("Validation accuracy", columns, [_cells(run) for run in ranked])
-    if len({tuple(run.val_images) for run in runs}) > 1:
-        print("Careful: these runs were validated on different images, so their accuracies do not compare.")
-    comparison({run.label: run.rows for run in runs}, options.out)
-    print(f"Plot: {options.out}")
+    seeds = comparison.groups(ranked)
+    if seeds:
+        rows = [[g.label, f"{g.mean:.4f}", _between(g.interval), str(len(g.accuracies)), ""] for g in seeds]
+        print_table("Means over seeds", ["configuration", "mean acc", "95 % interval", "runs", ""], rows)
+    if not alike:
+        say("Careful: these runs were validated on different images, so their accuracies do not compare.")
+    for run, test in list(zip(ranked, versus, strict=True))[1:6]:
+        if test is not None:
+            say(entry("Against", f"the best, {run.label}: {test.words}"))
+    _write_table(ranked, versus, folder / "leaderboard.csv")
+    _write_page(ranked, versus, seeds, alike, folder / "compare.html")
+    link("See", folder / "compare.html")
+    link("", folder / "leaderboard.csv")
 
 
-def _cells(run: Record) -> list[str]:
-    best, n = run.metrics["best"], run.metrics["n_val"]
+def _cells(run: Run) -> list[str]:
     return [
         run.label,
-        f"{best['val/acc']:.4f}",
-        f"{round(best['val/acc'] * n)}/{n}",
-        str(best["epoch"] + 1),
+        f"{run.acc:.4f}",
+        f"{round(run.acc * run.judged)}/{run.judged}",
+        str(run.metrics["best"]["epoch"] + 1),
         f"{run.metrics['trainable_parameters']:,}",
         f"{run.metrics['seconds']['total']:.0f}",
         run.folder.name,
     ]
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    return f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "-"
+
+
+def _write_table(ranked: Sequence[Run], versus: Sequence[Versus | None], path: Path) -> None:
+    from finetune.scores import wilson
+
+    columns = [
+        "rank", "run", "val_acc", "low", "high", "right", "images", "epoch", "test_acc", "only_best_right", "only_this_right",
+        "p", "trainable_parameters", "total_parameters", "seconds", "seed", "strategy", "folder",
+    ]  # fmt: skip
+    rows: list[list[Any]] = []
+    for rank, (run, test) in enumerate(zip(ranked, versus, strict=True), start=1):
+        m, right = run.metrics, round(run.acc * run.judged)
+        pair = [test.only_best, test.only_this, f"{test.p:.4g}"] if test else ["", "", ""]
+        shares = [f"{share:.6f}" for share in (run.acc, *wilson(right, run.judged))]
+        rows.append(
+            [rank, run.label, *shares, right, run.judged, m["best"]["epoch"] + 1, m["test"].get("test/acc", "")]
+        )
+        rows[-1] += [*pair, m["trainable_parameters"], m["total_parameters"], m["seconds"]["total"]]
+        rows[-1] += [run.choices.get("seed", ""), m["strategy"], run.folder]
+    write_csv(columns, rows, path)
+
+
+def _write_page(
+    ranked: Sequence[Run], versus: Sequence[Versus | None], seeds: Sequence[Any], alike: bool, path: Path
+) -> None:
+    from finetune import machine, pages, plots
+    from finetune.findings import differ
+    from finetune.scores import wilson
+
+    def of(run: Run, key: str) -> float:
+        return float(run.metrics["seconds"]["total"] if key == "seconds" else run.metrics[key])
+
+    intervals = [wilson(round(run.acc * run.judged), run.judged) for run in ranked]
+    trades = [
+        plots.trade_figure([(r.label, of(r, key), r.acc) for r in ranked], what, log)
+        for key, what, log in (
+            ("seconds", "seconds in all", False), ("trainable_parameters", "parameters that learn", True),
+            ("total_parameters", "parameters of the network", True),
+        )
+        if len({of(r, key) for r in ranked}) > 1
+    ]  # fmt: skip
+    pages.write(
+        path,
+        "compare.html",
+        title=f"{len(ranked)} runs",
+        ranked=list(zip(ranked, intervals, versus, strict=True)),
+        same=sum(test is not None and test.p >= comparison.SIGNIFICANT for test in versus),
+        tested=sum(test is not None for test in versus),
+        differ=differ(ranked[0].judged),
+        seeds=seeds,
+        alike=alike,
+        curves=pages.svg(plots.comparison_figure({r.label: r.rows for r in ranked[:CURVES]}), "accuracy of each run"),
+        trades=[pages.svg(figure, "accuracy against cost") for figure in trades],
+        reports=[_report_of(run, path.parent) for run in ranked],
+        versions=machine.versions(),
+        made=time.strftime("%Y-%m-%d %H:%M"),
+    )
+
+
+def _report_of(run: Run, folder: Path) -> str | None:
+    """A link from a folder to a run's page, where the run lies below it."""
+    page = run.folder / "report.html"
+    try:
+        return page.resolve().relative_to(folder.resolve()).as_posix() if page.is_file() else None
+    except ValueError:
+        return None
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -66,7 +66,7 @@ def demo(argv: Sequence[str] | None = None) -> None:
     train(out / "scratch", "strategy=scratch", "optimizer.lr=1e-3", *FEW)
     print("\nTransfer against scratch, on the same validation images:\n")
     runs = [str(out / name) for name in ("frozen", "differential", "scratch")]
-    compare.compare([*runs, "--out", str(out / "comparison.png")])
+    compare.compare([*runs, "--out", str(out)])
     print("One seed, 25 images and a source of five digits: expect other numbers, and more of ImageNet's weights.")
     print("What the second is worth, and what it says of pictures:")
     print(f"  python -m finetune.evaluate ckpt={out}/differential")

@@ -169,7 +169,6 @@ def _pictures(run: Run, answers: Answers, model: Classifier, split: Split, found
     """The sheets: mistakes, suspects, the least certain, and some at random."""
     import torch
 
-    from finetune import heatmaps
 
     probabilities, labels = map(torch.from_numpy, answers)
     if split.labels[: len(labels)] != labels.tolist():
@@ -186,19 +185,26 @@ def _pictures(run: Run, answers: Answers, model: Classifier, split: Split, found
     }  # fmt: skip
     wanted = sorted({i for positions in kinds.values() for i in positions})
     images = torch.stack([model.transform(split.load(i)) for i in wanted])
-    heat, note = (
-        None,
-        "Where the network looked is shown with the package captum: pip install 'finetune-lightning[inspect]'",
-    )
-    if heatmaps.available():
-        heat = heatmaps.maps(model, images, said[wanted])
-        note = None if heat is not None else "This kind of network has no maps to show where it looked."
+    heat, note = _maps(model, images, said[wanted])
     cards = {
         i: _card(run, answers, i, images[k], None if heat is None else heat[k], split.keys[i])
         for k, i in enumerate(wanted)
     }
     sheets = [(title, text, [cards[i] for i in chosen]) for (title, text), chosen in kinds.items() if chosen]
     return {"sheets": sheets, "note": note}
+
+
+def _maps(model: Classifier, images: Any, classes: Any) -> tuple[Any, str | None]:
+    """Where the network looked, or why that is not shown."""
+    from finetune import heatmaps
+
+    if not heatmaps.available():
+        return (
+            None,
+            "Where the network looked is shown with the package captum: pip install 'finetune-lightning[inspect]'",
+        )
+    heat = heatmaps.maps(model, images, classes)
+    return heat, None if heat is not None else "This kind of network has no maps to show where it looked."
 
 
 def _card(run: Run, answers: Answers, i: int, image: Any, heat: Any, key: str) -> dict[str, Any]:

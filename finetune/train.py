@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -39,7 +40,13 @@ def train(cfg: DictConfig) -> float | None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    hydra_command("train", train, argv)
+    hydra_command("train", train, argv, _compare)
+
+
+def _compare(folder: Path) -> None:
+    from finetune.compare import after_sweep
+
+    after_sweep(folder)
 
 
 if __name__ == "__main__":

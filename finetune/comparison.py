@@ -1,0 +1,189 @@
+"""Several runs beside one another: what tells them apart, which differences are more than chance, means over seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from finetune.runs import Run
+
+NOT_A_CHOICE = ("paths", "hydra", "logger", "report", "ckpt_path", "experiment", "data.num_workers", "data.root")
+"""Parts of a configuration that do not change what is learned."""
+SIGNIFICANT = 0.05
+T = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+"""Student's t for 95 % and 1, 2, ... degrees of freedom."""
+
+
+# --- what tells them apart ---------------------------------------------------------------------------------------
+
+
+def label(runs: Sequence[Run]) -> None:
+    """Give each run its `choices` and, from those in which the runs differ, a `label` of its own."""
+    for run in runs:
+        run.choices = _choices(run)
+    keys = list(dict.fromkeys(key for run in runs for key in run.choices))
+    differ = [k for k in keys if len({json.dumps(run.choices.get(k), sort_keys=True) for run in runs}) > 1]
+    named = {run.metrics["strategy"] for run in runs}
+    if len(named) == len(runs) or "strategy" in differ:  # its name says what its parts are
+        differ = [k for k in differ if not k.startswith("strategy.")]
+    if len(named) == len(runs):
+        differ = ["strategy"]
+    short = Counter(k.rpartition(".")[2] for k in differ)
+    for run in runs:
+        parts = [_said(k, k.rpartition(".")[2] if short[k.rpartition(".")[2]] == 1 else k, run) for k in differ]
+        run.label = " ".join(parts) or str(run.metrics["strategy"])
+    counts = Counter(run.label for run in runs)
+    for run in runs:
+        if counts[run.label] > 1:
+            run.label = f"{run.label} {run.folder.name}"
+    counts = Counter(run.label for run in runs)
+    for run in runs:
+        if counts[run.label] > 1:
+            run.label = f"{run.label} {run.folder.resolve()}"
+
+
+def _said(key: str, name: str, run: Run) -> str:
+    value = run.choices.get(key)
+    if key == "strategy":
+        return str(value)
+    return f"{name}={json.dumps(value) if isinstance(value, list | dict) else value}"
+
+
+def _choices(run: Run) -> dict[str, Any]:
+    values: Any = OmegaConf.to_container(OmegaConf.create(run.config), resolve=False)
+    flat = {k: v for k, v in _flat(values, "").items() if not k.startswith(NOT_A_CHOICE)}
+    first = {"model": flat.pop("model.name", None), "strategy": run.metrics["strategy"]}
+    seed = {"seed": flat.pop("seed", None)}
+    return {**first, **{k: v for k, v in flat.items() if v is not None}, **seed}
+
+
+def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+# --- more than chance --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Versus:
+    """A run against the best one, image by image."""
+
+    only_best: int
+    """Images that only the best run has right."""
+    only_this: int
+    p: float
+    """Of McNemar's exact test, corrected for the number of runs (Holm)."""
+
+    @property
+    def words(self) -> str:
+        """In a sentence."""
+        few = self.only_best - self.only_this
+        if not self.only_best + self.only_this:
+            return "the same answers"
+        sure = "more than chance" if self.p < SIGNIFICANT else "chance can do that"
+        return f"{few} fewer right ({self.only_best} against {self.only_this}); {sure} (p = {self.p:.2g})"
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """The probability of so uneven a division of the images on which two models differ, if neither is better.
+
+    Source: https://en.wikipedia.org/wiki/McNemar%27s_test (the exact test)
+
+    >>> mcnemar(5, 2)
+    0.453125
+    """
+    n = only_a + only_b
+    tail = sum(math.comb(n, i) for i in range(min(only_a, only_b) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Probabilities corrected for their number.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    found, highest = [0.0] * len(values), 0.0
+    for rank, i in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[i]))
+        found[i] = round(highest, 12)
+    return found
+
+
+def against_best(ranked: Sequence[Run]) -> list[Versus | None]:
+    """Each run against the first; None for that, and for those that were judged on other images."""
+    best = ranked[0]
+    counts: list[tuple[int, int] | None] = [None]
+    for run in ranked[1:]:
+        same = run.answers is not None and best.answers is not None and judged_alike(run, best)
+        if not same or run.answers is None or best.answers is None:
+            counts.append(None)
+            continue
+        a, b = best.answers.right, run.answers.right
+        counts.append((int(np.sum(a & ~b)), int(np.sum(b & ~a))))
+    tests = iter(holm([mcnemar(*pair) for pair in counts if pair is not None]))
+    return [None if pair is None else Versus(*pair, next(tests)) for pair in counts]
+
+
+def judged_alike(run: Run, other: Run) -> bool:
+    """Whether two runs were validated on the same images, with the same labels."""
+    if run.val_images != other.val_images or run.judged != other.judged:
+        return False
+    return run.answers is None or other.answers is None or np.array_equal(run.answers.labels, other.answers.labels)
+
+
+# --- over seeds --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone."""
+
+    label: str
+    accuracies: list[float]
+    seconds: float
+    """The mean."""
+
+    @property
+    def mean(self) -> float:
+        """Of the accuracies."""
+        return statistics.mean(self.accuracies)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Of the mean, 95 %, by Student's t; None of a single run."""
+        n = len(self.accuracies)
+        if n < 2:
+            return None
+        half = T[min(n - 1, len(T)) - 1] * statistics.stdev(self.accuracies) / math.sqrt(n)
+        return self.mean - half, self.mean + half
+
+
+def groups(runs: Sequence[Run]) -> list[Group]:
+    """By configuration, the best mean first; nothing if no two runs share one."""
+    members: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        members[json.dumps({k: v for k, v in run.choices.items() if k != "seed"}, sort_keys=True)].append(run)
+    if all(len(own) < 2 for own in members.values()):
+        return []
+    found = []
+    for own in members.values():
+        words = own[0].label.split(" ")
+        name = " ".join(w for w in words if not w.startswith("seed=")) or str(own[0].metrics["strategy"])
+        seconds = statistics.mean(run.metrics["seconds"]["total"] for run in own)
+        found.append(Group(name, [run.acc for run in own], seconds))
+    return sorted(found, key=lambda group: -group.mean)
