@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
@@ -19,7 +18,7 @@ from torch.utils.data import Dataset
 
 from finetune import config, machine
 from finetune.backbones import default_preprocess
-from finetune.callbacks import BestCheckpoint, EpochLines, History, SeedEveryBatch, last_checkpoint, mode_of
+from finetune.callbacks import Bar, BestCheckpoint, EpochLines, History, SeedEveryBatch, last_checkpoint, mode_of
 from finetune.checkpoint import AtomicCheckpointIO, read_tensors
 from finetune.classifier import Classifier, load
 from finetune.console import IGNORED_WARNINGS, console, entry, say
@@ -158,7 +157,7 @@ def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         options["precision"] = machine.precision(machine.accelerator(options["accelerator"]))
     history = History(folder / "metrics.csv", cfg.monitor)
     beside = resume_path(cfg).parent if cfg.ckpt_path is not None else None
-    bar = [RichProgressBar()] if console().is_terminal else []
+    bar = [Bar()] if console().is_terminal else []
     callbacks: list[Callback] = [
         SeedEveryBatch(cfg.seed),
         *bar,
@@ -175,7 +174,7 @@ def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
             logger=_logger(cfg),
             plugins=[AtomicCheckpointIO()],
             default_root_dir=folder,
-            enable_progress_bar=bool(bar),
+            enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # ours neither pads nor forgets the epoch

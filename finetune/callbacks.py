@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -11,10 +12,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from finetune.checkpoint import write_arrays, write_csv
-from finetune.console import say
+from finetune.console import console, say
 from finetune.loaders import seed_cpu
 from finetune.runs import ANSWERS
 from finetune.splits import seed_of
@@ -154,8 +156,63 @@ class SeedEveryBatch(Callback):
             torch.manual_seed(seed)
 
 
+class Bar(Callback):
+    """One line at the bottom of a terminal: the epoch, how far the run is, and when it will be ready."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        each = float(trainer.num_training_batches) + sum(float(n) for n in trainer.num_val_batches)
+        known = (trainer.max_epochs or -1) > 0 and math.isfinite(each)
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console(), transient=True)
+        self._task = self._bar.add_task("", total=each * (trainer.max_epochs or 0) if known else None)
+        self._bar.update(self._task, completed=each * trainer.current_epoch if known else 0)
+        self._bar.start()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._bar is not None:
+            of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+            self._bar.update(self._task, description=f"epoch {trainer.current_epoch + 1}{of}")
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._task)
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._task)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
+
+LONG = 30
+"""Seconds that are worth an announcement."""
+
+
+def duration(seconds: float) -> str:
+    """In words, to two digits or so.
+
+    >>> duration(42), duration(1000), duration(8000)
+    ('42 s', '17 min', '2 h 13 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
 class EpochLines(Checkpoint):
-    """One line an epoch, with the best so far marked; a progress bar, if there is one, stays below it.
+    """One line an epoch, with the best so far marked; the progress bar, if there is one, stays below it.
 
     A `Checkpoint` to be called after `History`, whose last row it prints.
     """
@@ -163,9 +220,21 @@ class EpochLines(Checkpoint):
     def __init__(self, monitor: str, history: History) -> None:
         self.monitor, self.history = monitor, history
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seen = 0
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            say(epoch_line(self.history.rows, self.monitor, trainer.max_epochs))
+        if not trainer.is_global_zero:
+            return
+        rows = self.history.rows
+        say(epoch_line(rows, self.monitor, trainer.max_epochs))
+        self._seen += 1
+        left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
+        # the first epoch starts workers and fills caches: the second is like those to come
+        if self._seen == min(2, left + 1) and left * rows[-1]["seconds"] >= LONG:
+            say(
+                f"          {left} more of about {rows[-1]['seconds']:.0f} s: ready in {duration(left * rows[-1]['seconds'])}"
+            )
 
 
 def epoch_line(rows: list[dict[str, Any]], monitor: str, max_epochs: int | None) -> str:

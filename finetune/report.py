@@ -169,7 +169,6 @@ def _pictures(run: Run, answers: Answers, model: Classifier, split: Split, found
     """The sheets: mistakes, suspects, the least certain, and some at random."""
     import torch
 
-
     probabilities, labels = map(torch.from_numpy, answers)
     if split.labels[: len(labels)] != labels.tolist():
         raise ValueError("the validation images are others than those of the run.")

@@ -13,10 +13,10 @@ from typing import Any
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 
-from finetune import checkpoint, machine, plots, report, runs, strategy
+from finetune import checkpoint, machine, plots, report, runs, scores, strategy
 from finetune.callbacks import History, best_row
 from finetune.checkpoint import write_csv, write_json
-from finetune.console import entry, say
+from finetune.console import entry, link, say
 from finetune.data import ImageDataModule
 from finetune.module import FineTuner
 
@@ -108,6 +108,21 @@ def device_line(trainer: Trainer) -> str:
     return f"{name}{threads}{ranks}, precision {trainer.precision}"
 
 
+def _why(trainer: Trainer, data: ImageDataModule) -> str:
+    """Why that precision, and who decodes."""
+    device = trainer.strategy.root_device.type
+    native = machine.precision(device)
+    if str(trainer.precision) != native:
+        why = f"{native} is native here" if native != "32-true" else "no 16-bit arithmetic is native here"
+    else:
+        why = "native here" if native != "32-true" else "nothing shorter is native here"
+    workers = data.workers()
+    if workers:
+        return f"({why}); {workers} worker processes decode"
+    few = " (the cores are for the network)" if device == "cpu" and data.num_workers == "auto" else ""
+    return f"({why}); images are decoded in the main process{few}"
+
+
 def data_lines(data: ImageDataModule) -> list[str]:
     """What the data are, for the terminal."""
     sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
@@ -141,20 +156,39 @@ def model_lines(module: FineTuner) -> list[str]:
     return lines
 
 
-def end_lines(values: dict[str, Any], folder: Path) -> list[str]:
-    """The end of a run in a few lines."""
-    best, n, seconds = values["best"], values["n_val"], values["seconds"]
+def finding_lines(data: ImageDataModule) -> list[str]:
+    """What may spoil the result, for the terminal."""
+    lines = [entry(finding.level.capitalize(), finding.says) for finding in data.findings]
+    if lines and data.root is not None:
+        root = shlex.quote(f"data.root={data.root}")
+        lines.append(entry("", f"see them: python -m finetune.check {root}"))
+    return lines
+
+
+def end_lines(values: dict[str, Any], judged: int) -> list[str]:
+    """The end of a run in a few lines, before the paths."""
+    best, seconds = values["best"], values["seconds"]
     lines = []
     if "val/acc" in best:
-        right = round(best["val/acc"] * n)
-        lines.append(entry("Best", f"{right} of {n} right: val/acc {best['val/acc']:.4f} in epoch {best['epoch'] + 1}"))
+        right = round(best["val/acc"] * judged)
+        low, high = scores.wilson(right, judged)
+        text = f"val/acc {best['val/acc']:.4f}, {right} of {judged} right (95 %: {low:.3f} to {high:.3f})"
+        lines.append(entry("Best", f"{text}, epoch {best['epoch'] + 1}"))
     if values["test"]:
         text = f"acc {values['test']['test/acc']:.4f} on {values['n_test']} images, with the best checkpoint"
         lines.append(entry("Test", text))
     lines.append(entry("Time", f"{seconds['total']:.0f} s, of which training {seconds.get('fit', 0):.0f} s"))
-    lines.append(entry("Folder", str(folder)))
-    lines.append(entry("", "checkpoints/best.ckpt  metrics.csv  metrics.json  plots/"))
     return lines
+
+
+def end(values: dict[str, Any], judged: int, folder: Path) -> None:
+    """Print the end of a run, with paths that can be clicked."""
+    say("\n".join(end_lines(values, judged)))
+    for label, name in (("Report", "report.html"), ("Model", "checkpoints/best.ckpt")):
+        if (folder / name).is_file():
+            link(label, folder / name)
+    ckpt = shlex.quote(f"ckpt={folder}")
+    print(f"{'Next':<10}python -m finetune.predict {ckpt} source=PICTURES", flush=True)
 
 
 # --- the steps of a run ------------------------------------------------------------------------------------------
@@ -165,9 +199,8 @@ def introduce(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder
     if not trainer.is_global_zero:
         return
     data.trainer = trainer  # Lightning would set it in a moment; the number of workers depends on the device
-    workers = f"{data.workers()} worker processes" if data.workers() else "images decoded in the main process"
-    lines = [*data_lines(data), *model_lines(module), entry("Device", f"{device_line(trainer)}; {workers}")]
-    say("\n".join(lines))
+    lines = [*data_lines(data), *finding_lines(data), *model_lines(module)]
+    say("\n".join([*lines, entry("Device", f"{device_line(trainer)} {_why(trainer, data)}")]))
     write_split(data, folder / "split.csv")
     if data.bad_files:
         write_bad_files(data.bad_files, folder / "bad_files.csv")
@@ -231,6 +264,7 @@ def finish(
         write_json(values, folder / "metrics.json")
         if cfg.report and record.rows:
             write_report(folder, data)
-        say("\n".join(end_lines(values, folder)))
+        judged = len(module.answers["val"][1]) if "val" in module.answers else values["n_val"]
+        end(values, judged, folder)
     best = (best_row(record.rows, cfg.monitor) or {}).get(cfg.monitor)
     return None if best is None else float(best)

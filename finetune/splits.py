@@ -160,7 +160,8 @@ def note_on_others(others: Sequence[str]) -> list[str]:
     """A sentence on the files that are no pictures, if there are some."""
     kinds = Counter(os.path.splitext(path)[1].lower() or "no extension" for path in others)
     named = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5))
-    return [f"{len(others)} files are not pictures of a known kind and were not looked at: {named}"] if others else []
+    what = "1 file is no picture" if len(others) == 1 else f"{len(others)} files are no pictures"
+    return [f"{what} of a kind that training reads: {named}"] if others else []
 
 
 def read_table(table: Path) -> dict[str, Found]:
