@@ -36,14 +36,17 @@ def layer(backbone: nn.Module, head: nn.Module, images: Tensor) -> nn.Module | N
     learning = [m for m in backbone.modules() if next(m.parameters(recurse=False), None) is not None]
     called: list[nn.Module] = []
     found: list[tuple[nn.Module, int]] = []
+    reached = False
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        if head in called:
+        nonlocal reached
+        reached = reached or module is head
+        if reached:
             return
         if module in learning:
             called.append(module)
         maps = isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1
-        if maps and module is not head and not isinstance(module, nn.Dropout):
+        if maps and not isinstance(module, nn.Dropout):
             found.append((module, len(called)))
 
     hooks = [m.register_forward_hook(note) for m in backbone.modules() if m is not backbone]

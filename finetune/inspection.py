@@ -60,11 +60,11 @@ def inspect(data: ImageDataModule, near: int = findings.NEAR) -> Inspection:
         ValueError: the data are not files.
     """
     began = time.perf_counter()
-    data.prepare_data()
     if data.root is None or data.dataset is not None:
         raise ValueError(
             "check looks at folders and tables of pictures; torchvision's data sets were checked by others."
         )
+    data.prepare_data()
     if not data.root.exists():
         raise FileNotFoundError(f"data.root={data.root}: there is no such folder (looked from {Path.cwd()}).")
     found = findings.survey(data.root)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
 _COLOURS = {"train": "#9aa5b1", "val": "#1f6feb"}
-_STYLE: Any = {
+STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -80,7 +80,7 @@ def _panels(rows: Sequence[Row], best_epoch: int | None) -> list[Callable[[Any],
 
 def curves(rows: Sequence[Row], path: Path, best_epoch: int | None = None) -> None:
     """Loss, accuracy and the rate of each group over the epochs; the best epoch is marked."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 3.2), layout="constrained")
         for axes, draw in zip(figure.subplots(1, 3), _panels(rows, best_epoch), strict=True):
             draw(axes)
@@ -90,7 +90,7 @@ def curves(rows: Sequence[Row], path: Path, best_epoch: int | None = None) -> No
 def curve_figures(rows: Sequence[Row], best_epoch: int | None = None) -> list[Figure]:
     """The panels of `curves`, each a figure of its own."""
     figures = []
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         for draw in _panels(rows, best_epoch):
             figures.append(Figure(figsize=(4.4, 3.0), layout="constrained"))
             draw(figures[-1].subplots())
@@ -107,7 +107,7 @@ def matrix_figure(matrix: Sequence[Sequence[int]], classes: Sequence[str], title
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     n = len(classes)
     side = min(16.0, 2.6 + 0.45 * n)
-    with mpl.rc_context({**_STYLE, "axes.grid": False}):
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(side + 0.8, side), layout="constrained")
         axes = figure.subplots()
         picture = axes.imshow(shares, cmap=_SHARES, vmin=0, vmax=1, interpolation="nearest")
@@ -138,7 +138,7 @@ def reliability_figure(bins: Sequence[tuple[float, float, int]]) -> Figure:
     Args:
         bins: mean confidence, share that is right, and number of images of each bin.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 3.4), layout="constrained")
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], ls=":", lw=1, color="#9aa5b1")
@@ -191,7 +191,7 @@ def _sheet(rows: Sequence[Sequence[tuple[torch.Tensor, str]]], path: Path, title
     title = line if titles else 0
     step = title + line + height
     sheet = np.full((len(rows) * step, columns * (width + gap), 3), 255, np.uint8)
-    with mpl.rc_context({**_STYLE, "axes.grid": False}):
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(1.4 * columns, 1.4 * columns * sheet.shape[0] / sheet.shape[1]))
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.axis("off")
@@ -209,7 +209,7 @@ def _sheet(rows: Sequence[Sequence[tuple[torch.Tensor, str]]], path: Path, title
 
 def comparison_figure(runs: Mapping[str, Sequence[Row]], metric: str = "val/acc") -> Figure:
     """One metric of several runs over the epochs."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4.2), layout="constrained")
         axes = figure.subplots()
         for name, rows in runs.items():
@@ -231,7 +231,7 @@ def trade_figure(points: Sequence[tuple[str, float, float]], what: str, log: boo
         what: the cost.
     """
     front = [p for p in points if not any(q[1] <= p[1] and q[2] >= p[2] and q[1:] != p[1:] for q in points)]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.8), layout="constrained")
         axes = figure.subplots()
         axes.plot(*zip(*sorted((cost, acc) for _, cost, acc in front), strict=True), lw=1, color="#1f6feb", ls=":")

@@ -61,6 +61,12 @@ def shared() -> Path:
     return SHARED
 
 
+def picture(seed: int = 0, side: int = 96) -> Image.Image:
+    """Smooth, so that a copy of it in another size looks the same."""
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+
+
 def write_images(root: Path, splits: dict[str, dict[str, int]], size: int = 32) -> Path:
     """PNG files of noise around a colour per class: root/split/class/n.png, or root/class/n.png for a split of ''."""
     rng = np.random.default_rng(0)

@@ -170,4 +170,4 @@ def test_console_help_lists_the_commands(monkeypatch: pytest.MonkeyPatch, capsys
     with pytest.raises(SystemExit) as stop:
         cli.console()
     assert stop.value.code == 0
-    assert "train, evaluate, predict, export, models, compare, cache, demo" in capsys.readouterr().out
+    assert "check, train, evaluate, predict, export, report, models, compare, cache, demo" in capsys.readouterr().out

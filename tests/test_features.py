@@ -530,7 +530,7 @@ def test_a_family_of_your_own_is_cached_at_its_tail(fit: Fit, capsys: pytest.Cap
 def test_about_says_what_is_kept(fit: Fit, tmp_path: Path) -> None:
     fit(epochs=1)
     abouts = [json.loads(p.read_text()) for p in (tmp_path / "cache").glob(f"*/{ABOUT}")]
-    assert {a["what"] for a in abouts} == {
+    assert {a["what"] for a in abouts if not a["what"].startswith("facts")} == {
         "features of resnet18 before fc, 7 train images",
         "features of resnet18 before fc, 3 val images",
     }

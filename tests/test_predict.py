@@ -78,7 +78,7 @@ def test_predict_a_folder_answers_in_order_and_names_bad_files(
             assert float(row["confidence"]) == pytest.approx(alone.confidence, abs=0.01)
     captured = capsys.readouterr()
     assert "5 of 8" in captured.out
-    assert "1 files are not pictures of a known kind" in captured.out
+    assert "1 file is no picture of a kind" in captured.out
     assert "3 of 8 pictures have no answer" in captured.err
     Image.open(folder / "plots" / "certain.png").load()
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune import Family, FineTuner, compare, evaluate, families, register, train
+from finetune import Family, FineTuner, evaluate, families, register, train
 from finetune.config import options
 
 TINY = [
@@ -116,7 +116,7 @@ def test_checkpoints_are_the_best_and_the_last_epoch(run: Callable[..., Path]) -
     assert best["epoch"] == found["best"]["epoch"]
     assert last["epoch"] == 3
     assert found["best"]["val/acc"] == max(float(r["val/acc"]) for r in rows(folder))
-    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["best.ckpt", "best.npz", "last.ckpt"]
     module = FineTuner.load_from_checkpoint(folder / "checkpoints" / "best.ckpt")
     assert module.classes == ["cat", "dog", "emu"]
 
@@ -444,46 +444,6 @@ def test_two_processes_end_with_identical_weights(strategy: str, photos: Path, t
     found = metrics(tmp_path / "out")
     assert sum(map(sum, found["confusion_matrix"])) == 12  # each image once
     assert len(rows(tmp_path / "out")) == 3
-
-
-# --- compare -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_compare_draws_and_prints_runs(
-    run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    a, b = run(name="a"), run("strategy=scratch", name="b")
-    capsys.readouterr()
-    compare.main([str(a), str(b), "--out", str(tmp_path / "c.png")])
-    printed = capsys.readouterr().out
-    assert "feature_extract" in printed
-    assert "scratch" in printed
-    assert "/12" in printed
-    assert "Careful" not in printed
-    assert max(map(len, printed.splitlines()[:5])) <= 80
-    Image.open(tmp_path / "c.png").load()
-
-
-@pytest.mark.slow
-def test_compare_warns_of_different_validation_images(
-    run: Callable[..., Path], make_images: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = make_images({"": {"cat": 10, "dog": 10}})
-    a, b = run(name="a", data=root), run("data.split_seed=1", name="b", data=root)
-    compare.main([str(tmp_path), "--out", str(tmp_path / "c.png")])  # a folder of runs
-    assert "different images" in capsys.readouterr().out
-    (b / "metrics.csv").unlink()
-    with pytest.raises(SystemExit):
-        compare.main([str(a), str(b)])
-    assert "cannot be compared" in capsys.readouterr().err
-
-
-def test_compare_of_no_run_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        compare.main([str(tmp_path)])
-    assert stop.value.code == 2
-    assert "is not the folder of a finished run" in capsys.readouterr().err
 
 
 # --- real --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,176 @@
+"""Several runs beside one another."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY
+
+from finetune import compare, comparison, plots, runs
+from finetune.comparison import Versus
+from finetune.runs import Answers, Run
+
+Command = Callable[..., tuple[Path, int]]
+
+
+def made(tmp_path: Path, name: str, right: list[int], config: str = "", **metrics: Any) -> Run:
+    """A run of two classes with so many images, right or wrong."""
+    answers = Answers(np.array([[0.9, 0.1] if r else [0.1, 0.9] for r in right]), np.zeros(len(right), int))
+    values = {
+        "best": {"val/acc": sum(right) / len(right), "epoch": 0}, "strategy": "finetune", "seconds": {"total": 1.0},
+        "n_val": len(right), "trainable_parameters": 10, "total_parameters": 20, "test": {}, **metrics,
+    }  # fmt: skip
+    rows = [{"epoch": 0, "val/acc": sum(right) / len(right)}]
+    return Run(tmp_path / name, values, rows, [f"{i}.png" for i in range(len(right))], config, answers)
+
+
+def test_label_names_runs_by_what_differs(tmp_path: Path) -> None:
+    found = [made(tmp_path, str(i), [1], f"seed: {i}\noptimizer: {{lr: 0.1}}\npaths: {{x: {i}}}") for i in range(2)]
+    comparison.label(found)
+    assert [run.label for run in found] == ["seed=0", "seed=1"]
+    found = [made(tmp_path, str(i), [1], f"optimizer: {{lr: 0.{i}}}\nwarm: {{lr: {i}}}") for i in (1, 2)]
+    comparison.label(found)
+    assert [run.label for run in found] == ["optimizer.lr=0.1 warm.lr=1", "optimizer.lr=0.2 warm.lr=2"]
+
+
+def test_label_names_strategies_and_not_their_parts(tmp_path: Path) -> None:
+    found = [
+        made(tmp_path, name, [1], f"seed: 0\nstrategy: {{groups: [{name}]}}", strategy=name) for name in ("scratch", "bitfit")
+    ]  # fmt: skip
+    comparison.label(found)
+    assert [run.label for run in found] == ["scratch", "bitfit"]
+
+
+def test_label_of_equal_runs_is_their_folder(tmp_path: Path) -> None:
+    found = [made(tmp_path, name, [1], "seed: 0") for name in ("a", "b")]
+    comparison.label(found)
+    assert [run.label for run in found] == ["finetune a", "finetune b"]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "p"), [(0, 0, 1.0), (1, 1, 1.0), (5, 2, 0.453125), (10, 0, 2 / 1024), (0, 10, 2 / 1024)]
+)
+def test_mcnemar_is_the_exact_test(a: int, b: int, p: float) -> None:
+    assert comparison.mcnemar(a, b) == pytest.approx(p)
+
+
+def test_against_best_counts_image_by_image(tmp_path: Path) -> None:
+    best, other = made(tmp_path, "a", [1] * 20), made(tmp_path, "b", [1] * 10 + [0] * 10)
+    far = made(tmp_path, "c", [1] * 19)
+    found = comparison.against_best([best, other, far])
+    assert found[0] is None
+    assert found[2] is None  # judged on other images
+    assert found[1] is not None
+    assert (found[1].only_best, found[1].only_this, found[1].p) == (10, 0, pytest.approx(2 / 1024))
+    assert "10 fewer right (10 against 0); more than chance" in found[1].words
+    assert "chance can do that" in Versus(3, 2, 1.0).words
+    assert Versus(0, 0, 1.0).words == "the same answers"
+
+
+def test_groups_are_means_over_seeds(tmp_path: Path) -> None:
+    shares = {0: [1, 1, 1, 0], 1: [1, 1, 0, 0], 2: [1, 0, 0, 0]}
+    found = [made(tmp_path, f"{lr}{s}", r, f"seed: {s}\nlr: {lr}") for lr in (1, 2) for s, r in shares.items()]
+    comparison.label(found)
+    groups = comparison.groups(found)
+    assert [g.label for g in groups] == ["lr=1", "lr=2"]
+    assert groups[0].mean == 0.5
+    half = 4.303 * 0.25 / 3**0.5
+    assert groups[0].interval == pytest.approx((0.5 - half, 0.5 + half))
+    assert comparison.groups(found[:1]) == []
+
+
+def test_trade_figure_joins_what_nothing_beats() -> None:
+    points = [("cheap", 1.0, 0.8), ("dear", 3.0, 0.9), ("bad", 4.0, 0.7)]
+    line = plots.trade_figure(points, "seconds").axes[0].lines[0]
+    assert list(line.get_xdata()) == [1.0, 3.0]  # type: ignore[arg-type]
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(trained: Path, tmp_path: Path) -> list[Path]:
+    """Two runs, of which the second has another seed and other answers."""
+    folders = [tmp_path / "runs" / name for name in ("a", "b")]
+    for folder in folders:
+        shutil.copytree(trained, folder)
+    config = folders[1] / "config.yaml"
+    config.write_text(re.sub("^seed: 0", "seed: 1", config.read_text(), flags=re.MULTILINE))
+    found = json.loads((folders[1] / "metrics.json").read_text())
+    found["best"]["val/acc"] = 4 / 12
+    (folders[1] / "metrics.json").write_text(json.dumps(found))
+    answers = runs.read(folders[1]).answers
+    assert answers is not None
+    flat = np.full_like(answers.probabilities, 1 / 3)
+    np.savez(folders[1] / "checkpoints" / "best.npz", probabilities=flat, labels=answers.labels)
+    return folders
+
+
+def test_compare_writes_a_leaderboard_and_a_page(
+    two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    compare.main(list(map(str, two)))
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "seed=0" in printed
+    assert "Careful" not in printed
+    assert "McNemar" not in printed
+    assert "fewer right" in printed
+    with (tmp_path / "comparison" / "leaderboard.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["rank"], r["run"], r["right"], r["images"]) for r in rows][1] == ("2", "seed=1", "4", "12")
+    assert rows[0]["p"] == ""
+    assert float(rows[1]["p"]) <= 1
+    page = (tmp_path / "comparison" / "compare.html").read_text()
+    assert "<script" not in page
+    assert "Means over seeds" in page
+    assert page.count("<svg") == 1  # one curve plot: nothing that costs differs
+
+
+def test_compare_of_a_sweep_lies_in_its_folder(two: list[Path]) -> None:
+    compare.main([str(two[0].parent)])
+    assert (two[0].parent / "leaderboard.csv").exists()
+
+
+def test_compare_warns_of_different_validation_images(
+    two: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = two[1] / "split.csv"
+    split.write_text(split.read_text().replace("val/cat/00.png", "val/cat/99.png"))
+    compare.main([*map(str, two), "--out", str(tmp_path / "out")])
+    assert "different images" in capsys.readouterr().out
+    assert "do not compare" in (tmp_path / "out" / "compare.html").read_text()
+
+
+def test_compare_of_no_run_exits_2(tmp_path: Path, two: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        compare.main([str(tmp_path / "nothing")])
+    assert stop.value.code == 2
+    assert "is not the folder of a finished run" in capsys.readouterr().err
+    (two[1] / "metrics.csv").unlink()
+    with pytest.raises(SystemExit):
+        compare.main(list(map(str, two)))
+    assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_sweep_ends_with_a_leaderboard(
+    photos: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TINY, f"data.root={photos}", f"hydra.sweep.dir={tmp_path / 'sweep'}", "trainer.max_epochs=1"]
+    _, code = command("train", "-m", *words, "seed=0,1", "loss.mixup=0,bad")
+    assert code == 2  # a point that fails does not take the others' table
+    with (tmp_path / "sweep" / "leaderboard.csv").open(newline="") as file:
+        assert sorted(r["run"] for r in csv.DictReader(file)) == ["seed=0", "seed=1"]
+    printed = capsys.readouterr().out
+    assert printed.count("Validation accuracy") == 1
+    assert (tmp_path / "sweep" / "compare.html").exists()

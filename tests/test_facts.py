@@ -1,0 +1,113 @@
+"""What is said of files without a model, and that they are looked at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import picture
+from PIL import Image
+
+from finetune import facts
+from finetune.cache import Cache
+from finetune.facts import connected, examine, look, near_pairs
+
+
+def test_examine_says_what_a_file_holds(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[facts.ORIENTATION] = 6
+    picture().resize((40, 20)).save(tmp_path / "turned.jpg", exif=exif)
+    found = examine(str(tmp_path / "turned.jpg"), full=True)
+    assert (found.format, found.mode, found.width, found.height, found.orientation) == ("JPEG", "RGB", 40, 20, 6)
+    assert found.full
+    assert found.reason is None
+    picture().convert("P").save(tmp_path / "a.gif", save_all=True, append_images=[picture(1).convert("P")])
+    assert examine(str(tmp_path / "a.gif")).frames == 2
+    assert examine(str(tmp_path / "a.gif")).mode == "P"
+
+
+def test_examine_means_are_those_of_all_pixels(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png")
+    pixels = np.asarray(picture()) / 255
+    found = examine(str(tmp_path / "a.png"), full=True)
+    assert found.mean == pytest.approx(pixels.mean(axis=(0, 1)), abs=1e-5)
+    assert found.std == pytest.approx(pixels.std(axis=(0, 1)).mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\xff\xd8\xff\xe0 cut"])
+def test_examine_says_why_a_file_cannot_be_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert examine(str(tmp_path / "a.jpg"), full=True).reason
+
+
+def test_look_reads_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for i, path in enumerate(paths):
+        picture(i).save(path)
+    cache = Cache(tmp_path / "cache")
+    first = look(paths, tmp_path, cache, full=True)
+    looked: list[str] = []
+
+    def _noted(path: str, full: bool) -> facts.Fact:
+        looked.append(path)
+        return examine(path, full)
+
+    monkeypatch.setattr(facts, "examine", _noted)
+    assert look(paths, tmp_path, cache, full=True) == first
+    assert look(paths[:2], tmp_path, cache) == {p: first[p] for p in paths[:2]}  # all of it is enough for a part
+    assert looked == []
+    picture(7).save(paths[1])
+    os.utime(paths[1], ns=(1, 1))
+    assert look(paths, tmp_path, cache, full=True)[paths[1]] != first[paths[1]]
+    assert looked == [paths[1]]
+
+
+def test_look_in_full_after_a_quick_look_reads_again(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.png")
+    picture().save(path)
+    cache = Cache(tmp_path / "cache")
+    assert not look([path], tmp_path, cache)[path].full
+    assert look([path], tmp_path, cache, full=True)[path].full
+
+
+def test_look_without_a_cache_that_can_be_written(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.png")
+    picture().save(path)
+    (tmp_path / "file").write_text("")
+    assert look([path], tmp_path, Cache(tmp_path / "file"))[path].width == 96
+    assert look([path], tmp_path, Cache(tmp_path / "cache", gib=0))[path].width == 96
+
+
+def test_look_survives_a_damaged_entry(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.png")
+    picture().save(path)
+    cache = Cache(tmp_path / "cache")
+    look([path], tmp_path, cache)
+    kept = next((tmp_path / "cache").glob("facts-*/facts.jsonl"))
+    kept.write_text('["half')
+    assert look([path], tmp_path, cache)[path].width == 96
+
+
+def test_near_pairs_finds_copies_of_other_size_and_quality_only(tmp_path: Path) -> None:
+    pytest.importorskip("imagehash")
+    for i in range(12):
+        picture(i).save(tmp_path / f"{i:02d}.png")
+    picture(3).resize((61, 61)).save(tmp_path / "copy.jpg", quality=50)
+    paths = [str(p) for p in sorted(tmp_path.iterdir())]
+    found = look(paths, full=True)
+    pairs = list(near_pairs([found[p].phash or "" for p in paths], most=6, rows=5))
+    assert [(Path(paths[a]).name, Path(paths[b]).name) for a, b in pairs] == [("03.png", "copy.jpg")]
+
+
+def test_connected_joins_chains() -> None:
+    assert connected(6, [(0, 1), (4, 1), (2, 3)]) == [[0, 1, 4], [2, 3]]
+
+
+def test_content_is_compared_by_its_bytes(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png")
+    shutil.copy(tmp_path / "a.png", tmp_path / "b.png")
+    a, b = (examine(str(tmp_path / f"{n}.png")) for n in "ab")
+    assert a.sha1 == b.sha1 != ""

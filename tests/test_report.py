@@ -1,0 +1,354 @@
+"""The page of a run: its numbers, its doubts, its pictures, and that a browser shows it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import warnings
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import picture
+from PIL import Image
+from torch import nn
+
+from finetune import heatmaps, pages, plots, report, runs, suspects, verdicts
+from finetune.classifier import Classifier
+from finetune.families import FAMILIES
+from finetune.module import FineTuner
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+
+
+@pytest.fixture(scope="module")
+def page(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with its report; read only."""
+    folder = tmp_path_factory.mktemp("report") / "run"
+    shutil.copytree(trained, folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report.main([str(folder)])
+    return folder
+
+
+class _Links(HTMLParser):
+    """What a page would fetch, the text that it shows, and the tags that stand open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.text: list[str] = []
+        self.scripts = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        self.fetched += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "data", "action") and tag != "a"]
+        self.scripts += sum(k.startswith("on") for k, _ in attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def read(path: Path) -> _Links:
+    """A page, parsed."""
+    links = _Links()
+    links.feed(path.read_text(encoding="utf-8"))
+    return links
+
+
+# --- the page ----------------------------------------------------------------------------------------------------
+
+
+def test_report_is_one_file_without_scripts(page: Path) -> None:
+    found = read(page / "report.html")
+    assert found.scripts == 0
+    # url(#...) and #... point into the page itself
+    assert [f for f in found.fetched if not f.startswith(("data:", "#"))] == []
+    assert re.findall(r"url\((?!#)", (page / "report.html").read_text()) == []
+    assert "@import" not in (page / "report.html").read_text()
+
+
+def test_report_says_what_metrics_json_says(page: Path) -> None:
+    text = " ".join(" ".join(read(page / "report.html").text).split())
+    found = json.loads((page / "metrics.json").read_text())
+    right = round(found["best"]["val/acc"] * 12)
+    assert f"{right} of 12 right: {100 * right / 12:.1f}" in text
+    assert "Always saying" in text
+    assert "95 % interval" in text
+    assert found["command"] in text
+    assert f"ckpt={page}" in text
+    assert "torchvision" in text
+    assert "strategy: " in text  # the configuration
+    assert re.search(r"head 2 1,539 0.03 epoch 0", text)
+
+
+def test_report_pictures_are_whole(page: Path) -> None:
+    shown = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', (page / "report.html").read_text())
+    assert len(shown) >= 16
+    for data in shown:
+        Image.open(BytesIO(base64.b64decode(data))).load()
+
+
+def test_report_writes_suspicious_labels(page: Path) -> None:
+    lines = (page / "suspicious_labels.csv").read_text().splitlines()
+    assert lines[0] == "path,label,suggested,probability_of_label,probability_of_suggested"
+
+
+def test_report_without_its_images_has_its_numbers(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    stored = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
+    stored["finetune"]["data"]["root"] = str(tmp_path / "gone")
+    torch.save(stored, tmp_path / "run/checkpoints/best.ckpt")
+    report.main([str(tmp_path / "run")])
+    assert "Without pictures: 12 of the run's 12 val images are not at" in " ".join(capsys.readouterr().out.split())
+    assert "of 12 right" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("missing", ["checkpoints/best.npz", "checkpoints/best.ckpt"])
+def test_report_makes_do_without(missing: str, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / missing).unlink()
+    report.main([str(tmp_path / "run")])
+    assert "of 12 right" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_report_of_no_run_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(tmp_path)])
+    assert stop.value.code == 2
+    assert "is not the folder of a finished run" in capsys.readouterr().err
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(tmp_path)])
+    assert stop.value.code == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_report_shows_names_as_they_are(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    found = json.loads((tmp_path / "run/metrics.json").read_text())
+    found["classes"] = ["<b>cat</b>", "$d_o^g$", "e&mu"]
+    (tmp_path / "run/metrics.json").write_text(json.dumps(found))
+    report.main([str(tmp_path / "run")])
+    html = (tmp_path / "run/report.html").read_text()
+    assert "<b>cat</b>" not in html
+    assert "&lt;b&gt;cat&lt;/b&gt;" in html
+    assert "$d_o^g$" in html
+    assert "e&amp;mu" in html
+
+
+def test_train_ends_with_a_report(photos: Path, command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["model=squeezenet1_1", "model.weights=none", "data=imagefolder", f"data.root={photos}", "report=true"]
+    folder, code = command("train", *words, "data.image_size=32", "trainer=cpu", "trainer.max_epochs=1")
+    assert code == 0
+    assert read(folder / "report.html").scripts == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert f"Report    {folder}/report.html" in printed
+    end = printed[[line.startswith("Best") for line in printed].index(True) :]
+    assert len(end) <= 8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_report_in_a_browser(page: Path, tmp_path: Path, width: int) -> None:
+    probe = """<script>
+    const errors = [];
+    addEventListener('error', e => errors.push(String(e.message || e.target.src).slice(0, 99)), true);
+    addEventListener('securitypolicyviolation', e => errors.push(e.blockedURI));
+    addEventListener('load', async () => {
+      const images = [...document.images], made = await Promise.allSettled(images.map(i => i.decode()));
+      const asked = performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'));
+      const wide = Math.max(0, document.documentElement.scrollWidth - innerWidth);
+      const failed = made.filter(m => m.status != 'fulfilled').length;
+      document.body.textContent = 'FOUND' + JSON.stringify({images: images.length, failed, asked, errors, wide}) + 'END';
+    });</script></head>"""
+    (tmp_path / "copy.html").write_text((page / "report.html").read_text().replace("</head>", probe, 1))
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
+    command += ["--virtual-time-budget=20000", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run(
+        [*command, "--dump-dom", (tmp_path / "copy.html").as_uri()],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(tmp_path)},
+    )  # fmt: skip
+    found = json.loads(re.findall(r"FOUND(.*)END", done.stdout)[-1])
+    assert found.pop("images") >= 16
+    assert found == {"failed": 0, "asked": [], "errors": [], "wide": 0}
+    assert "CONSOLE" not in done.stderr
+
+
+# --- doubts ------------------------------------------------------------------------------------------------------
+
+
+def metrics_of(matrix: list[list[int]], **best: float) -> dict[str, Any]:
+    """As metrics.json, of two classes."""
+    acc = sum(matrix[i][i] for i in range(2)) / sum(map(sum, matrix))
+    values = {"epoch": 0, "val/acc": acc, "train/acc": acc, **best}
+    return {"best": values, "confusion_matrix": matrix, "classes": ["ants", "bees"], "test": {}, "findings": []}
+
+
+def losses(*values: float) -> list[dict[str, Any]]:
+    """As metrics.csv."""
+    return [{"epoch": i, "val/loss": v} for i, v in enumerate(values)]
+
+
+GOOD = [[480, 20], [20, 480]]
+
+
+def test_verdicts_of_a_good_run_are_few() -> None:
+    found = verdicts.of_run(metrics_of(GOOD), losses(0.5, 0.3, 0.3, 0.3), 1000)
+    assert {f.name for f in found} == {"uncertainty", "chosen_on_val"}
+    assert {f.level for f in found} == {"note"}
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics", "rows", "calibration"),
+    [
+        ("no_better_than_chance", metrics_of([[20, 20], [31, 32]]), losses(0.5, 0.5), None),
+        ("overfitting", metrics_of(GOOD, **{"train/acc": 1.0, "val/acc": 0.9}), losses(0.5, 0.5), None),
+        ("not_converged", metrics_of(GOOD), losses(0.9, 0.8, 0.7, 0.6), None),
+        ("too_long", metrics_of(GOOD), losses(0.9, 0.3, 0.4, 0.5), None),
+        ("weak_classes", metrics_of([[480, 20], [60, 40]]), losses(0.5, 0.5), None),
+        ("calibration", metrics_of(GOOD), losses(0.5, 0.5), {"ece": 0.1, "temperature": 2.0}),
+        ("unreadable", {**metrics_of(GOOD), "bad_files": 3}, losses(0.5, 0.5), None),
+    ],
+)
+def test_verdicts_name(
+    name: str, metrics: dict[str, Any], rows: list[dict[str, Any]], calibration: dict[str, float] | None
+) -> None:
+    found = {f.name for f in verdicts.of_run(metrics, rows, 100, calibration)}
+    assert found - {"uncertainty", "chosen_on_val"} == {name}
+
+
+def test_verdicts_with_a_test_split_have_an_untouched_number() -> None:
+    found = verdicts.of_run({**metrics_of(GOOD), "test": {"test/acc": 0.9}}, losses(0.5, 0.5), 1000)
+    assert {f.name for f in found} == {"uncertainty"}
+
+
+def test_suspects_are_those_surely_of_another_class() -> None:
+    sure, unsure = [0.95, 0.03, 0.02], [0.45, 0.30, 0.25]
+    rows = np.array([sure, sure, unsure, sure[::-1], sure[::-1], sure])
+    found = suspects.find(rows, np.array([0, 0, 0, 2, 2, 2]))
+    assert [(s.position, s.label, s.suggested) for s in found] == [(5, 2, 0)]
+    assert found[0].other == pytest.approx(0.95)
+
+
+def test_suspects_of_a_class_without_images_are_none() -> None:
+    assert suspects.find(np.array([[0.1, 0.9], [0.2, 0.8]]), np.array([0, 0])) == []
+
+
+# --- where the network looked ------------------------------------------------------------------------------------
+
+SMALLEST = {
+    "resnet18": 32, "googlenet": 64, "inception_v3": 96, "densenet121": 32, "alexnet": 64, "vgg11_bn": 32, "convnext_tiny": 32,
+    "efficientnet_b0": 32, "squeezenet1_1": 64, "mobilenet_v3_small": 32, "mobilenet_v2": 32, "mnasnet0_5": 32,
+    "shufflenet_v2_x0_5": 32, "regnet_y_400mf": 32, "swin_t": 64, "maxvit_t": 224,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in ("resnet18", "squeezenet1_1") else pytest.mark.slow) for n in SMALLEST]
+)
+def test_maps_of_every_family_that_has_some(name: str) -> None:
+    pytest.importorskip("captum")
+    module = FineTuner(name, classes=["a", "b", "c"], weights="none")
+    model = Classifier(module, device="cpu")
+    images = torch.from_numpy(np.stack([np.asarray(picture(i, SMALLEST[name])) for i in range(2)])).permute(0, 3, 1, 2)
+    found = heatmaps.maps(model, images, torch.tensor([0, 2]))
+    assert found is not None
+    assert found.shape == (2, SMALLEST[name], SMALLEST[name])
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    assert all(p.grad is None for p in module.parameters())
+    assert heatmaps.overlay(images[0], found[0]).dtype == torch.uint8
+
+
+def test_maps_cover_every_family() -> None:
+    without = {"vit_b_16"}  # its only maps are its patches
+    for family in set(FAMILIES.values()):
+        assert any(FAMILIES[name] is family for name in {*SMALLEST, *without}), family.names[0]
+
+
+def test_maps_of_a_vit_are_none() -> None:
+    pytest.importorskip("captum")
+    module = FineTuner("vit_b_32", classes=2, weights="none")
+    assert (
+        heatmaps.maps(
+            Classifier(module, device="cpu"), torch.zeros(1, 3, 224, 224, dtype=torch.uint8), torch.tensor([0])
+        )
+        is None
+    )
+
+
+def test_maps_are_high_where_the_class_is() -> None:
+    pytest.importorskip("captum")
+
+    class Red(nn.Module):
+        """Class 1 is how red a picture is, in its mean."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 1, 1, bias=False)
+            self.fc = nn.Linear(1, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.fc(self.conv(x).relu().mean(dim=(2, 3)))
+            return found
+
+    module = FineTuner(Red(), classes=2, head="fc")
+    backbone: Any = module.backbone
+    with torch.no_grad():
+        backbone.conv.weight.copy_(torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1))
+        backbone.fc.weight.copy_(torch.tensor([[0.0], [1.0]]))
+    images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    images[0, 0, :4, :4] = 255
+    found = heatmaps.maps(Classifier(module, device="cpu"), images, torch.tensor([1]))
+    assert found is not None
+    assert float(found[0, :4, :4].min()) == 1
+    assert float(found[0, 4:].max()) == 0
+
+
+def test_report_without_captum_says_how_to_have_maps(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    monkeypatch.setattr(heatmaps, "available", lambda: False)
+    report.main([str(tmp_path / "run")])
+    assert "finetune-lightning[inspect]" in capsys.readouterr().out
+    assert "<img" in (tmp_path / "run/report.html").read_text()
+
+
+# --- pages -------------------------------------------------------------------------------------------------------
+
+
+def test_svg_takes_the_colour_of_the_text_around_it() -> None:
+    drawn = str(pages.svg(plots.matrix_figure([[3, 1], [0, 4]], ["<a>", "b$"], "counts"), "counts"))
+    assert "currentColor" in drawn
+    assert "#000000" not in drawn
+    assert "&lt;a&gt;" in drawn
+    assert "b$" in drawn
+
+
+def test_thumbnail_of_a_bad_file_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no")
+    assert pages.thumbnail(tmp_path / "a.jpg") is None
+
+
+def test_run_read_gives_answers_in_the_order_of_its_images(trained: Path) -> None:
+    run = runs.read(trained)
+    assert run.answers is not None
+    assert run.answers.probabilities.shape == (12, 3)
+    assert run.answers.right.mean() == pytest.approx(run.acc)
+    classes = [Path(key).parts[1] for key in run.val_images]
+    assert [run.metrics["classes"][i] for i in run.answers.labels] == classes
