@@ -64,7 +64,7 @@ def show(found: Sequence[Run], folder: Path) -> None:
         say("Careful: these runs were validated on different images, so their accuracies do not compare.")
     for run, test in list(zip(ranked, versus, strict=True))[1:6]:
         if test is not None:
-            say(entry("Against", f"the best, {run.label}: {test.words}"))
+            say(f"{run.label}, against the best:\n{entry('', test.words)}")
     _write_table(ranked, versus, folder / "leaderboard.csv")
     _write_page(ranked, versus, seeds, alike, folder / "compare.html")
     link("See", folder / "compare.html")

@@ -94,8 +94,9 @@ class Versus:
         few = self.only_best - self.only_this
         if not self.only_best + self.only_this:
             return "the same answers"
+        said = f"p = {self.p:.2g}" if self.p >= 1e-4 else "p < 0.0001"
         sure = "more than chance" if self.p < SIGNIFICANT else "chance can do that"
-        return f"{few} fewer right ({self.only_best} against {self.only_this}); {sure} (p = {self.p:.2g})"
+        return f"{few} fewer right ({self.only_best} against {self.only_this}); {sure} ({said})"
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -120,7 +121,7 @@ def holm(values: Sequence[float]) -> list[float]:
     found, highest = [0.0] * len(values), 0.0
     for rank, i in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
         highest = max(highest, min(1.0, (len(values) - rank) * values[i]))
-        found[i] = round(highest, 12)
+        found[i] = highest
     return found
 
 

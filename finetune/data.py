@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from finetune import download, facts, features, findings, images, loaders, machine, pixels
+from finetune import download, facts, features, findings, images, loaders, machine, pixels, survey
 from finetune.cache import Cache
 from finetune.facts import Fact
 from finetune.families import unknown
@@ -252,7 +252,7 @@ class ImageDataModule(LightningDataModule):
                 first_of_each(splits["train"].labels, self.per_class, self.split_seed)
             )
         self.splits = {n: splits[n] for n in ("train", "val", "test") if n in splits}
-        self.findings = findings.of_training(findings.of_splits(self.root, self.splits, self.classes, known))
+        self.findings = findings.of_training(survey.of_splits(self.root, self.splits, self.classes, known))
 
     def _map_classes(self, name: str, keys: list[str], labels: list[str], load: Loader) -> Split:
         place = {c: i for i, c in enumerate(self.classes)}

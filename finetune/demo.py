@@ -17,6 +17,7 @@ from pathlib import Path
 
 from finetune import compare
 from finetune.cli import argparse_command
+from finetune.console import link
 
 COMMON = (
     "data=digits", "data.image_size=32", "data.augment=none", "optimizer=adamw", "model.preprocess={mean:0.5,std:0.5}",
@@ -71,7 +72,12 @@ def demo(argv: Sequence[str] | None = None) -> None:
     print("What the second is worth, and what it says of pictures:")
     print(f"  python -m finetune.evaluate ckpt={out}/differential")
     print(f"  python -m finetune.predict ckpt={out}/differential source={out}/data/digits/7")
-    print("Your own pictures are next:\n  python -m finetune.train data=imagefolder data.root=FOLDER")
+    print(
+        "Your own pictures are next:\n  python -m finetune.check data.root=FOLDER\n  python -m finetune.train data=imagefolder data.root=FOLDER"
+    )
+    print("\nTo look at, in a browser:")
+    link("", out / "differential" / "report.html")
+    link("", out / "compare.html")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune import facts, findings, images, machine, pages
+from finetune import facts, findings, images, machine, pages, survey
 from finetune.checkpoint import write_json
 from finetune.console import entry, link, progress, say
 from finetune.data import ImageDataModule
-from finetune.findings import Finding, Survey
+from finetune.findings import Finding
 from finetune.preprocess import Preprocess
+from finetune.survey import Survey
 
 GROUPS, FILES = 8, 12
 """Of a finding, on the page: groups of several files, or single files."""
@@ -67,7 +68,7 @@ def inspect(data: ImageDataModule, near: int = findings.NEAR) -> Inspection:
     data.prepare_data()
     if not data.root.exists():
         raise FileNotFoundError(f"data.root={data.root}: there is no such folder (looked from {Path.cwd()}).")
-    found = findings.survey(data.root)
+    found = survey.of_folder(data.root)
     others = [str(found.base / key) for key in found.others if images.opens(key)]
     paths = [p.path for p in found.pictures] + others
     found.facts = facts.look(

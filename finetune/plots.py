@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 Row = Mapping[str, Any]
 _COLOURS = {"train": "#9aa5b1", "val": "#1f6feb"}
@@ -242,6 +243,8 @@ def trade_figure(points: Sequence[tuple[str, float, float]], what: str, log: boo
                 axes.annotate(_short(name), (cost, acc), xytext=(5, 4), textcoords="offset points", fontsize=7)
         if log:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # the usual one writes powers as formulas
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.2, y=0.15)
         axes.set_xlabel(what)
         axes.set_ylabel("best validation accuracy")

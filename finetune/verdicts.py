@@ -69,18 +69,19 @@ def _fit(best: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator
         return
     quarter = max(1, len(losses) // 4)
     late, before = (sum(x for _, x in part) / quarter for part in (losses[-quarter:], losses[-2 * quarter : -quarter]))
-    if late < 0.98 * before:
+    lowest, least = min(losses, key=lambda pair: pair[1])
+    lately = lowest in [epoch for epoch, _ in losses[-quarter:]]
+    if late < 0.98 * before and lately:
         yield Finding(
             "not_converged", "warning",
             f"It was still getting better when it ended: the validation loss fell from {before:.3f} to {late:.3f} in the "
             f"last {findings.number(quarter, 'epoch')}.",
             f"Try trainer.max_epochs={2 * len(losses)}, or a larger optimizer.lr.",
         )  # fmt: skip
-    lowest, least = min(losses, key=lambda pair: pair[1])
-    if losses[-1][1] > 1.2 * least:
+    if late > 1.2 * least and not lately:
         yield Finding(
             "too_long", "note",
-            f"The validation loss was lowest in epoch {lowest + 1} ({least:.3f}) and rose to {losses[-1][1]:.3f} after it.",
+            f"The validation loss was lowest in epoch {lowest + 1} ({least:.3f}) and rose to {late:.3f} after it.",
             "best.ckpt is not hurt by it. +callbacks=early_stopping saves the time.",
         )  # fmt: skip
 

@@ -12,8 +12,8 @@ import pytest
 from conftest import picture
 from PIL import Image
 
-from finetune import facts, findings
-from finetune.findings import Finding, find, survey
+from finetune import facts, findings, survey
+from finetune.findings import Finding, find
 from finetune.preprocess import Preprocess
 
 Command = Callable[..., tuple[Path, int]]
@@ -34,7 +34,7 @@ def root(tmp_path: Path) -> Path:
 
 def found_in(root: Path, preprocess: Preprocess | None = None) -> dict[str, Finding]:
     """Findings by name."""
-    seen = survey(root)
+    seen = survey.of_folder(root)
     seen.facts = facts.look([p.path for p in seen.pictures], full=True)
     return {f.name: f for f in find(seen, preprocess)}
 
@@ -213,7 +213,7 @@ def test_check_finds_leaks_into_what_training_would_hold_out(root: Path, command
         ([], "data.root is missing"),
         (["data.root=nowhere"], "there is no such folder"),
         (["data=cifar100"], "check looks at folders and tables"),
-        (["data.root=.", "near=99"], "near must be a whole number from 0 to 32"),
+        (["data.root=.", "near=99"], "near must be a whole number from 0 to 16"),
         (["data.root=.", "models=resnet18"], "Did you mean model"),
     ],
 )

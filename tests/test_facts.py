@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -98,8 +99,22 @@ def test_near_pairs_finds_copies_of_other_size_and_quality_only(tmp_path: Path) 
     picture(3).resize((61, 61)).save(tmp_path / "copy.jpg", quality=50)
     paths = [str(p) for p in sorted(tmp_path.iterdir())]
     found = look(paths, full=True)
-    pairs = list(near_pairs([found[p].phash or "" for p in paths], most=6, rows=5))
+    pairs = list(near_pairs([found[p].phash or "" for p in paths], most=6))
     assert [(Path(paths[a]).name, Path(paths[b]).name) for a, b in pairs] == [("03.png", "copy.jpg")]
+
+
+@pytest.mark.parametrize("most", [0, 1, 6, 16])
+def test_near_pairs_are_those_of_comparing_all(most: int) -> None:
+    rng = random.Random(0)
+    values = [rng.getrandbits(64) for _ in range(60)]
+    for value in values[:40]:  # some that differ in 0 to 20 bits
+        for bit in rng.sample(range(64), rng.randrange(21)):
+            value ^= 1 << bit
+        values.append(value)
+    pairs = [(i, j) for j in range(100) for i in range(j) if (values[i] ^ values[j]).bit_count() <= most]
+    found = list(near_pairs([f"{v:016x}" for v in values], most))
+    assert sorted(found) == sorted(pairs)
+    assert len(pairs) > 0
 
 
 def test_connected_joins_chains() -> None:

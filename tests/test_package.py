@@ -125,6 +125,9 @@ def test_install_works_from_any_directory(editable: bool, tmp_path: Path) -> Non
             [*command, "experiment=hotdog_resnet18", "--cfg", "job"], cwd=empty, env=env, capture_output=True, text=True
         )
         assert "xavier_normal" in job.stdout
+    page = "from finetune import pages; pages._environment().get_template('report.html')"
+    shown = subprocess.run([python, "-c", page], cwd=empty, env=env, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
     assert list(empty.iterdir()) == []
 
 
@@ -141,4 +144,6 @@ def test_demo_runs_offline_and_compares(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Transfer against scratch" in done.stdout
     assert "Careful" not in done.stdout
-    assert (tmp_path / "demo" / "comparison.png").stat().st_size > 0
+    for page in ("compare.html", "differential/report.html"):
+        assert "</html>" in (tmp_path / "demo" / page).read_text(encoding="utf-8")
+        assert page in done.stdout
