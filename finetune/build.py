@@ -56,26 +56,25 @@ def _factory(node: DictConfig, base: type | tuple[type, ...], *drop: str) -> par
     return config.factory(values, base) if values.get("_target_") else None
 
 
-def _data_options(cfg: DictConfig) -> dict[str, Any]:
+def data_options(cfg: DictConfig) -> dict[str, Any]:
+    """Arguments of `ImageDataModule`."""
     options = {k: v for k, v in _plain(cfg.data).items() if not (k == "batch_size" and v is None)}
     if options["dataset"] is not None:
         options["dataset"] = config.factory(options["dataset"], Dataset)
-    return options
+    return {**options, "cache_dir": cfg.paths.cache_dir, "cache_gib": cfg.paths.cache_gib}
 
 
 def make_data(cfg: DictConfig) -> ImageDataModule:
     """Find the images, with the preprocessing of the model's weights; nothing of the network is built yet."""
     seed_everything(cfg.seed, workers=True, verbose=False)
     preprocess = default_preprocess(cfg.model.name, cfg.model.weights).updated(_plain(cfg.model.preprocess))
-    kept = {"cache_dir": cfg.paths.cache_dir, "cache_gib": cfg.paths.cache_gib}
-    return ImageDataModule(**_data_options(cfg), **kept, preprocess=preprocess, seed=cfg.seed).prepare()
+    return ImageDataModule(**data_options(cfg), preprocess=preprocess, seed=cfg.seed).prepare()
 
 
 def make_checked_data(cfg: DictConfig) -> ImageDataModule:
     """The data to look at, with the preprocessing of the model that may be trained on them; nothing is read yet."""
     preprocess = default_preprocess(cfg.model.name, cfg.model.weights).updated(_plain(cfg.model.preprocess))
-    kept = {"cache_dir": cfg.paths.cache_dir, "cache_gib": cfg.paths.cache_gib}
-    return ImageDataModule(**_data_options(cfg), **kept, preprocess=preprocess)
+    return ImageDataModule(**data_options(cfg), preprocess=preprocess)
 
 
 def make_classifier(cfg: DictConfig) -> Classifier:
@@ -98,7 +97,7 @@ def make_evaluation_data(cfg: DictConfig) -> ImageDataModule:
 
     if HydraConfig.get().runtime.choices.get("data") == "csv" and cfg.data.root is None:
         raise ValueError("data.root is missing: give the table as data.root=...")
-    return ImageDataModule(**_data_options(cfg))
+    return ImageDataModule(**data_options(cfg))
 
 
 def _strategy(cfg: DictConfig) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class Cache:
     def path(self, kind: str, key: Mapping[str, Any]) -> Path:
         """Where the entry of a key is, or will be."""
         text = json.dumps(key, sort_keys=True, ensure_ascii=False)
-        return self.folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+        return self.folder / f"{kind}-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:24]}"
 
     @contextmanager
     def locked(self, path: Path) -> Iterator[None]:
@@ -97,7 +97,7 @@ class Cache:
         temporary.mkdir(parents=True)
         try:
             fill(temporary)
-            (temporary / ABOUT).write_text(json.dumps(dict(about), indent=2, ensure_ascii=False), encoding="utf-8")
+            (temporary / ABOUT).write_text(json.dumps(dict(about), indent=2), encoding="utf-8")
             shutil.rmtree(path, ignore_errors=True)
             os.replace(temporary, path)
             self.in_use.add(path)

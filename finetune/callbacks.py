@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
@@ -57,21 +58,32 @@ class History(Checkpoint):
         self.rows = [r for r in self.rows if r["epoch"] != trainer.current_epoch]
         self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics, **times})
         best = best_row(self.rows, self.monitor) is self.rows[-1]
-        if best:
-            self.best_results = dict(getattr(pl_module, "results", {}).get("val", {}))
+        if best:  # an epoch that was not validated has no results
+            self.best_results = dict(getattr(pl_module, "results", {}).get("val", {})) if judged else {}
         if trainer.is_global_zero:
-            answers: Any = getattr(pl_module, "answers", {})
-            if best and "val" in answers:
-                self._keep_answers(trainer, *answers["val"])
+            if best:
+                self._keep_answers(trainer, getattr(pl_module, "answers", None) if judged else None)
             self.write()
 
-    def _keep_answers(self, trainer: Trainer, probabilities: Tensor, labels: Tensor) -> None:
-        """`best.npz`: what the best epoch said of every validation image, in the order of `split.csv`."""
+    def _keep_answers(self, trainer: Trainer, answers: tuple[Tensor, Tensor] | None) -> None:
+        """`best.npz`: what the best epoch said of every validation image, by name; none of an epoch without."""
+        path = self.path.parent / "checkpoints" / ANSWERS
+        split = getattr(getattr(trainer, "datamodule", None), "splits", {}).get("val")
+        if answers is None or split is None:
+            path.unlink(missing_ok=True)
+            return
+        probabilities, labels = answers
         images, ranks = len(labels), trainer.world_size
         # each process had every so-many-th image; theirs stand one after the other
         order = torch.cat([torch.arange(rank, images, ranks) for rank in range(ranks)]).argsort()
-        arrays = {"probabilities": probabilities[order].float().numpy(), "labels": labels[order].numpy()}
-        write_arrays(arrays, self.path.parent / "checkpoints" / ANSWERS)
+        write_arrays(
+            {
+                "probabilities": probabilities[order].float().numpy(),
+                "labels": labels[order].numpy(),
+                "keys": np.array(split.keys[:images]),
+            },
+            path,
+        )
 
     def write(self) -> None:
         """Write the whole table, or leave the old one."""
@@ -114,8 +126,9 @@ class BestCheckpoint(ModelCheckpoint):
             new.parent.mkdir(parents=True, exist_ok=True)
             for name in (ANSWERS, "best.ckpt"):
                 if (old.parent / name).is_file():
-                    shutil.copyfile(old.parent / name, new.with_suffix(".tmp"))
-                    os.replace(new.with_suffix(".tmp"), new.parent / name)
+                    temporary = new.with_name(f".{name}.{os.getpid()}.tmp")  # every process copies
+                    shutil.copyfile(old.parent / name, temporary)
+                    os.replace(temporary, new.parent / name)
         path = str(new)
         super().load_state_dict(
             {
@@ -165,7 +178,7 @@ class Bar(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        each = float(trainer.num_training_batches) + sum(float(n) for n in trainer.num_val_batches)
+        each = float(trainer.num_training_batches)  # the time of validation shows in the speed
         known = (trainer.max_epochs or -1) > 0 and math.isfinite(each)
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=console(), transient=True)
@@ -179,10 +192,6 @@ class Bar(Callback):
             self._bar.update(self._task, description=f"epoch {trainer.current_epoch + 1}{of}")
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        if self._bar is not None:
-            self._bar.advance(self._task)
-
-    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
         if self._bar is not None:
             self._bar.advance(self._task)
 

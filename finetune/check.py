@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from finetune.cli import begin, heavy_imports, hydra_command
+from finetune.cli import begin, heavy_imports, hydra_command, typed
 
 
 def check(cfg: DictConfig) -> None:
@@ -19,7 +18,7 @@ def check(cfg: DictConfig) -> None:
 
     build.prepare_process()
     found = inspection.inspect(build.make_checked_data(cfg), cfg.near)
-    inspection.write(found, folder, cfg.report, ["python", "-m", "finetune.check", *sys.argv[1:]])
+    inspection.write(found, folder, cfg.report, typed("check"))
     inspection.show(found, folder, cfg.report)
 
 

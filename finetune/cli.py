@@ -98,6 +98,7 @@ def hydra_command(
     failed: list[Exception] = []
     incomplete: list[Exit] = []
     sweeps: set[str] = set()
+    _words[:] = given
     quoted = quote_paths(given)
 
     def job(cfg: DictConfig) -> float | None:
@@ -166,6 +167,16 @@ def _check_words(name: str, words: Sequence[str]) -> None:
             _fail(
                 f"{key} is given more than once. For several pictures give a folder, a list (.txt), or a pattern in quotes."
             )
+
+
+_words: list[str] = []
+
+
+def typed(name: str) -> list[str]:
+    """The command that this is, to be typed again; of a sweep's job, that job alone."""
+    hydra_config = HydraConfig.get()
+    words = _words if hydra_config.mode != RunMode.MULTIRUN else list(hydra_config.overrides.task)
+    return ["python", "-m", f"finetune.{name}", *words]
 
 
 def begin(cfg: DictConfig, name: str) -> Path:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import comparison, runs
-from finetune.checkpoint import write_csv
-from finetune.cli import argparse_command
+from finetune.cli import argparse_command, heavy_imports
 from finetune.console import entry, link, print_table, say
 from finetune.runs import Run
 
@@ -35,12 +34,18 @@ def compare(argv: Sequence[str] | None = None) -> None:
 def after_sweep(folder: Path) -> None:
     """Compare the runs of a sweep that has ended; nothing where fewer than two finished."""
     finished = sorted({path.parent for path in folder.glob("**/metrics.json")})
-    if len(finished) < 2:
+    found = []
+    for run in finished:
+        try:
+            found.append(runs.read(run))
+        except ValueError as error:
+            say(entry("Left out", str(error)))
+    if len(found) < 2:
         return
     try:
-        show([runs.read(run) for run in finished], folder)
-    except ValueError as error:
-        say(f"The sweep cannot be compared: {error}")
+        show(found, folder)
+    except Exception as error:  # the runs are good without it, and the sweep's own error must be heard
+        say(f"The sweep could not be compared ({type(error).__name__}: {error}); python -m finetune.compare {folder}")
 
 
 def show(found: Sequence[Run], folder: Path) -> None:
@@ -50,6 +55,9 @@ def show(found: Sequence[Run], folder: Path) -> None:
         found: read by `runs.read`.
         folder: for the files.
     """
+    with heavy_imports():
+        from finetune import pages  # noqa: F401  torch, matplotlib
+
     comparison.label(found)
     ranked = sorted(found, key=lambda run: -run.acc)
     versus = comparison.against_best(ranked)
@@ -88,11 +96,13 @@ def _between(interval: tuple[float, float] | None) -> str:
 
 
 def _write_table(ranked: Sequence[Run], versus: Sequence[Versus | None], path: Path) -> None:
+    from finetune.checkpoint import write_csv
     from finetune.scores import wilson
 
+    choices = list(dict.fromkeys(["model", "strategy", *comparison.differing(ranked)]))
     columns = [
         "rank", "run", "val_acc", "low", "high", "right", "images", "epoch", "test_acc", "only_best_right", "only_this_right",
-        "p", "trainable_parameters", "total_parameters", "seconds", "seed", "strategy", "folder",
+        "p", "trainable_parameters", "total_parameters", "seconds", *choices, "folder",
     ]  # fmt: skip
     rows: list[list[Any]] = []
     for rank, (run, test) in enumerate(zip(ranked, versus, strict=True), start=1):
@@ -103,7 +113,7 @@ def _write_table(ranked: Sequence[Run], versus: Sequence[Versus | None], path: P
             [rank, run.label, *shares, right, run.judged, m["best"]["epoch"] + 1, m["test"].get("test/acc", "")]
         )
         rows[-1] += [*pair, m["trainable_parameters"], m["total_parameters"], m["seconds"]["total"]]
-        rows[-1] += [run.choices.get("seed", ""), m["strategy"], run.folder]
+        rows[-1] += [*(run.choices.get(key, "") for key in choices), run.folder]
     write_csv(columns, rows, path)
 
 
@@ -111,7 +121,6 @@ def _write_page(
     ranked: Sequence[Run], versus: Sequence[Versus | None], seeds: Sequence[Any], alike: bool, path: Path
 ) -> None:
     from finetune import machine, pages, plots
-    from finetune.findings import differ
     from finetune.scores import wilson
 
     def of(run: Run, key: str) -> float:
@@ -133,7 +142,7 @@ def _write_page(
         ranked=list(zip(ranked, intervals, versus, strict=True)),
         same=sum(test is not None and test.p >= comparison.SIGNIFICANT for test in versus),
         tested=sum(test is not None for test in versus),
-        differ=differ(ranked[0].judged),
+        differ=[key for key in comparison.differing(ranked) if key != "seed"],
         seeds=seeds,
         alike=alike,
         curves=pages.svg(plots.comparison_figure({r.label: r.rows for r in ranked[:CURVES]}), "accuracy of each run"),

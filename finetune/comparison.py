@@ -29,28 +29,41 @@ T = (
 
 
 def label(runs: Sequence[Run]) -> None:
-    """Give each run its `choices` and, from those in which the runs differ, a `label` of its own."""
+    """Give each run its `choices` and, from as few as tell them apart, a `label` of its own."""
     for run in runs:
         run.choices = _choices(run)
-    keys = list(dict.fromkeys(key for run in runs for key in run.choices))
-    differ = [k for k in keys if len({json.dumps(run.choices.get(k), sort_keys=True) for run in runs}) > 1]
-    named = {run.metrics["strategy"] for run in runs}
-    if len(named) == len(runs) or "strategy" in differ:  # its name says what its parts are
-        differ = [k for k in differ if not k.startswith("strategy.")]
-    if len(named) == len(runs):
-        differ = ["strategy"]
-    short = Counter(k.rpartition(".")[2] for k in differ)
+    told = _told_apart(runs, differing(runs))
+    short = Counter(k.rpartition(".")[2] for k in told)
     for run in runs:
-        parts = [_said(k, k.rpartition(".")[2] if short[k.rpartition(".")[2]] == 1 else k, run) for k in differ]
+        parts = [_said(k, k.rpartition(".")[2] if short[k.rpartition(".")[2]] == 1 else k, run) for k in told]
         run.label = " ".join(parts) or str(run.metrics["strategy"])
-    counts = Counter(run.label for run in runs)
-    for run in runs:
-        if counts[run.label] > 1:
-            run.label = f"{run.label} {run.folder.name}"
-    counts = Counter(run.label for run in runs)
-    for run in runs:
-        if counts[run.label] > 1:
-            run.label = f"{run.label} {run.folder.resolve()}"
+    for name in (lambda run: run.folder.name, lambda run: str(run.folder.resolve())):
+        counts = Counter(run.label for run in runs)
+        for run in runs:
+            if counts[run.label] > 1:
+                run.label = f"{run.label} {name(run)}"
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """The keys in which runs differ: model and strategy first, the seed last."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.choices))
+    found = [k for k in keys if len({_plain(run, k) for run in runs}) > 1]
+    # a strategy's name says what its parts are
+    return [k for k in found if not (k.startswith("strategy.") and "strategy" in found)]
+
+
+def _told_apart(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+    """Of the keys the first that tell the runs apart; model and strategy always."""
+    told: list[str] = []
+    for key in keys:
+        before, after = (len({tuple(_plain(run, k) for k in ks) for run in runs}) for ks in (told, [*told, key]))
+        if after > before or key in ("model", "strategy"):
+            told.append(key)
+    return told
+
+
+def _plain(run: Run, key: str) -> str:
+    return json.dumps(run.choices.get(key), sort_keys=True)
 
 
 def _said(key: str, name: str, run: Run) -> str:
@@ -142,9 +155,9 @@ def against_best(ranked: Sequence[Run]) -> list[Versus | None]:
 
 def judged_alike(run: Run, other: Run) -> bool:
     """Whether two runs were validated on the same images, with the same labels."""
-    if run.val_images != other.val_images or run.judged != other.judged:
-        return False
-    return run.answers is None or other.answers is None or np.array_equal(run.answers.labels, other.answers.labels)
+    if run.answers is None or other.answers is None:
+        return run.val_images == other.val_images
+    return run.answers.keys == other.answers.keys and np.array_equal(run.answers.labels, other.answers.labels)
 
 
 # --- over seeds --------------------------------------------------------------------------------------------------
@@ -175,14 +188,15 @@ class Group:
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
-    """By configuration, the best mean first; nothing if no two runs share one."""
-    members: dict[str, list[Run]] = defaultdict(list)
+    """By configuration and validation images, the best mean first; nothing if no two seeds share one."""
+    members: dict[str, dict[Any, Run]] = defaultdict(dict)
     for run in runs:
-        members[json.dumps({k: v for k, v in run.choices.items() if k != "seed"}, sort_keys=True)].append(run)
+        choices = {k: v for k, v in run.choices.items() if k != "seed"}
+        members[json.dumps([choices, run.val_images], sort_keys=True)][run.choices.get("seed")] = run
     if all(len(own) < 2 for own in members.values()):
         return []
     found = []
-    for own in members.values():
+    for own in (list(seeds.values()) for seeds in members.values()):
         words = own[0].label.split(" ")
         name = " ".join(w for w in words if not w.startswith("seed=")) or str(own[0].metrics["strategy"])
         seconds = statistics.mean(run.metrics["seconds"]["total"] for run in own)

@@ -1,6 +1,6 @@
 """What can be said of picture files without a model: whether they can be read, what they hold, which ones are alike.
 
-Facts are kept in the cache by path, size and time of change, so that a file is looked at once.
+Facts are kept in the cache by name, size and time of change, so that a file is looked at once.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ from PIL import Image
 from finetune import images
 from finetune.cache import Cache
 
-VERSION = 1
+VERSION = 2
 """Of the facts that are kept; another number makes them anew."""
 ORIENTATION = 0x0112
 """EXIF: 1 is upright."""
@@ -101,17 +101,19 @@ def look(
 def _look(
     paths: Sequence[str], root: Path, cache: Cache, entry: Path, full: bool, track: Track | None
 ) -> dict[str, Fact]:
-    kept = _read(entry / "facts.jsonl")
+    kept, base = _read(entry / "facts.jsonl"), root.parent if root.is_file() else root
+    names = {path: os.path.relpath(path, base) for path in paths}
     stamps = {path: _stamp(path) for path in paths}
-    known = {p: fact for p in paths if (fact := _known(kept, p, stamps[p], full)) is not None}
+    known = {p: fact for p in paths if (fact := _known(kept, names[p], stamps[p], full)) is not None}
     missing = [p for p in paths if p not in known]
     if not missing:
         cache.touch(entry)
         return known
     found = dict(_examine(missing, full, track))
-    both = {p: v for p, v in kept.items() if p in stamps or os.path.exists(p)}
-    both |= {p: (stamps[p], fact) for p, fact in found.items() if stamps[p] is not None}
-    lines = [json.dumps([path, stamp, asdict(fact)]) for path, (stamp, fact) in both.items()]
+    both = {name: v for name, v in kept.items() if os.path.exists(base / name)}
+    # what could not be read is looked at anew: its reason (a permission, say) may have gone without a trace
+    both |= {names[p]: (stamps[p], fact) for p, fact in found.items() if stamps[p] is not None and fact.reason is None}
+    lines = [json.dumps([name, stamp, asdict(fact)]) for name, (stamp, fact) in both.items()]
     text = "\n".join(lines).encode()
     about = {"what": f"facts of {len(both)} pictures at {root}", "root": os.path.abspath(root)}
     with suppress(OSError):
@@ -131,11 +133,11 @@ def _stamp(path: str) -> Stamp:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _known(kept: Mapping[str, tuple[Stamp, Fact]], path: str, stamp: Stamp, full: bool) -> Fact | None:
-    was, fact = kept.get(path, (None, None))
+def _known(kept: Mapping[str, tuple[Stamp, Fact]], name: str, stamp: Stamp, full: bool) -> Fact | None:
+    was, fact = kept.get(name, (None, None))
     if fact is None or was is None or was != stamp:
         return None
-    enough = not full or fact.reason is not None or (fact.full and (fact.phash is not None or not can_hash()))
+    enough = not full or (fact.full and (fact.phash is not None or not can_hash()))
     return fact if enough else None
 
 
@@ -181,16 +183,15 @@ def examine(path: str, full: bool = False) -> Fact:
 def _of_header(path: str) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(path) as image:
-            return {
-                "format": image.format or "",
-                "mode": image.mode,
-                "width": image.width,
-                "height": image.height,
-                "frames": 1 if image.format in _STILL else getattr(image, "n_frames", 1),
-                "orientation": int(image.getexif().get(ORIENTATION, 1)),
-                "alpha": image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info,
-            }
+        with images.opened(path) as image:
+            alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+            seen = {"format": image.format or "", "mode": image.mode, "width": image.width, "height": image.height}
+            # a file whose first picture is whole is good, whatever comes after it
+            with suppress(Exception):
+                seen["orientation"] = int(image.getexif().get(ORIENTATION, 1))
+            with suppress(Exception):
+                seen["frames"] = 1 if image.format in _STILL else getattr(image, "n_frames", 1)
+            return {**seen, "alpha": alpha}
 
 
 def _of_pixels(image: Image.Image) -> dict[str, Any]:
@@ -249,7 +250,7 @@ def near_pairs(hashes: Sequence[str], most: int) -> Iterator[tuple[int, int]]:
         earlier.append(shared)
 
 
-def connected(count: int, pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
+def connected(count: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
     """Groups of two or more positions that pairs connect, in order."""
     leader = list(range(count))
 
@@ -262,6 +263,6 @@ def connected(count: int, pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
     for a, b in pairs:
         leader[max(find(a), find(b))] = min(find(a), find(b))
     groups: dict[int, list[int]] = {}
-    for i in sorted({i for pair in pairs for i in pair}):
+    for i in range(count):
         groups.setdefault(find(i), []).append(i)
-    return list(groups.values())
+    return [group for group in groups.values() if len(group) > 1]

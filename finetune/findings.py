@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +63,7 @@ def find(found: Survey, preprocess: Preprocess | None = None, near: int = NEAR) 
         lambda: _duplicates(found, near),
         lambda: _layout(found),
         lambda: _classes(found),
+        lambda: _few(found, found.counts()),
         lambda: _names(found),
         lambda: _balance(found),
         lambda: _kinds(found),
@@ -76,7 +76,7 @@ def find(found: Survey, preprocess: Preprocess | None = None, near: int = NEAR) 
 
 def of_training(found: Survey) -> list[Finding]:
     """What may spoil the result of a training on data whose layout is good; the gravest first."""
-    every = [*_duplicates(found, NEAR), *_few(found, "train", found.counts()), *_balance(found)]
+    every = [*_duplicates(found, NEAR), *_few(found, found.counts()), *_names(found), *_balance(found)]
     return ranked([f for f in every if f.level != "note"])
 
 
@@ -114,11 +114,9 @@ def _unreadable(found: Survey) -> Iterator[Finding]:
             [[p.key] for p in bad],
         )  # fmt: skip
     if found.others:
-        kinds = Counter(os.path.splitext(key)[1].lower() or "no extension" for key in found.others)
-        named = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5))
         yield Finding(
             "not_read", "warning",
-            f"{number(len(found.others), 'file')} {_are(len(found.others))} not read by training ({named}).",
+            f"{number(len(found.others), 'file')} {_are(len(found.others))} not read by training ({splits.kinds(found.others)}).",
             f"What is a picture and belongs there: save it as .jpg or .png, in the folder of its class. Read are {' '.join(sorted(images.EXTENSIONS))}.",
             [[key] for key in found.others],
         )  # fmt: skip
@@ -126,7 +124,7 @@ def _unreadable(found: Survey) -> Iterator[Finding]:
 
 def _duplicates(found: Survey, near: int) -> Iterator[Finding]:
     """Equal files, and files that look alike: across splits, across classes, and the rest."""
-    pictures = found.readable()
+    pictures = [p for p in found.readable() if p.path in found.facts]
     hashes = [found.facts[p.path].sha1 for p in pictures]
     same = _together(hashes)
     yield from _by_kind(found, [[pictures[i] for i in group] for group in same], exact=True)
@@ -134,7 +132,7 @@ def _duplicates(found: Survey, near: int) -> Iterator[Finding]:
     looks = [found.facts[pictures[i].path].phash or "" for i in seen]
     distinct = sorted(set(looks))
     place = {look: i for i, look in enumerate(distinct)}
-    alike = facts.connected(len(distinct), list(facts.near_pairs(distinct, near))) if distinct else []
+    alike = facts.connected(len(distinct), facts.near_pairs(distinct, near)) if distinct else []
     leader = {i: group[0] for group in alike for i in group}
     groups = _together([str(leader.get(place[look], place[look])) for look in looks])
     members = [[pictures[seen[i]] for i in group] for group in groups]
@@ -154,9 +152,11 @@ def _by_kind(found: Survey, groups: Sequence[Sequence[Picture]], exact: bool) ->
     kind, how = ("duplicates", "byte for byte the same") if exact else ("near_duplicates", "nearly the same")
     level = "problem" if exact else "warning"
     look = "" if exact else "Look at them; where they show the same thing: "
-    across_splits = [g for g in groups if len({found.split_of(p) for p in g}) > 1]
-    across_classes = [g for g in groups if len({p.label for p in g}) > 1]
-    rest = [g for g in groups if g not in across_classes and g not in across_splits]
+    splits_of = [len({found.split_of(p) for p in g}) for g in groups]
+    labels_of = [len({p.label for p in g}) for g in groups]
+    across_splits = [g for g, n in zip(groups, splits_of, strict=True) if n > 1]
+    across_classes = [g for g, n in zip(groups, labels_of, strict=True) if n > 1]
+    rest = [g for g, n, m in zip(groups, splits_of, labels_of, strict=True) if n == m == 1]
     if across_splits:
         yield Finding(
             f"{kind}_across_splits", level,
@@ -231,11 +231,9 @@ def _classes(found: Survey) -> Iterator[Finding]:
             yield Finding(
                 "empty_class", "problem" if split == train else "warning",
                 f"{number(len(empty), 'folder')} {_have(len(empty))} no picture that can be read: {listed(empty)}.",
-                "Add some, remove the folder, or name the classes to keep: data.classes=[...].",
+                "Add some, or remove the folder.",
             )  # fmt: skip
-        if split == train:
-            yield from _few(found, train, counts)
-        elif train in found.classes:
+        if split != train and train in found.classes:
             strange = [name for name in own if name not in found.classes[train]]
             missing = [name for name in found.classes[train] if name not in own]
             if strange:
@@ -250,13 +248,16 @@ def _classes(found: Survey) -> Iterator[Finding]:
                 )  # fmt: skip
 
 
-def _few(found: Survey, train: str, counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
-    few = [name for name in found.classes[train] if 0 < counts[name][train] < FEW]
-    if few:
-        yield Finding(
-            "few", "warning", f"{number(len(few), 'class')} {_have(len(few))} fewer than {FEW} pictures to learn from: {listed(few)}.",
-            "Little can be learned or said of them; add some.",
-        )  # fmt: skip
+def _few(found: Survey, counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
+    for split, own in found.classes.items():
+        few = [name for name in own if 0 < counts[name][split] < FEW]
+        what = "be judged by" if split in ("val", "test") else "learn from"
+        if few:
+            yield Finding(
+                f"few_{split}" if split in ("val", "test") else "few", "warning",
+                f"{number(len(few), 'class')} {_have(len(few))} fewer than {FEW} pictures to {what}: {listed(few)}.",
+                "Little can be learned or said of them; add some.",
+            )  # fmt: skip
 
 
 def _names(found: Survey) -> Iterator[Finding]:
@@ -374,4 +375,4 @@ def uncertainty(n: int) -> Finding:
 
 def differ(n: int) -> int:
     """Images by which two models of about 90 % must differ to be told apart at 95 %, if a tenth of their answers do."""
-    return max(4, round(1.96 * (0.1 * n) ** 0.5))
+    return max(6, round(1.96 * (0.1 * n) ** 0.5))

@@ -65,7 +65,7 @@ def maps(model: Classifier, images: Tensor, classes: Tensor) -> Tensor | None:
     Source: Selvaraju et al., "Grad-CAM", 2017.
 
     Args:
-        model: it computes in 32 bits here.
+        model: without autocast here, in the precision of its weights.
         images: uint8 (N, 3, size, size).
         classes: (N,).
 

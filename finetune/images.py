@@ -45,7 +45,7 @@ def load_image(path: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of sizes that we check ourselves
-            with Image.open(path, formats=_formats()) as image:
+            with opened(path) as image:
                 _check_size(path, image)
                 return to_rgb(ImageOps.exif_transpose(image))
     except BadImageError:
@@ -99,7 +99,7 @@ def read_pixels(path: str | Path) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_formats()) as image:
+            with opened(path) as image:
                 _check_size(path, image)
     except BadImageError:
         raise
@@ -164,7 +164,7 @@ def check_image(path: str | Path) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_formats()) as image:
+            with opened(path) as image:
                 _check_size(path, image)
                 if image.format == "JPEG":
                     image.draft("RGB", (64, 64))
@@ -181,6 +181,16 @@ def check_image(path: str | Path) -> str | None:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def opened(path: str | Path) -> Image.Image:
+    """A file as Pillow opens it, of the formats that we know; its pixels are not read yet."""
+    return Image.open(path, formats=_formats())
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file name is one of those that systems leave behind."""
+    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini")
 
 
 def is_image(name: str) -> bool:
@@ -225,6 +235,6 @@ def list_images(root: str | Path) -> tuple[list[str], list[str]]:
         name = os.path.basename(path)
         if is_image(name):
             images.append(path)
-        elif not name.startswith(".") and name != "Thumbs.db":
+        elif not is_hidden(name):
             others.append(path)
     return images, others

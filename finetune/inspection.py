@@ -69,6 +69,8 @@ def inspect(data: ImageDataModule, near: int = findings.NEAR) -> Inspection:
     if not data.root.exists():
         raise FileNotFoundError(f"data.root={data.root}: there is no such folder (looked from {Path.cwd()}).")
     found = survey.of_folder(data.root)
+    if data.only_classes is not None:
+        found.only(data.only_classes)
     others = [str(found.base / key) for key in found.others if images.opens(key)]
     paths = [p.path for p in found.pictures] + others
     found.facts = facts.look(
@@ -97,7 +99,7 @@ def inspect(data: ImageDataModule, near: int = findings.NEAR) -> Inspection:
 def values(found: Inspection) -> dict[str, Any]:
     """As `check.json` holds them."""
     channels = findings.channels(found.survey)
-    bad = {found.survey.name_of(path): f.reason for path, f in found.survey.facts.items() if f.reason is not None}
+    bad = {p.key: reason for p in found.survey.pictures if (reason := found.survey.facts[p.path].reason) is not None}
     return {
         "root": str(found.survey.root.absolute()),
         "verdict": found.verdict,
@@ -200,13 +202,19 @@ def _next(found: Inspection, command: str) -> str:
     return again if found.count("problem") else f"{train}\n{again}"
 
 
+def _together(group: Sequence[str]) -> str:
+    """Names that belong together, in a line."""
+    more = f" = {len(group) - 4} more" if len(group) > 4 else ""
+    return " = ".join(group[:4]) + more
+
+
 def show(found: Inspection, folder: Path, report: bool) -> None:
     """The findings on the terminal, in words."""
     for name, text in _facts(found)[:1]:
         say(entry(name.capitalize(), f"{text}, at {found.survey.root}"))
     for finding in found.findings:
         say(entry(finding.level.capitalize(), f"{finding.says} {finding.do}".strip()))
-        names = [" = ".join(group) for group in finding.groups]
+        names = [_together(group) for group in finding.groups]
         for name in names[: 3 if finding.level != "note" else 1]:
             reason = found.survey.facts.get(str(found.survey.base / name), facts.Fact()).reason
             say(f"          {name}" + (f": {reason}" if reason else ""))

@@ -127,7 +127,8 @@ class FineTuner(LightningModule):
         self._set_class_weights(class_weights)
         self.mix = _mix(len(self.classes), mixup, cutmix)
         self.results: dict[str, dict[str, Any]] = {}
-        self.answers: dict[str, tuple[Tensor, Tensor]] = {}
+        self.answers: tuple[Tensor, Tensor] | None = None
+        """Of the last validation: probabilities (N, classes) and labels (N,)."""
         self.config: Mapping[str, Any] = {}
         """The configuration that it was made from, plain values; checkpoints keep it."""
         self.about: dict[str, Any] = {}
@@ -574,7 +575,8 @@ class FineTuner(LightningModule):
         self._finish_evaluation("test")
 
     def _finish_evaluation(self, split: str) -> None:
-        self.answers[split] = metrics.answers(self.metrics[split])
+        if split == "val":
+            self.answers = metrics.answers(self.metrics[split])
         values = self.conclude(split)
         if split == "val" and self.trainer.state.fn == TrainerFn.FITTING:
             self._validated = self._how_validated(values)

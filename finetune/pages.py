@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -95,8 +94,3 @@ def svg(figure: Figure, what: str) -> Markup:
     drawn = re.sub(r"(stroke|fill): #000000", r"\1: currentColor", drawn)
     drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(what)}" fill="currentColor" ', 1)
     return Markup(drawn)
-
-
-def sheet(items: Iterable[tuple[str, str]]) -> list[tuple[str, Markup | None]]:
-    """Captions with thumbnails, from captions with paths."""
-    return [(caption, thumbnail(path)) for caption, path in items]

@@ -14,6 +14,7 @@ from finetune.cli import argparse_command, heavy_imports
 
 if TYPE_CHECKING:
     from finetune.classifier import Classifier
+    from finetune.data import ImageDataModule
     from finetune.runs import Answers, Run
     from finetune.splits import Split
 
@@ -30,6 +31,7 @@ def report(argv: Sequence[str] | None = None) -> None:
     """Write the pages."""
     parser = argparse.ArgumentParser(prog="python -m finetune.report", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or a sweep's")
+    parser.add_argument("--root", type=Path, help="where the pictures are now, if they were moved")
     options = parser.parse_args(argv)
 
     with heavy_imports():
@@ -38,18 +40,19 @@ def report(argv: Sequence[str] | None = None) -> None:
 
     build.prepare_process()
     for folder in runs.find(options.runs):
-        note = write(runs.read(folder))
+        note = write(runs.read(folder), root=options.root)
         if note:
             say(entry("Note", note))
         link("Report", folder / "report.html")
 
 
-def write(run: Run, split: Split | None = None) -> str | None:
+def write(run: Run, split: Split | None = None, root: Path | None = None) -> str | None:
     """`report.html` and `suspicious_labels.csv`.
 
     Args:
         run: its files.
         split: its validation images; None looks for them where the checkpoint says that they are.
+        root: where they are now, if they were moved.
 
     Returns:
         Why the page has no pictures, or none of where the network looked.
@@ -61,22 +64,37 @@ def write(run: Run, split: Split | None = None) -> str | None:
     pictures: dict[str, Any] = {"sheets": [], "note": "The checkpoint has no list of what it said of each picture."}
     found: list[Any] = []
     if run.answers is not None:
-        found = suspects.find(*run.answers)
+        found = suspects.find(run.answers.probabilities, run.answers.labels)
         try:
             model = load(run.best)
-            split = split or held_out.where_they_were(model.module.about, "val").split
+            split = split or held_out.find(model.module.about, model.classes, "val", _data(run, model, root)).split
             pictures = _pictures(run, run.answers, model, split, found)
         except (OSError, ValueError) as error:
             pictures["note"] = f"Without pictures: {error}"
     classes = run.metrics["classes"]
-    rows = [
-        [run.val_images[s.position], classes[s.label], classes[s.suggested], f"{s.own:.4f}", f"{s.other:.4f}"]
-        for s in found
-    ]
+    keys = run.answers.keys if run.answers is not None else []
+    rows = [[keys[s.position], classes[s.label], classes[s.suggested], f"{s.own:.4f}", f"{s.other:.4f}"] for s in found]
     columns = ["path", "label", "suggested", "probability_of_label", "probability_of_suggested"]
     write_csv(columns, rows, run.folder / "suspicious_labels.csv")
+    if not pictures["sheets"] and (run.folder / "report.html").exists():
+        return f"{pictures['note']} The page that is there is left as it is; --root=FOLDER says where pictures are now."
     pages.write(run.folder / "report.html", "report.html", **_page(run), **pictures, suspects=len(found))
     return pictures["note"]
+
+
+def _data(run: Run, model: Classifier, root: Path | None) -> ImageDataModule:
+    """Where to look for a run's images."""
+    from omegaconf import OmegaConf
+
+    from finetune import build
+    from finetune.data import ImageDataModule
+
+    stored = model.module.about.get("data") or {}
+    if root is None and not stored.get("dataset"):
+        return ImageDataModule()  # where the checkpoint says
+    cfg: Any = OmegaConf.create(run.config)
+    cfg.data.root = str(root or stored.get("root"))
+    return ImageDataModule(**build.data_options(cfg))
 
 
 # --- numbers -----------------------------------------------------------------------------------------------------
@@ -94,7 +112,7 @@ def _page(run: Run) -> dict[str, Any]:
     sizes = [sum(row) for row in matrix] or [0] * len(classes)
     calibration, bins = None, []
     if run.answers is not None:
-        probabilities, labels = map(torch.from_numpy, run.answers)
+        probabilities, labels = map(torch.from_numpy, run.answers[:2])
         logits = probabilities.double().clamp_min(1e-38).log()
         calibration, bins = scores.calibration(logits, labels), scores.reliability(logits, labels)
     per_class = scores.per_class(matrix, classes) if matrix else {}
@@ -169,8 +187,9 @@ def _pictures(run: Run, answers: Answers, model: Classifier, split: Split, found
     """The sheets: mistakes, suspects, the least certain, and some at random."""
     import torch
 
-    probabilities, labels = map(torch.from_numpy, answers)
-    if split.labels[: len(labels)] != labels.tolist():
+    probabilities, labels = map(torch.from_numpy, answers[:2])
+    place = {key: i for i, key in enumerate(split.keys)}
+    if not place.keys() >= set(answers.keys):
         raise ValueError("the validation images are others than those of the run.")
     confidence, said = probabilities.max(dim=1)
     wrong = (said != labels).nonzero()[:, 0]
@@ -183,12 +202,9 @@ def _pictures(run: Run, answers: Answers, model: Classifier, split: Split, found
         ("Some at random", "What it does on the rest."): sorted(random.Random(0).sample(range(n), min(SHOWN, n))),
     }  # fmt: skip
     wanted = sorted({i for positions in kinds.values() for i in positions})
-    images = torch.stack([model.transform(split.load(i)) for i in wanted])
+    images = torch.stack([model.transform(split.load(place[answers.keys[i]])) for i in wanted])
     heat, note = _maps(model, images, said[wanted])
-    cards = {
-        i: _card(run, answers, i, images[k], None if heat is None else heat[k], split.keys[i])
-        for k, i in enumerate(wanted)
-    }
+    cards = {i: _card(run, answers, i, images[k], None if heat is None else heat[k]) for k, i in enumerate(wanted)}
     sheets = [(title, text, [cards[i] for i in chosen]) for (title, text), chosen in kinds.items() if chosen]
     return {"sheets": sheets, "note": note}
 
@@ -202,11 +218,14 @@ def _maps(model: Classifier, images: Any, classes: Any) -> tuple[Any, str | None
             None,
             "Where the network looked is shown with the package captum: pip install 'finetune-lightning[inspect]'",
         )
-    heat = heatmaps.maps(model, images, classes)
+    try:
+        heat = heatmaps.maps(model, images, classes)
+    except Exception as error:  # the page is good without
+        return None, f"Where the network looked could not be computed ({type(error).__name__}: {error})."
     return heat, None if heat is not None else "This kind of network has no maps to show where it looked."
 
 
-def _card(run: Run, answers: Answers, i: int, image: Any, heat: Any, key: str) -> dict[str, Any]:
+def _card(run: Run, answers: Answers, i: int, image: Any, heat: Any) -> dict[str, Any]:
     from torchvision.transforms.v2.functional import to_pil_image
 
     from finetune import heatmaps, pages
@@ -217,9 +236,9 @@ def _card(run: Run, answers: Answers, i: int, image: Any, heat: Any, key: str) -
     for tensor in shown:
         small = to_pil_image(tensor)
         small.thumbnail((pages.SIDE, pages.SIDE))
-        thumbs.append(pages.picture(small, key))
+        thumbs.append(pages.picture(small, answers.keys[i]))
     return {
-        "key": key,
+        "key": answers.keys[i],
         "images": thumbs,
         "true": classes[answers.labels[i]],
         "right": bool(answers.right[i]),

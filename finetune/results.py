@@ -264,7 +264,6 @@ def finish(
         write_json(values, folder / "metrics.json")
         if cfg.report and record.rows:
             write_report(folder, data)
-        judged = len(module.answers["val"][1]) if "val" in module.answers else values["n_val"]
-        end(values, judged, folder)
+        end(values, sum(map(sum, values["confusion_matrix"])) or values["n_val"], folder)
     best = (best_row(record.rows, cfg.monitor) or {}).get(cfg.monitor)
     return None if best is None else float(best)

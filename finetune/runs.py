@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 ANSWERS = "best.npz"
-"""Beside `best.ckpt`: `Answers`, in the order of `split.csv`."""
+"""Beside `best.ckpt`: `Answers`."""
 
 
 class Answers(NamedTuple):
@@ -22,6 +22,8 @@ class Answers(NamedTuple):
     """(N, classes)"""
     labels: np.ndarray
     """(N,)"""
+    keys: list[str]
+    """Names of the images."""
 
     @property
     def right(self) -> np.ndarray:
@@ -39,7 +41,7 @@ class Run:
     rows: list[dict[str, Any]]
     """metrics.csv"""
     val_images: list[str]
-    """Names, in the order of the answers."""
+    """Names, as split.csv has them."""
     config: str
     """config.yaml"""
     answers: Answers | None = None
@@ -62,7 +64,7 @@ class Run:
     @property
     def judged(self) -> int:
         """Validation images that were looked at."""
-        return len(self.answers.labels) if self.answers is not None else int(self.metrics["n_val"])
+        return sum(map(sum, self.metrics["confusion_matrix"])) or int(self.metrics["n_val"])
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
@@ -96,11 +98,13 @@ def read(folder: Path) -> Run:
             rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
         with (folder / "split.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             val_images = [row["path"] for row in csv.DictReader(file) if row["split"] == "val"]
-        metrics["best"]["val/acc"], metrics["seconds"]["total"], metrics["strategy"]
+        metrics["seconds"]["total"], metrics["strategy"], metrics["confusion_matrix"]
         config = (folder / "config.yaml").read_text(encoding="utf-8")
         answers = _answers(folder / "checkpoints" / ANSWERS)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # a damaged file can raise almost anything
         raise ValueError(f"{folder}: this run cannot be read, a file of it is missing or damaged ({error}).") from error
+    if "val/acc" not in metrics["best"]:
+        raise ValueError(f"{folder}: its best epoch, by {metrics.get('monitor')}, was not validated.")
     rows = [{**row, "epoch": int(row["epoch"])} for row in rows]
     return Run(folder, metrics, rows, val_images, config, answers)
 
@@ -108,5 +112,5 @@ def read(folder: Path) -> Run:
 def _answers(path: Path) -> Answers | None:
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as file:
-        return Answers(file["probabilities"], file["labels"])
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        return Answers(file["probabilities"], file["labels"], file["keys"].tolist())

@@ -156,10 +156,15 @@ def read_classes(root: Path, split_root: Path) -> tuple[Found, list[str]]:
     return (keys, labels, paths), others
 
 
+def kinds(paths: Sequence[str]) -> str:
+    """How many files there are of each ending."""
+    found = Counter(os.path.splitext(path)[1].lower() or "no extension" for path in paths)
+    return ", ".join(f"{n} {kind}" for kind, n in found.most_common(5))
+
+
 def note_on_others(others: Sequence[str]) -> list[str]:
     """A sentence on the files that are no pictures, if there are some."""
-    kinds = Counter(os.path.splitext(path)[1].lower() or "no extension" for path in others)
-    named = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5))
+    named = kinds(others)
     what = "1 file is no picture" if len(others) == 1 else f"{len(others)} files are no pictures"
     return [f"{what} of a kind that training reads: {named}"] if others else []
 

@@ -56,6 +56,11 @@ class Survey:
             found[p.label][p.split] += 1
         return found
 
+    def only(self, names: Sequence[str]) -> None:
+        """Forget all classes but these."""
+        self.classes = {split: [c for c in own if c in names] for split, own in self.classes.items()}
+        self.pictures = [p for p in self.pictures if p.label in names]
+
     def readable(self) -> list[Picture]:
         """Without those that cannot be decoded."""
         return [p for p in self.pictures if self.facts.get(p.path, Fact()).reason is None]
@@ -89,7 +94,9 @@ def of_folder(root: Path) -> Survey:
         found.unread = [name for name in images.subfolders(root) if name not in taken]
     for split, folder in folders.items():
         found.classes[split] = images.subfolders(folder)
-        for path in images.walk_files(folder):
+        loose = sorted(entry.path for entry in os.scandir(folder) if entry.is_file())
+        inside = (path for name in found.classes[split] for path in images.walk_files(folder / name))
+        for path in (*loose, *inside):
             _place(found, split, folder, path)
     return found
 
@@ -97,7 +104,7 @@ def of_folder(root: Path) -> Survey:
 def _place(found: Survey, split: str, folder: Path, path: str) -> None:
     """Put a file where it belongs."""
     parts, key = Path(path).relative_to(folder).parts, found.name_of(path)
-    if parts[-1].startswith(".") or parts[-1] in ("Thumbs.db", "desktop.ini"):
+    if images.is_hidden(parts[-1]):
         found.hidden.append(key)
     elif len(parts) == 1 or not images.is_image(parts[-1]):
         found.others.append(key)
@@ -113,7 +120,7 @@ def of_splits(
     """The survey of data that are about to be trained on."""
     found = Survey(root or Path(), facts=known, classes={name: list(classes) for name in parts})
     for name, split in parts.items():
-        paths = splits.paths_of(split.load) or []
-        rows = zip(split.keys, paths, split.labels, strict=False)
+        paths = splits.paths_of(split.load) or [""] * len(split)  # a data set that has its own way
+        rows = zip(split.keys, paths, split.labels, strict=True)
         found.pictures += [Picture(key, path, name, classes[label]) for key, path, label in rows]
     return found

@@ -24,7 +24,7 @@ class Suspect:
 def find(probabilities: np.ndarray, labels: np.ndarray) -> list[Suspect]:
     """Images whose probability of another class is at least what it usually is for images of that class.
 
-    The most suspicious, with the widest gap between the two probabilities, come first.
+    And more probable than its own label. The most suspicious, with the widest gap between the two probabilities, come first.
     Source: the confident joint of Northcutt et al., "Confident Learning", 2021.
 
     Args:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from finetune.cli import INTERRUPTED, TERMINATED, Exit, begin, heavy_imports, hydra_command
+from finetune.cli import INTERRUPTED, TERMINATED, Exit, begin, heavy_imports, hydra_command, typed
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -35,7 +34,7 @@ def train(cfg: DictConfig) -> float | None:
     except SystemExit as error:  # Lightning's answer to Ctrl-C, and to SIGTERM
         terminated = type(error).__name__ == "SIGTERMException"
         raise Exit(results.how_to_resume(folder), TERMINATED if terminated else INTERRUPTED) from error
-    return results.finish(trainer, module, data, folder, cfg, clock, ["python", "-m", "finetune.train", *sys.argv[1:]])
+    return results.finish(trainer, module, data, folder, cfg, clock, typed("train"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 from finetune import findings, scores
@@ -30,15 +31,16 @@ def of_run(
     """
     stored = [Finding(**{k: v for k, v in f.items() if k != "files"}) for f in metrics.get("findings", [])]
     best, matrix = metrics["best"], metrics["confusion_matrix"]
-    every = [*stored, findings.uncertainty(judged), *_chance(matrix, metrics["classes"]), *_fit(best, rows)]
+    every = [*stored, findings.uncertainty(judged), *_chance(matrix, metrics["classes"]), *_fit(best, rows, judged)]
     every += [*_weak(matrix, metrics["classes"], best["val/acc"]), *_chosen(metrics, rows)]
     if metrics.get("bad_files"):
         text = f"{findings.number(metrics['bad_files'], 'file')} could not be read and were left out."
         every.append(Finding("unreadable", "warning", text, "bad_files.csv lists them."))
-    if calibration and calibration["ece"] > CALIBRATED and calibration["temperature"]:
+    scaled = calibration["ece_scaled"] if calibration else None
+    if calibration and calibration["ece"] > CALIBRATED and scaled is not None and scaled < 0.8 * calibration["ece"]:
         how = "more" if calibration["temperature"] > 1 else "less"
         text = f"The model is {how} certain than it is right: by {calibration['ece']:.1%} in the mean (ECE)."
-        do = f"temperature={calibration['temperature']:.2f} in predict mends most of it."
+        do = f"temperature={calibration['temperature']:.2f} in predict brings that to {scaled:.1%}."
         every.append(Finding("calibration", "note", text, do))
     return findings.ranked(every)
 
@@ -55,10 +57,10 @@ def _chance(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Iterator
         )  # fmt: skip
 
 
-def _fit(best: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+def _fit(best: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], judged: int) -> Iterator[Finding]:
     """Learned by heart, or not learned out."""
-    gap = best.get("train/acc", 0) - best["val/acc"]
-    if gap > GAP:
+    learned, highest = best.get("train/acc", 0), scores.wilson(round(best["val/acc"] * judged), judged)[1]
+    if learned > max(best["val/acc"] + GAP, highest):
         yield Finding(
             "overfitting", "warning",
             f"The training pictures are told apart better than new ones: {best['train/acc']:.1%} against {best['val/acc']:.1%}.",
@@ -76,7 +78,7 @@ def _fit(best: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator
             "not_converged", "warning",
             f"It was still getting better when it ended: the validation loss fell from {before:.3f} to {late:.3f} in the "
             f"last {findings.number(quarter, 'epoch')}.",
-            f"Try trainer.max_epochs={2 * len(losses)}, or a larger optimizer.lr.",
+            f"Try trainer.max_epochs={2 * (int(rows[-1]['epoch']) + 1)}, or a larger optimizer.lr.",
         )  # fmt: skip
     if late > 1.2 * least and not lately:
         yield Finding(
@@ -88,10 +90,11 @@ def _fit(best: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator
 
 def _weak(matrix: Sequence[Sequence[int]], classes: Sequence[str], acc: float) -> Iterator[Finding]:
     """Classes that are clearly below the rest."""
+    z = NormalDist().inv_cdf(1 - 0.025 / len(classes))  # of so many classes some are below by chance
     weak = []
     for i, name in enumerate(classes):
         n = sum(matrix[i])
-        if n and scores.wilson(matrix[i][i], n)[1] < acc:
+        if n >= findings.FEW and scores.wilson(matrix[i][i], n, z)[1] < acc:
             weak.append(f"{name} ({matrix[i][i]} of {n} found)")
     if weak:
         yield Finding(

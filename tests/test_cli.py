@@ -107,12 +107,13 @@ def test_train_help_lists_groups_and_keys(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "export"])
+@pytest.mark.parametrize("name", ["train", "check", "evaluate", "predict", "export"])
 def test_help_of_every_command_says_what_its_keys_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     importlib.import_module(f"finetune.{name}").main(["--help"])
     printed = capsys.readouterr().out
     for word in {
-        "train": ("# plots", "feature_extract"),
+        "train": ("# report.html and plots/", "feature_extract"),
+        "check": ("# check.html", "near: 6"),
         "evaluate": ("# val | test", "none | flip | five_crop", "ckpt=best.ckpt data.root=other_photos", "data:"),
         "predict": ("# csv | jsonl | parquet", "embeddings: false", "source: ???"),
         "export": ("onnx | torch_export | safetensors | state_dict", "tolerance: 0.0001"),

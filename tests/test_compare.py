@@ -23,22 +23,34 @@ Command = Callable[..., tuple[Path, int]]
 
 def made(tmp_path: Path, name: str, right: list[int], config: str = "", **metrics: Any) -> Run:
     """A run of two classes with so many images, right or wrong."""
-    answers = Answers(np.array([[0.9, 0.1] if r else [0.1, 0.9] for r in right]), np.zeros(len(right), int))
+    keys = [f"{i}.png" for i in range(len(right))]
+    answers = Answers(np.array([[0.9, 0.1] if r else [0.1, 0.9] for r in right]), np.zeros(len(right), int), keys)
     values = {
         "best": {"val/acc": sum(right) / len(right), "epoch": 0}, "strategy": "finetune", "seconds": {"total": 1.0},
-        "n_val": len(right), "trainable_parameters": 10, "total_parameters": 20, "test": {}, **metrics,
+        "n_val": len(right), "trainable_parameters": 10, "total_parameters": 20, "test": {}, "confusion_matrix": [], **metrics,
     }  # fmt: skip
     rows = [{"epoch": 0, "val/acc": sum(right) / len(right)}]
-    return Run(tmp_path / name, values, rows, [f"{i}.png" for i in range(len(right))], config, answers)
+    return Run(tmp_path / name, values, rows, keys, config, answers)
 
 
 def test_label_names_runs_by_what_differs(tmp_path: Path) -> None:
     found = [made(tmp_path, str(i), [1], f"seed: {i}\noptimizer: {{lr: 0.1}}\npaths: {{x: {i}}}") for i in range(2)]
     comparison.label(found)
     assert [run.label for run in found] == ["seed=0", "seed=1"]
-    found = [made(tmp_path, str(i), [1], f"optimizer: {{lr: 0.{i}}}\nwarm: {{lr: {i}}}") for i in (1, 2)]
+    grid = [(1, 1), (1, 2), (2, 1)]
+    found = [made(tmp_path, f"{a}{b}", [1], f"optimizer: {{lr: 0.{a}}}\nwarm: {{lr: {b}}}") for a, b in grid]
     comparison.label(found)
-    assert [run.label for run in found] == ["optimizer.lr=0.1 warm.lr=1", "optimizer.lr=0.2 warm.lr=2"]
+    assert found[0].label == "optimizer.lr=0.1 warm.lr=1"
+    # one key is enough, and the other one is named
+    comparison.label(found[1:])
+    assert [run.label for run in found[1:]] == ["lr=0.1", "lr=0.2"]
+    assert comparison.differing(found[1:]) == ["optimizer.lr", "warm.lr"]
+
+
+def test_label_always_has_model_and_strategy_where_they_differ(tmp_path: Path) -> None:
+    found = [made(tmp_path, a, [1], f"model: {{name: {a}}}", strategy=b) for a, b in (("m", "s"), ("n", "t"))]
+    comparison.label(found)
+    assert [run.label for run in found] == ["model=m s", "model=n t"]
 
 
 def test_label_names_strategies_and_not_their_parts(tmp_path: Path) -> None:
@@ -85,6 +97,8 @@ def test_groups_are_means_over_seeds(tmp_path: Path) -> None:
     half = 4.303 * 0.25 / 3**0.5
     assert groups[0].interval == pytest.approx((0.5 - half, 0.5 + half))
     assert comparison.groups(found[:1]) == []
+    found[1].val_images = ["of other data"]
+    assert [len(g.accuracies) for g in comparison.groups(found)] == [2, 1, 3]
 
 
 def test_trade_figure_joins_what_nothing_beats() -> None:
@@ -110,7 +124,7 @@ def two(trained: Path, tmp_path: Path) -> list[Path]:
     answers = runs.read(folders[1]).answers
     assert answers is not None
     flat = np.full_like(answers.probabilities, 1 / 3)
-    np.savez(folders[1] / "checkpoints" / "best.npz", probabilities=flat, labels=answers.labels)
+    np.savez(folders[1] / "checkpoints" / "best.npz", probabilities=flat, labels=answers.labels, keys=answers.keys)
     return folders
 
 
@@ -123,7 +137,6 @@ def test_compare_writes_a_leaderboard_and_a_page(
     assert max(map(len, printed.splitlines())) <= 80
     assert "seed=0" in printed
     assert "Careful" not in printed
-    assert "McNemar" not in printed
     assert "fewer right" in printed
     with (tmp_path / "comparison" / "leaderboard.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -144,8 +157,10 @@ def test_compare_of_a_sweep_lies_in_its_folder(two: list[Path]) -> None:
 def test_compare_warns_of_different_validation_images(
     two: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    split = two[1] / "split.csv"
-    split.write_text(split.read_text().replace("val/cat/00.png", "val/cat/99.png"))
+    answers = runs.read(two[1]).answers
+    assert answers is not None
+    keys = ["val/cat/99.png", *answers.keys[1:]]
+    np.savez(two[1] / "checkpoints" / "best.npz", probabilities=answers.probabilities, labels=answers.labels, keys=keys)
     compare.main([*map(str, two), "--out", str(tmp_path / "out")])
     assert "different images" in capsys.readouterr().out
     assert "do not compare" in (tmp_path / "out" / "compare.html").read_text()

@@ -15,7 +15,7 @@ import torch
 from conftest import TINY
 from PIL import Image
 
-from finetune import load, scores
+from finetune import load, report, scores
 from finetune.config import options
 
 Command = Callable[..., tuple[Path, int]]
@@ -343,6 +343,9 @@ def test_evaluate_a_torchvision_data_set_by_its_name(
     own = ["--config-dir", str(tmp_path / "my_conf")]
     run, code = command("train", *own, *[t for t in TINY if t != "data=imagefolder"], "data=fake")
     assert code == 0, capsys.readouterr().err
+    report.main([str(run)])  # finds the images by the run's configuration
+    assert (run / "report.html").read_text().count("<img") >= 5
+    assert "Note" not in capsys.readouterr().out
     _, code = command("evaluate", f"ckpt={run}/checkpoints/best.ckpt")
     assert code == 2
     assert "name them: data=fakedata" in capsys.readouterr().err

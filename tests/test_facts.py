@@ -12,7 +12,7 @@ import pytest
 from conftest import picture
 from PIL import Image
 
-from finetune import facts
+from finetune import facts, images
 from finetune.cache import Cache
 from finetune.facts import connected, examine, look, near_pairs
 
@@ -80,6 +80,38 @@ def test_look_without_a_cache_that_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert look([path], tmp_path, Cache(tmp_path / "file"))[path].width == 96
     assert look([path], tmp_path, Cache(tmp_path / "cache", gib=0))[path].width == 96
+
+
+def test_look_again_at_what_could_not_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"no")
+    cache, stamp = Cache(tmp_path / "cache"), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    assert look([str(path)], tmp_path, cache)[str(path)].reason
+    picture(side=8).save(tmp_path / "b.png")
+    content = (tmp_path / "b.png").read_bytes()
+    path.write_bytes(content)
+    os.utime(path, ns=stamp)  # as if it were the same: a permission, say, leaves no trace
+    assert look([str(path)], tmp_path, cache)[str(path)].reason is None
+
+
+def test_look_knows_a_root_by_whatever_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture().save(tmp_path / "a.png")
+    cache = Cache(tmp_path / "cache")
+    look([str(tmp_path / "a.png")], tmp_path, cache)
+    monkeypatch.chdir(tmp_path.parent)
+    monkeypatch.setattr(facts, "examine", lambda path, full: pytest.fail(path))
+    name = tmp_path.name
+    assert look([f"{name}/a.png"], Path(name), cache)[f"{name}/a.png"].width == 96
+
+
+def test_examine_takes_a_file_whose_first_picture_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    picture().save(path, save_all=True, append_images=[picture(1)])
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[: size - size // 3])
+    if images.check_image(path) is None:  # as training reads it
+        assert examine(str(path), full=True).reason is None
+        assert examine(str(path)).reason is None
 
 
 def test_look_survives_a_damaged_entry(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from conftest import picture
 from PIL import Image
 from torch import nn
 
-from finetune import heatmaps, pages, plots, report, runs, suspects, verdicts
+from finetune import compare, heatmaps, pages, plots, report, runs, suspects, verdicts
 from finetune.classifier import Classifier
 from finetune.families import FAMILIES
 from finetune.module import FineTuner
@@ -105,8 +105,22 @@ def test_report_writes_suspicious_labels(page: Path) -> None:
     assert lines[0] == "path,label,suggested,probability_of_label,probability_of_suggested"
 
 
+def test_report_names_the_file_whose_label_is_wrong(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    answers = runs.read(trained).answers
+    assert answers is not None
+    sure = np.where(np.eye(3)[answers.labels] == 1, 0.94, 0.03)
+    sure[5] = [0.02, 0.02, 0.96]  # the second dog
+    path = tmp_path / "run/checkpoints/best.npz"
+    np.savez(path, probabilities=sure, labels=answers.labels, keys=answers.keys)
+    report.main([str(tmp_path / "run")])
+    lines = (tmp_path / "run/suspicious_labels.csv").read_text().splitlines()[1:]
+    assert lines == ["val/dog/01.png,dog,emu,0.0200,0.9600"]
+    assert "val/dog/01.png" in (tmp_path / "run/report.html").read_text()
+
+
 def test_report_without_its_images_has_its_numbers(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(trained, tmp_path / "run")
     stored = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
@@ -115,6 +129,12 @@ def test_report_without_its_images_has_its_numbers(
     report.main([str(tmp_path / "run")])
     assert "Without pictures: 12 of the run's 12 val images are not at" in " ".join(capsys.readouterr().out.split())
     assert "of 12 right" in (tmp_path / "run" / "report.html").read_text()
+    report.main([str(tmp_path / "run"), "--root", str(photos)])
+    good = (tmp_path / "run" / "report.html").read_text()
+    assert good.count("<img") >= 16
+    report.main([str(tmp_path / "run")])  # does not take the pictures away again
+    assert (tmp_path / "run" / "report.html").read_text() == good
+    assert "is left as it is" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("missing", ["checkpoints/best.npz", "checkpoints/best.ckpt"])
@@ -135,6 +155,39 @@ def test_report_of_no_run_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[
         report.main([str(tmp_path)])
     assert stop.value.code == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut"])
+def test_report_of_a_damaged_run_exits_2(
+    content: bytes, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run/checkpoints/best.npz").write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(tmp_path / "run")])
+    assert stop.value.code == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_report_of_a_best_epoch_without_validation_says_so(
+    photos: Path, command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["model=squeezenet1_1", "model.weights=none", "data=imagefolder", f"data.root={photos}", "report=true"]
+    words += ["data.image_size=32", "trainer=cpu", "trainer.check_val_every_n_epoch=2", "monitor=train/loss"]
+    folder, code = command("train", *words, "trainer.max_epochs=1")
+    assert code == 0
+    assert "was not validated" in " ".join(capsys.readouterr().out.split())
+    assert not (folder / "checkpoints" / "best.npz").exists()
+
+
+def test_report_of_some_of_the_batches_counts_those(photos: Path, command: Any) -> None:
+    words = ["model=squeezenet1_1", "model.weights=none", "data=imagefolder", f"data.root={photos}", "report=true"]
+    words += ["data.image_size=32", "trainer=cpu", "+trainer.limit_val_batches=1", "data.batch_size=8"]
+    folder, code = command("train", *words, "trainer.max_epochs=1")
+    assert code == 0
+    assert " of 8 right" in (folder / "report.html").read_text()
+    assert len(runs.read(folder).answers or []) == 3
+    assert runs.read(folder).judged == 8
 
 
 def test_report_shows_names_as_they_are(trained: Path, tmp_path: Path) -> None:
@@ -164,7 +217,17 @@ def test_train_ends_with_a_report(photos: Path, command: Any, capsys: pytest.Cap
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
 @pytest.mark.parametrize("width", [1280, 390])
-def test_report_in_a_browser(page: Path, tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize("name", ["report", "check", "compare"])
+def test_pages_in_a_browser(name: str, page: Path, photos: Path, tmp_path: Path, command: Any, width: int) -> None:
+    source = page / "report.html"
+    if name == "compare":
+        shutil.copytree(page, tmp_path / "two" / "a")
+        shutil.copytree(page, tmp_path / "two" / "b")
+        compare.main([str(tmp_path / "two")])
+        source = tmp_path / "two" / "compare.html"
+    if name == "check":
+        folder, _ = command("check", f"data.root={photos}", "report=true")
+        source = folder / "check.html"
     probe = """<script>
     const errors = [];
     addEventListener('error', e => errors.push(String(e.message || e.target.src).slice(0, 99)), true);
@@ -176,7 +239,7 @@ def test_report_in_a_browser(page: Path, tmp_path: Path, width: int) -> None:
       const failed = made.filter(m => m.status != 'fulfilled').length;
       document.body.textContent = 'FOUND' + JSON.stringify({images: images.length, failed, asked, errors, wide}) + 'END';
     });</script></head>"""
-    (tmp_path / "copy.html").write_text((page / "report.html").read_text().replace("</head>", probe, 1))
+    (tmp_path / "copy.html").write_text(source.read_text().replace("</head>", probe, 1))
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
     command += ["--virtual-time-budget=20000", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
     done = subprocess.run(
@@ -184,7 +247,7 @@ def test_report_in_a_browser(page: Path, tmp_path: Path, width: int) -> None:
         capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(tmp_path)},
     )  # fmt: skip
     found = json.loads(re.findall(r"FOUND(.*)END", done.stdout)[-1])
-    assert found.pop("images") >= 16
+    assert found.pop("images") >= {"report": 16, "check": 18, "compare": 0}[name]
     assert found == {"failed": 0, "asked": [], "errors": [], "wide": 0}
     assert "CONSOLE" not in done.stderr
 
@@ -221,7 +284,7 @@ def test_verdicts_of_a_good_run_are_few() -> None:
         ("not_converged", metrics_of(GOOD), losses(0.9, 0.8, 0.7, 0.6), None),
         ("too_long", metrics_of(GOOD), losses(0.9, 0.3, 0.4, 0.5), None),
         ("weak_classes", metrics_of([[480, 20], [60, 40]]), losses(0.5, 0.5), None),
-        ("calibration", metrics_of(GOOD), losses(0.5, 0.5), {"ece": 0.1, "temperature": 2.0}),
+        ("calibration", metrics_of(GOOD), losses(0.5, 0.5), {"ece": 0.1, "ece_scaled": 0.02, "temperature": 2.0}),
         ("unreadable", {**metrics_of(GOOD), "bad_files": 3}, losses(0.5, 0.5), None),
     ],
 )

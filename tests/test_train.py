@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune import Family, FineTuner, evaluate, families, register, train
+from finetune import Family, FineTuner, evaluate, families, load, register, runs, train
 from finetune.config import options
 
 TINY = [
@@ -149,6 +149,11 @@ def test_resume_continues_where_the_run_stopped(strategy: str, run: Callable[...
     assert [r["epoch"] for r in rows(rest)] == ["0", "1", "2", "3"]
     assert timeless(metrics(rest)) == timeless(metrics(whole))
     assert (rest / "checkpoints" / "best.ckpt").exists()
+    there, here = runs.read(whole).answers, runs.read(rest).answers  # copied, if the best epoch was before the stop
+    assert there is not None
+    assert here is not None
+    assert (there.probabilities == here.probabilities).all()
+    assert there.keys == here.keys
 
 
 def test_resume_of_a_finished_run_says_so_and_keeps_its_best(
@@ -444,6 +449,12 @@ def test_two_processes_end_with_identical_weights(strategy: str, photos: Path, t
     found = metrics(tmp_path / "out")
     assert sum(map(sum, found["confusion_matrix"])) == 12  # each image once
     assert len(rows(tmp_path / "out")) == 3
+    left = runs.read(tmp_path / "out")
+    assert left.answers is not None  # in the order of split.csv, whichever process had the image
+    assert [Path(key).parts[1] for key in left.val_images] == [left.metrics["classes"][i] for i in left.answers.labels]
+    model = load(left.best, device="cpu", precision="32-true")
+    again = model.probabilities([photos / key for key in left.val_images]).numpy()
+    assert abs(again - left.answers.probabilities).max() < 0.02
 
 
 # --- real --------------------------------------------------------------------------------------------------------
