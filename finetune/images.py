@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -216,7 +217,10 @@ def subfolders(root: str | Path) -> list[str]:
 
 
 def walk_files(root: str | Path) -> Iterator[str]:
-    """Every file below `root`, sorted, links followed, each real folder once (a loop of links ends)."""
+    """Every file below `root`, sorted, links followed, each real folder once (a loop of links ends).
+
+    Without pipes and devices, which would be waited for.
+    """
     seen: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -225,7 +229,14 @@ def walk_files(root: str | Path) -> Iterator[str]:
             continue
         seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in _JUNK_FOLDERS)
-        yield from (os.path.join(folder, name) for name in sorted(files))
+        yield from (path for name in sorted(files) if not _special(path := os.path.join(folder, name)))
+
+
+def _special(path: str) -> bool:
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False  # a link to nothing is a file that cannot be read
 
 
 def list_images(root: str | Path) -> tuple[list[str], list[str]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -161,3 +162,9 @@ def test_subfolders_leave_out_links_that_lead_back(tmp_path: Path) -> None:
     (tmp_path / "root" / "up").symlink_to(tmp_path)
     (tmp_path / "root" / "dog").symlink_to(tmp_path / "elsewhere")
     assert subfolders(tmp_path / "root") == ["cat", "dog"]
+
+
+def test_list_images_passes_over_pipes(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing")
+    assert list_images(tmp_path) == ([str(tmp_path / "gone.jpg")], [])
