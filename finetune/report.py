@@ -93,7 +93,8 @@ def _data(run: Run, model: Classifier, root: Path | None) -> ImageDataModule:
     if root is None and not stored.get("dataset"):
         return ImageDataModule()  # where the checkpoint says
     cfg: Any = OmegaConf.create(run.config)
-    cfg.data.root = str(root or stored.get("root"))
+    found = root or stored.get("root")
+    cfg.data.root = str(found) if found is not None else None
     return ImageDataModule(**build.data_options(cfg))
 
 

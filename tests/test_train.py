@@ -358,7 +358,8 @@ def test_user_errors_are_explained(
 def test_sweep_runs_every_point_in_a_folder_of_its_own(run: Callable[..., Path], tmp_path: Path) -> None:
     run("-m", "seed=0,1", "optimizer.lr=1e-3,1e-2", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}/sweep")
     found = [metrics(tmp_path / "sweep" / str(i)) for i in range(4)]
-    assert len({m["command"] for m in found}) == 1
+    assert len({m["command"] for m in found}) == len(found)  # each of its point alone
+    assert not any(" -m " in m["command"].removeprefix("python -m ") for m in found)
     assert (tmp_path / "sweep" / "multirun.yaml").exists()
 
 
