@@ -28,18 +28,20 @@ def compare(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help=help_out)
     options = parser.parse_args(argv)
     one = options.runs[0] if len(options.runs) == 1 else Path("comparison")
-    show([runs.read(folder) for folder in runs.find(options.runs)], options.out or one)
+    found, faults = runs.read_all(runs.find(options.runs))
+    if not found:
+        raise ValueError("\n".join(faults))
+    for fault in faults:
+        say(entry("Left out", fault))
+    show(found, options.out or one)
 
 
 def after_sweep(folder: Path) -> None:
     """Compare the runs of a sweep that has ended; nothing where fewer than two finished."""
     finished = sorted({path.parent for path in folder.glob("**/metrics.json")})
-    found = []
-    for run in finished:
-        try:
-            found.append(runs.read(run))
-        except ValueError as error:
-            say(entry("Left out", str(error)))
+    found, faults = runs.read_all(finished)
+    for fault in faults:
+        say(entry("Left out", fault))
     if len(found) < 2:
         return
     try:
@@ -64,6 +66,9 @@ def show(found: Sequence[Run], folder: Path) -> None:
     alike = all(comparison.judged_alike(run, ranked[0]) for run in ranked)
     columns = ["run", "best acc", "right", "epoch", "learn", "seconds", "folder"]
     print_table("Validation accuracy", columns, [_cells(run) for run in ranked])
+    differ = [key for key in comparison.differing(ranked) if key != "seed"]
+    if len(differ) > 1:
+        say(entry("Differ in", ", ".join(differ)))
     seeds = comparison.groups(ranked)
     if seeds:
         rows = [[g.label, f"{g.mean:.4f}", _between(g.interval), str(len(g.accuracies)), ""] for g in seeds]

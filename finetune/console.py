@@ -28,6 +28,7 @@ IGNORED_WARNINGS = (
     r".*torch\.distributed\.nn\.functional.*",  # Lightning's gathering, on newer torch
     r"Checkpoint directory .* exists and is not empty.*",
     r"The image decoding and encoding capabilities of TorchVision are deprecated.*",  # see images.load_pixels
+    r"Glyph .* missing from font.*",  # of names in signs that matplotlib's font lacks
     r"The dirpath has changed from .*",  # a resumed run writes into its own folder; BestCheckpoint carries over
 )
 """Third-party warnings that may be ignored, by commands and tests alike."""

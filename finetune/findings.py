@@ -16,8 +16,8 @@ from finetune.survey import Picture, Survey
 
 NEAR = 6
 """Bits of 64 in which the perceptual hashes of near duplicates may differ; of unlike pictures 20 to 40 do."""
-IMBALANCED, FEW = 10, 5
-"""Largest class over smallest; pictures of a class."""
+IMBALANCED, FEW, JUDGED = 10, 5, 20
+"""Largest class over smallest; pictures of a class; validation pictures below which nothing can be said."""
 BLANK = 0.02
 """Spread of the pixels, of 0..1, below which there is nothing to see."""
 LARGE = 40_000_000
@@ -255,7 +255,7 @@ def _few(found: Survey, counts: Mapping[str, Mapping[str, int]]) -> Iterator[Fin
         if few:
             yield Finding(
                 f"few_{split}" if split in ("val", "test") else "few", "warning",
-                f"{number(len(few), 'class')} {_have(len(few))} fewer than {FEW} pictures to {what}: {listed(few)}.",
+                f"{f'In {split} ' if split else ''}{number(len(few), 'class')} {_have(len(few))} fewer than {FEW} pictures to {what}: {listed(few)}.",
                 "Little can be learned or said of them; add some.",
             )  # fmt: skip
 
@@ -365,6 +365,9 @@ def uncertainty(n: int) -> Finding:
     """What so many validation images can tell: Wilson's 95 % interval."""
     low, high = scores.wilson(round(0.9 * n), n)
     best = scores.wilson(n, n)[0]
+    if n < JUDGED:
+        text = f"{number(n, 'validation picture')} {_are(n)} too few to judge by: even with all right, the true share may be {best:.0%} (95 % interval)."
+        return Finding("uncertainty", "warning", text, "Add some, or a larger data.val_fraction.")
     return Finding(
         "uncertainty", "warning" if high - low > 0.1 else "note",
         f"{number(n, 'validation picture')}: with 90 % right, the true share lies between {low:.1%} and {high:.1%} (95 % interval); "

@@ -116,7 +116,9 @@ def matrix_figure(matrix: Sequence[Sequence[int]], classes: Sequence[str], title
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
         if n <= 60:
-            axes.set_xticks(range(n), [_short(c) for c in classes], rotation=90 if n > 6 else 0)
+            axes.set_xticks(
+                range(n), [_short(c) for c in classes], rotation=90 if n > 6 or max(map(len, classes)) * n > 24 else 0
+            )
             axes.set_yticks(range(n), [_short(c) for c in classes])
         if n <= 25:
             for i, j in np.ndindex(n, n):

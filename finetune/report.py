@@ -39,11 +39,18 @@ def report(argv: Sequence[str] | None = None) -> None:
         from finetune.console import entry, link, say
 
     build.prepare_process()
-    for folder in runs.find(options.runs):
-        note = write(runs.read(folder), root=options.root)
+    found, faults = runs.read_all(runs.find(options.runs))
+    for run in found:
+        try:
+            note = write(run, root=options.root)
+        except ValueError as error:
+            faults.append(str(error))
+            continue
         if note:
             say(entry("Note", note))
-        link("Report", folder / "report.html")
+        link("Report", run.folder / "report.html")
+    if faults:
+        raise ValueError("\n".join(faults))
 
 
 def write(run: Run, split: Split | None = None, root: Path | None = None) -> str | None:
@@ -56,6 +63,9 @@ def write(run: Run, split: Split | None = None, root: Path | None = None) -> str
 
     Returns:
         Why the page has no pictures, or none of where the network looked.
+
+    Raises:
+        ValueError: there is a page already, and the pictures for a new one are not to be found.
     """
     from finetune import held_out, pages, suspects
     from finetune.checkpoint import write_csv
@@ -77,7 +87,10 @@ def write(run: Run, split: Split | None = None, root: Path | None = None) -> str
     columns = ["path", "label", "suggested", "probability_of_label", "probability_of_suggested"]
     write_csv(columns, rows, run.folder / "suspicious_labels.csv")
     if not pictures["sheets"] and (run.folder / "report.html").exists():
-        return f"{pictures['note']} The page that is there is left as it is; --root=FOLDER says where pictures are now."
+        raise ValueError(
+            f"{run.folder}: the page that is there is left as it is; --root FOLDER says where its pictures are now. "
+            f"{pictures['note']}"
+        )
     pages.write(run.folder / "report.html", "report.html", **_page(run), **pictures, suspects=len(found))
     return pictures["note"]
 
@@ -200,7 +213,7 @@ def _pictures(run: Run, answers: Answers, model: Classifier, split: Split, found
             wrong[confidence[wrong].argsort(descending=True, stable=True)][:SHOWN].tolist(),
         ("Labels to look at", f"{SUSPICIOUS} suspicious_labels.csv has all {len(found)}."): [s.position for s in found[:SHOWN]],
         ("The least certain", "Where it hesitates, right or wrong."): confidence.argsort(stable=True)[:SHOWN].tolist(),
-        ("Some at random", "What it does on the rest."): sorted(random.Random(0).sample(range(n), min(SHOWN, n))),
+        ("Some at random", "Whatever they are."): sorted(random.Random(0).sample(range(n), min(SHOWN, n))),
     }  # fmt: skip
     wanted = sorted({i for positions in kinds.values() for i in positions})
     images = torch.stack([model.transform(split.load(place[answers.keys[i]])) for i in wanted])

@@ -173,7 +173,8 @@ def end_lines(values: dict[str, Any], judged: int) -> list[str]:
         right = round(best["val/acc"] * judged)
         low, high = scores.wilson(right, judged)
         text = f"val/acc {best['val/acc']:.4f}, {right} of {judged} right (95 %: {low:.3f} to {high:.3f})"
-        lines.append(entry("Best", f"{text}, epoch {best['epoch'] + 1}"))
+        by = "" if values["monitor"] == "val/acc" else f", by {values['monitor']}"
+        lines.append(entry("Best", f"{text}, epoch {best['epoch'] + 1}{by}"))
     if values["test"]:
         text = f"acc {values['test']['test/acc']:.4f} on {values['n_test']} images, with the best checkpoint"
         lines.append(entry("Test", text))
@@ -187,6 +188,9 @@ def end(values: dict[str, Any], judged: int, folder: Path) -> None:
     for label, name in (("Report", "report.html"), ("Model", "checkpoints/best.ckpt")):
         if (folder / name).is_file():
             link(label, folder / name)
+    if not (folder / "checkpoints" / "best.ckpt").is_file():
+        say(entry("Note", "nothing was trained, and there is no model to use."))
+        return
     ckpt = shlex.quote(f"ckpt={folder}")
     print(f"{'Next':<10}python -m finetune.predict {ckpt} source=PICTURES", flush=True)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from omegaconf import OmegaConf
 
 ANSWERS = "best.npz"
 """Beside `best.ckpt`: `Answers`."""
@@ -83,6 +84,17 @@ def find(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def read_all(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """The runs that can be read, and why the others cannot."""
+    found, faults = [], []
+    for folder in folders:
+        try:
+            found.append(read(folder))
+        except ValueError as error:
+            faults.append(str(error))
+    return found, faults
+
+
 def read(folder: Path) -> Run:
     """Read a run's folder.
 
@@ -105,6 +117,9 @@ def read(folder: Path) -> Run:
         raise ValueError(f"{folder}: this run cannot be read, a file of it is missing or damaged ({error}).") from error
     if "val/acc" not in metrics["best"]:
         raise ValueError(f"{folder}: its best epoch, by {metrics.get('monitor')}, was not validated.")
+    cfg: Any = OmegaConf.create(config)
+    older = {"model": cfg.model.name, "data": cfg.data.root, "groups": [], "findings": []}
+    metrics = {**older, **metrics}
     rows = [{**row, "epoch": int(row["epoch"])} for row in rows]
     return Run(folder, metrics, rows, val_images, config, answers)
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+CERTAIN = 0.5
+"""What is less probable is no objection to a label."""
+
 
 @dataclass(frozen=True)
 class Suspect:
@@ -34,7 +37,7 @@ def find(probabilities: np.ndarray, labels: np.ndarray) -> list[Suspect]:
     n, classes = probabilities.shape
     usual = np.full(classes, np.inf)  # of a class without images, nothing is suspected
     for c in np.unique(labels):
-        usual[c] = probabilities[labels == c, c].mean()
+        usual[c] = max(CERTAIN, probabilities[labels == c, c].mean())
     others = np.where(probabilities >= usual, probabilities, -1.0)
     others[np.arange(n), labels] = -1.0
     suggested = others.argmax(axis=1)

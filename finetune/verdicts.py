@@ -36,8 +36,19 @@ def of_run(
     if metrics.get("bad_files"):
         text = f"{findings.number(metrics['bad_files'], 'file')} could not be read and were left out."
         every.append(Finding("unreadable", "warning", text, "bad_files.csv lists them."))
+    if judged < metrics.get("n_val", judged):
+        text = (
+            f"Only {judged} of the {metrics['n_val']} validation pictures were looked at (trainer.limit_val_batches)."
+        )
+        every.append(Finding("some_batches", "warning", text, "The numbers are good for a test of the set-up alone."))
     scaled = calibration["ece_scaled"] if calibration else None
-    if calibration and calibration["ece"] > CALIBRATED and scaled is not None and scaled < 0.8 * calibration["ece"]:
+    if (
+        calibration
+        and calibration["ece"] > CALIBRATED
+        and scaled is not None
+        and scaled < 0.8 * calibration["ece"]
+        and 0.2 < calibration["temperature"] < 5
+    ):
         how = "more" if calibration["temperature"] > 1 else "less"
         text = f"The model is {how} certain than it is right: by {calibration['ece']:.1%} in the mean (ECE)."
         do = f"temperature={calibration['temperature']:.2f} in predict brings that to {scaled:.1%}."
@@ -48,7 +59,8 @@ def of_run(
 def _chance(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Iterator[Finding]:
     sizes = [sum(row) for row in matrix]
     n, right = sum(sizes), sum(matrix[i][i] for i in range(len(matrix)))
-    if n and scores.wilson(right, n)[0] <= max(sizes) / n:
+    several = sum(size > 0 for size in sizes) > 1
+    if n >= findings.JUDGED and several and scores.wilson(right, n)[0] <= max(sizes) / n:
         name = classes[sizes.index(max(sizes))]
         yield Finding(
             "no_better_than_chance", "problem",
@@ -76,8 +88,8 @@ def _fit(best: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], judged: int
     if late < 0.98 * before and lately:
         yield Finding(
             "not_converged", "warning",
-            f"It was still getting better when it ended: the validation loss fell from {before:.3f} to {late:.3f} in the "
-            f"last {findings.number(quarter, 'epoch')}.",
+            f"It was still getting better when it ended: the validation loss, in means of {findings.number(quarter, 'epoch')}, "
+            f"fell from {before:.3f} to {late:.3f} at the end.",
             f"Try trainer.max_epochs={2 * (int(rows[-1]['epoch']) + 1)}, or a larger optimizer.lr.",
         )  # fmt: skip
     if late > 1.2 * least and not lately:

@@ -143,6 +143,7 @@ def test_uncertainty_gives_wilsons_interval() -> None:
     assert "84.5% and 94.0%" in found.says
     assert "above 97.6%" in found.says
     assert findings.uncertainty(20).level == "warning"
+    assert "too few to judge by" in findings.uncertainty(12).says
 
 
 def test_uncertainty_of_many_images_is_a_note() -> None:

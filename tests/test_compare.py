@@ -172,8 +172,10 @@ def test_compare_of_no_run_exits_2(tmp_path: Path, two: list[Path], capsys: pyte
     assert stop.value.code == 2
     assert "is not the folder of a finished run" in capsys.readouterr().err
     (two[1] / "metrics.csv").unlink()
+    compare.main([*map(str, two), "--out", str(tmp_path / "out")])  # a damaged run is named, the others are compared
+    assert "Left out" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        compare.main(list(map(str, two)))
+        compare.main([str(two[1])])
     assert "cannot be read" in capsys.readouterr().err
 
 

@@ -132,9 +132,11 @@ def test_report_without_its_images_has_its_numbers(
     report.main([str(tmp_path / "run"), "--root", str(photos)])
     good = (tmp_path / "run" / "report.html").read_text()
     assert good.count("<img") >= 16
-    report.main([str(tmp_path / "run")])  # does not take the pictures away again
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(tmp_path / "run")])  # does not take the pictures away again
+    assert stop.value.code == 2
     assert (tmp_path / "run" / "report.html").read_text() == good
-    assert "is left as it is" in capsys.readouterr().out
+    assert "is left as it is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("missing", ["checkpoints/best.npz", "checkpoints/best.ckpt"])
