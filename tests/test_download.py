@@ -176,6 +176,7 @@ def test_tree_digest_of_the_real_hymenoptera_is_the_one_in_its_yaml(shared: Path
     assert tree_digest(shared / "data" / "hymenoptera_data") == expected
 
 
+@pytest.mark.slow
 def test_digits_are_written_once_as_1797_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     data = ImageDataModule(tmp_path / "digits", url="sklearn:digits", num_workers=0).prepare()

@@ -165,6 +165,7 @@ def test_evaluate_refuses_a_part_of_the_held_out_images(
     )
 
 
+@pytest.mark.slow
 def test_evaluate_says_that_the_folder_is_gone(
     command: Command, make_images: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +181,7 @@ def test_evaluate_says_that_the_folder_is_gone(
     assert command("evaluate", f"ckpt={run}/checkpoints/best.ckpt", f"data.root={root.with_name('elsewhere')}")[1] == 0
 
 
+@pytest.mark.slow
 def test_evaluate_on_a_flat_folder_that_was_split(command: Command, make_images: Callable[..., Path]) -> None:
     root = make_images({"": {"cat": 8, "dog": 8}})
     run, _ = command("train", *TINY, f"data.root={root}", "trainer.max_epochs=1")
@@ -294,6 +296,7 @@ def test_evaluate_names_that_are_no_markup_and_no_mathematics(
     assert code == 0, capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
 def test_evaluate_in_other_precisions(precision: str, command: Command, trained: Path) -> None:
     folder, code = command("evaluate", f"ckpt={trained}/checkpoints/best.ckpt", f"precision={precision}")

@@ -42,6 +42,7 @@ def exports(best: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     return {kind: folder / kind for kind in EXPORTERS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EXPORTERS)
 def test_export_is_loaded_back_and_compared_on_the_runs_images(kind: str, exports: dict[str, Path]) -> None:
     folder = exports[kind]
@@ -57,6 +58,7 @@ def test_export_is_loaded_back_and_compared_on_the_runs_images(kind: str, export
     assert about["load"]
 
 
+@pytest.mark.slow
 def test_onnx_has_its_classes_and_preprocessing_inside(exports: dict[str, Path], trained: Path, photos: Path) -> None:
     """With nothing but onnxruntime, numpy and Pillow, as a README tells: the answers of `predict`."""
     folder = exports["onnx"]
@@ -137,6 +139,7 @@ def test_state_dict_of_a_transformer_of_another_size_says_so(tmp_path: Path) -> 
     assert "image_size=64" in json.loads((tmp_path / "model.json").read_text())["load"]
 
 
+@pytest.mark.slow
 def test_safetensors_carry_the_metadata_and_load_as_weights(exports: dict[str, Path]) -> None:
     from safetensors import safe_open
 

@@ -151,6 +151,7 @@ def test_a_resumed_run_goes_on_with_features(fit: Fit, tmp_path: Path, capsys: p
     assert torch.allclose(heads(again), heads(whole), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_resumed_after_the_trunk_started_computes_no_features(
     fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str], trainer: Callable[..., Trainer]
 ) -> None:

@@ -83,6 +83,7 @@ def test_predict_a_folder_answers_in_order_and_names_bad_files(
     Image.open(folder / "plots" / "certain.png").load()
 
 
+@pytest.mark.slow
 def test_predict_top_k_is_sorted_and_clipped(best: str, photos: Path, command: Command) -> None:
     folder, code = command("predict", best, f"source={photos}/val/cat", "top_k=9")
     assert code == 0
@@ -278,6 +279,7 @@ def test_read_from_an_address_where_nobody_listens() -> None:
 # --- what is written ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_predict_formats_say_the_same(best: str, mixed: Path, command: Command) -> None:
     tables = {}
     for suffix in ("csv", "jsonl", "parquet"):

@@ -156,6 +156,7 @@ def test_resume_continues_where_the_run_stopped(strategy: str, run: Callable[...
     assert there.keys == here.keys
 
 
+@pytest.mark.slow
 def test_resume_of_a_finished_run_says_so_and_keeps_its_best(
     run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,6 +195,7 @@ def test_resume_from_weights_or_nothing_is_refused(
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_weights_from_our_own_checkpoint_whatever_its_classes(run: Callable[..., Path]) -> None:
     source = run("data.classes=[cat,dog]", "strategy=finetune", "model.preprocess={mean:0.5,std:0.5}", name="source")
     target = run(
@@ -206,6 +208,7 @@ def test_weights_from_our_own_checkpoint_whatever_its_classes(run: Callable[...,
     assert "120 trunk tensors from" in metrics(target)["weights"]
 
 
+@pytest.mark.slow
 def test_run_folder_of_another_run_is_refused(run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     folder = run()
     before = (folder / "metrics.json").read_bytes()
@@ -239,6 +242,7 @@ def test_options_run(argv: list[str], run: Callable[..., Path]) -> None:
     assert (folder / "plots" / "curves.png").exists() == ("report=true" in argv)
 
 
+@pytest.mark.slow
 def test_file_names_that_are_no_text_go_through(run: Callable[..., Path], make_images: Callable[..., Path]) -> None:
     root = make_images({"train": {"cat": 6, "dog": 6}, "val": {"cat": 2, "dog": 2}})
     for split in ("train", "val"):
