@@ -58,20 +58,9 @@ def find(found: Survey, preprocess: Preprocess | None = None, near: int = NEAR) 
         preprocess: what the network expects; None judges neither size nor brightness.
         near: see `NEAR`.
     """
-    rules: list[Callable[[], Iterable[Finding]]] = [
-        lambda: _unreadable(found),
-        lambda: _duplicates(found, near),
-        lambda: _layout(found),
-        lambda: _classes(found),
-        lambda: _few(found, found.counts()),
-        lambda: _names(found),
-        lambda: _balance(found),
-        lambda: _kinds(found),
-        lambda: _sizes(found, preprocess),
-        lambda: _brightness(found, preprocess),
-    ]
-    every = [finding for rule in rules for finding in rule()]
-    return ranked(every)
+    every = [*_unreadable(found), *_duplicates(found, near), *_layout(found), *_classes(found)]
+    every += [*_few(found, found.counts()), *_names(found), *_balance(found), *_kinds(found)]
+    return ranked([*every, *_sizes(found, preprocess), *_brightness(found, preprocess)])
 
 
 def of_training(found: Survey) -> list[Finding]:

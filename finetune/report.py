@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.cli import argparse_command, heavy_imports
-
 if TYPE_CHECKING:
     from finetune.classifier import Classifier
     from finetune.data import ImageDataModule
@@ -33,6 +31,8 @@ def report(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or a sweep's")
     parser.add_argument("--root", type=Path, help="where the pictures are now, if they were moved")
     options = parser.parse_args(argv)
+
+    from finetune.cli import heavy_imports
 
     with heavy_imports():
         from finetune import build, runs
@@ -262,6 +262,8 @@ def _card(run: Run, answers: Answers, i: int, image: Any, heat: Any) -> dict[str
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
+    from finetune.cli import argparse_command  # here: the page of a run is written without hydra too
+
     argparse_command(report, argv)
 
 
