@@ -16,15 +16,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
-from finetune import config, machine
+from finetune import compatibility, config, machine
 from finetune.backbones import default_preprocess
 from finetune.callbacks import Bar, BestCheckpoint, EpochLines, History, SeedEveryBatch, last_checkpoint, mode_of
-from finetune.checkpoint import AtomicCheckpointIO, read_tensors
+from finetune.checkpoint import AtomicCheckpointIO
 from finetune.classifier import Classifier, load
 from finetune.console import IGNORED_WARNINGS, console, entry, say
 from finetune.data import ImageDataModule
 from finetune.module import FineTuner
-from finetune.strategy import Strategy
+from finetune.stopping import StopGracefully
 
 
 def prepare_process() -> None:
@@ -155,7 +155,7 @@ def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     if options["precision"] == "auto":
         options["precision"] = machine.precision(machine.accelerator(options["accelerator"]))
     history = History(folder / "metrics.csv", cfg.monitor)
-    beside = resume_path(cfg).parent if cfg.ckpt_path is not None else None
+    beside = compatibility.path_of(str(cfg.ckpt_path)).parent if cfg.ckpt_path is not None else None
     bar = [Bar()] if console().is_terminal else []
     callbacks: list[Callback] = [
         SeedEveryBatch(cfg.seed),
@@ -163,6 +163,7 @@ def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         *(make_callback(c) for c in _plain(cfg.get("callbacks")).values()),
         history,
         EpochLines(cfg.monitor, history),
+        StopGracefully(folder / "checkpoints" / "last.ckpt"),
         BestCheckpoint(folder / "checkpoints", cfg.monitor, beside),
         last_checkpoint(folder / "checkpoints"),
     ]
@@ -202,62 +203,15 @@ def _logger(cfg: DictConfig) -> Logger | bool:
         ) from error
 
 
-def resume_path(cfg: DictConfig) -> Path:
-    """The file that `ckpt_path` names; a run's folder stands for its last checkpoint."""
-    path = Path(str(cfg.ckpt_path)).expanduser()
-    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"ckpt_path={cfg.ckpt_path}: there is no such file; give a run's checkpoints/last.ckpt."
-        )
-    return path
-
-
-def check_resume(cfg: DictConfig, module: FineTuner) -> Path | None:
+def resume_path(cfg: DictConfig, module: FineTuner, data: ImageDataModule) -> Path | None:
     """The checkpoint to go on from, after a look at whether it belongs to this configuration.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a checkpoint of a run, or of another model, other classes or another strategy.
+        ValueError: it is not a checkpoint of a run, or of another run.
     """
     if cfg.ckpt_path is None:
         return None
-    path = resume_path(cfg)
-    stored = read_tensors(path)
-    if "optimizer_states" not in stored or "hyper_parameters" not in stored:
-        raise ValueError(
-            f"ckpt_path={path} holds weights but not the state of a run; to start from it, give model.weights={path}."
-        )
-    for key in ("model", "classes", "strategy"):
-        was, now = stored["hyper_parameters"].get(key), module.hparams[key]
-        if key == "strategy" and isinstance(was, dict):
-            was, now = _what_learns(was), _what_learns(now)
-        if was != now:
-            raise ValueError(
-                f"ckpt_path={path} is of another run: its {key} is {_short(was)}, this run's is {_short(now)}. Give the same "
-                f"choices as then, or start a new run from its weights with model.weights={path}."
-            )
-    was, now = stored.get("max_epochs"), cfg.trainer.max_epochs
-    planned = any({"T_max", "total_steps"} & set(state) for state in stored["lr_schedulers"])
-    if was != now and (planned or any(0 < (g.start or 0) < 1 for g in module.plan.groups)):
-        raise ValueError(
-            f"ckpt_path={path} is of a run of {was} epochs, and its schedule was made for that length; "
-            f"give trainer.max_epochs={was}, not {now}."
-        )
-    if cfg.trainer.max_epochs is not None and 0 < cfg.trainer.max_epochs <= stored["epoch"] + 1:
-        say(
-            f"{path} has finished epoch {stored['epoch'] + 1} of {cfg.trainer.max_epochs}: nothing is left to train "
-            "(a larger trainer.max_epochs goes on)."
-        )
+    path = compatibility.path_of(str(cfg.ckpt_path))
+    compatibility.check(path, module, data.description())
     return path
-
-
-def _what_learns(strategy: dict[str, Any]) -> dict[str, Any]:
-    """A strategy without how it is computed; a field that came later has its default."""
-    fields = Strategy.load(strategy).to_dict()
-    return {k: v for k, v in fields.items() if k not in ("cache", "cache_dtype")}
-
-
-def _short(value: Any) -> str:
-    text = str(value.get("name")) if isinstance(value, dict) else str(value)
-    return text if len(text) < 120 else text[:117] + "..."

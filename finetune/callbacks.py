@@ -35,6 +35,9 @@ class History(Checkpoint):
         self.best_results: dict[str, Any] = {}
         """All validation metrics of the best epoch, the per-class ones included."""
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # which is not called in an epoch that is resumed
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = self._trained = time.perf_counter()
         self._seen = 0
@@ -117,6 +120,9 @@ class BestCheckpoint(ModelCheckpoint):
         self.beside = beside
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not state_dict["best_model_path"]:  # the run was stopped before its first validation
+            super().load_state_dict({**state_dict, "dirpath": self.dirpath, "last_model_path": ""})
+            return
         places = [Path(state_dict["best_model_path"]), *([self.beside / "best.ckpt"] if self.beside else [])]
         old = next((path for path in places if path.is_file()), None)
         if old is None or self.dirpath is None:
@@ -183,7 +189,10 @@ class Bar(Callback):
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=console(), transient=True)
         self._task = self._bar.add_task("", total=each * (trainer.max_epochs or 0) if known else None)
-        self._bar.update(self._task, completed=each * trainer.current_epoch if known else 0)
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        done = each * trainer.current_epoch + batches.processed
+        self._bar.update(self._task, completed=done if known else 0)
+        self.on_train_epoch_start(trainer, pl_module)  # which is not called in an epoch that is resumed
         self._bar.start()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -33,11 +33,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finetune import config, usage
 from finetune.families import nearest, unknown
+from finetune.repeating import repeated
 
 COMMANDS = ("check", "train", "evaluate", "predict", "export", "report", "models", "compare", "cache", "demo")
 BUG, USER_ERROR, SOME_FAILED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
-
-PATH_KEY = re.compile(r"\+{0,2}(ckpt|ckpt_path|source|copy_to|data\.root|model\.weights|.*\.dir|.*_dir)")
 
 
 class Exit(BaseException):
@@ -99,7 +98,10 @@ def hydra_command(
     incomplete: list[Exit] = []
     sweeps: set[str] = set()
     _words[:] = given
-    quoted = quote_paths(given)
+    try:
+        quoted = quote_paths(repeated(given) if name == "train" else given)
+    except FileNotFoundError as error:
+        _fail(str(error))
 
     def job(cfg: DictConfig) -> float | None:
         sys.argv = shell  # Lightning starts the other processes of a run with it
@@ -163,6 +165,8 @@ def _check_words(name: str, words: Sequence[str]) -> None:
     for key in keys:
         if any(word.split("=")[0] == f"--{key}" for word in words):
             _fail(f"Arguments have no dashes here: {key}=...")
+        if key == "resume" and {"-m", "--multirun"} & set(words) and any(w.startswith("resume=") for w in words):
+            _fail("resume= goes on with one run; leave -m out, or give ckpt_path= and the choices to sweep over.")
         if key in ("ckpt", "source", "copy_to") and sum(word.startswith(f"{key}=") for word in words) > 1:
             _fail(
                 f"{key} is given more than once. For several pictures give a folder, a list (.txt), or a pattern in quotes."
@@ -262,7 +266,7 @@ _FLAGS_WITH_VALUE = (
 
 def _quote_path(argument: str, sweep: bool) -> str:
     key, equals, value = argument.partition("=")
-    if not equals or not PATH_KEY.fullmatch(key) or value in ("", "null", "???"):
+    if not equals or not config.PATH_KEY.fullmatch(key) or value in ("", "null", "???"):
         return argument
     if value[0] in "'\"" or "${" in value:
         return argument
@@ -284,7 +288,7 @@ def _report(error: Exception, name: str) -> int:
     return USER_ERROR if is_user_error(error) else BUG
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     _print_error(message)
     sys.exit(USER_ERROR)
 

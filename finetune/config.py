@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ ALLOWED = (
     "torchvision.transforms.",
 )  # fmt: skip
 """What `_target_` may name; FINETUNE_ALLOW=package adds to it."""
+PATH_KEY = re.compile(r"\+{0,2}(ckpt|ckpt_path|source|copy_to|data\.root|model\.weights|.*\.dir|.*_dir)")
+"""Keys whose values are paths, taken as they are typed."""
 WEIGHT_FILES = (".pth", ".pt", ".safetensors", ".ckpt")
 
 

@@ -358,7 +358,7 @@ class ImageDataModule(LightningDataModule):
         """
         dataset = self._train_set()
         order = loaders.EpochSampler(len(dataset), self.seed, self._current_epoch, *self._rank())
-        batches = loaders.FullBatches(order, self.batch_size)
+        batches = loaders.FullBatches(order, self.batch_size, done=self._batches_done)
         return self._or_features("train", self._loader(dataset, batch_sampler=batches), batches)
 
     def val_dataloader(self) -> Any:
@@ -430,7 +430,7 @@ class ImageDataModule(LightningDataModule):
             "pin_memory": torch.cuda.is_available() and not self._on_cpu(),
             **options,
         }
-        return DataLoader(dataset, num_workers=workers, collate_fn=loaders.collate, **options)
+        return loaders.Loader(dataset, num_workers=workers, collate_fn=loaders.collate, **options)
 
     def _fits(self) -> bool:
         trainer: Any = self.trainer
@@ -440,6 +440,15 @@ class ImageDataModule(LightningDataModule):
         # epoch_progress, and not current_epoch: the iterator of an epoch is made before Lightning counts it
         trainer: Any = self.trainer
         return int(trainer.fit_loop.epoch_progress.current.processed) if trainer is not None else 0
+
+    def _batches_done(self) -> int:
+        """How many batches of the current epoch are behind a run that was interrupted in it."""
+        trainer: Any = self.trainer
+        if trainer is None or not trainer.fit_loop.epoch_loop.restarting:
+            return 0
+        epochs = trainer.fit_loop.epoch_progress.current
+        in_the_middle = epochs.started > epochs.processed
+        return int(trainer.fit_loop.epoch_loop.batch_progress.current.processed) if in_the_middle else 0
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)

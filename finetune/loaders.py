@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from finetune.splits import Split, seed_of
 
@@ -87,19 +87,44 @@ class FullBatches(BatchSampler):
             sizes[-2:] = [self.batch_size + 1]
         return sizes
 
-    def __init__(self, sampler: Sampler[tuple[int, int]], batch_size: int, drop_last: bool = False) -> None:
+    def __init__(
+        self,
+        sampler: Sampler[tuple[int, int]],
+        batch_size: int,
+        drop_last: bool = False,
+        done: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`done` says how many batches of the epoch were trained on before the run was interrupted."""
         super().__init__(sampler, batch_size, drop_last)  # type: ignore[arg-type]
+        self.done = done
 
     def __len__(self) -> int:
         return len(self._sizes())
 
     def __iter__(self) -> Iterator[list[int]]:
-        items = iter(self.sampler)
-        for size in self._sizes():
-            yield [next(items) for _ in range(size)]
+        items, done = iter(self.sampler), self.done()
+        for number, size in enumerate(self._sizes()):
+            batch = [next(items) for _ in range(size)]
+            if number >= done:
+                yield batch
 
 
-class Switch:
+class Resumable:
+    """Tells Lightning that batches go on where a run was interrupted: from the run's own count, without a state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+
+class Loader(Resumable, DataLoader[Any]):
+    """A DataLoader over `FullBatches`."""
+
+
+class Switch(Resumable):
     """Batches from `first` while `use_first()`, then from `then`; both have the same batches of the same images."""
 
     def __init__(self, first: Any, then: Any, use_first: Callable[[], bool]) -> None:

@@ -15,13 +15,13 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
 from finetune import checkpoint as checkpoints
-from finetune import cuts, feature_cache, machine, metrics, optimization
+from finetune import cuts, feature_cache, machine, metrics, optimization, resuming
 from finetune import strategy as strategies
 from finetune.backbones import Backbone, from_module, with_preprocess
 from finetune.data import ImageDataModule
@@ -139,7 +139,8 @@ class FineTuner(LightningModule):
         """Where features enter in place of images."""
         self._evaluates_as: Mapping[str, Any] = {}
         self._twin: list[Any] = []  # in a list: it is no part of this module
-        self._resumes_at = 0
+        self._resumed: Mapping[str, Any] = {}
+        """The checkpoint that this fit goes on from, without its tensors of weights."""
         self.rates: dict[str, float] = {}
         """The rate of each group in the last step, ramps included."""
         self._make_metrics()
@@ -374,15 +375,29 @@ class FineTuner(LightningModule):
         self._enter_epoch()
         self._print_table()
         # Lightning restores the loops, and with them the epoch, only after this hook
-        self._cut = feature_cache.prepare(self, self.trainer, self._resumes_at) or self._cut
-        self._resumes_at = 0
+        resumes_at = resuming.epoch_of(self._resumed) if self._resumed else 0
+        self._cut = feature_cache.prepare(self, self.trainer, resumes_at) or self._cut
         # A scheduler that asked for the number of steps has had the loader made: without features, and before a
         # resumed run knew its epoch. Made anew as Lightning's own tuner does it.
         if self.trainer.fit_loop._combined_loader is not None:
             self.trainer.fit_loop._combined_loader.reset()
             self.trainer.fit_loop._combined_loader = None
 
+    def on_train_start(self) -> None:
+        """In a resumed run: what Lightning restores after `on_fit_start`, or not at all."""
+        resumed, self._resumed = self._resumed, {}
+        if not resumed:
+            return
+        self.rates = dict(resumed.get("rates") or {})
+        self._enter_epoch()  # in the middle of an epoch, nobody calls `on_train_epoch_start`
+        if self.global_rank == 0:  # the sums of all processes
+            resuming.restore_sums({"loss": self.train_loss, "acc": self.train_acc}, resumed)
+        if (planned := resumed.get("max_epochs")) != self._max_epochs:
+            resuming.replan(self, planned, self._max_epochs, self._total_steps)
+
     def on_train_epoch_start(self) -> None:
+        self.train_loss.reset()
+        self.train_acc.reset()
         # Lightning never calls .train() here, and DDP has only wrapped what learned when the run began.
         if self._enter_epoch() and self.trainer.world_size > 1 and self.trainer.strategy.model is not None:
             strategy: Any = self.trainer.strategy
@@ -419,7 +434,13 @@ class FineTuner(LightningModule):
         scheduler, interval = made
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": self.monitor},
+            "lr_scheduler": {
+                "scheduler": scheduler,
+                "interval": interval,
+                "monitor": self.monitor,
+                # a plateau is looked for in `on_train_epoch_end`
+                "frequency": sys.maxsize if isinstance(scheduler, ReduceLROnPlateau) else 1,
+            },
         }
 
     def _total_steps(self) -> int:
@@ -461,17 +482,20 @@ class FineTuner(LightningModule):
         hard = targets if targets.ndim == 1 else targets.argmax(dim=1)
         self.train_loss.update(loss.detach(), weight=len(labels))
         self.train_acc.update(logits.detach(), hard)
-        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=len(labels))
-        self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=len(labels), prog_bar=True)
         return loss
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # not by `load_from_checkpoint`, or where a checkpoint is only tested
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
-            self._resumes_at = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+            self._resumed = {key: checkpoint.get(key) for key in ("loops", "max_epochs", "starts", "sums", "rates")}
+            resuming.keep_starts(self.plan, self._resumed)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["max_epochs"] = self._max_epochs
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            checkpoint["starts"] = [group.first_epoch(self._max_epochs) for group in self.plan.groups]
+            checkpoint["rates"] = dict(self.rates)
+            checkpoint["sums"] = resuming.sums({"loss": self.train_loss, "acc": self.train_acc})
         checkpoint[checkpoints.ABOUT] = self._description()
 
     def _description(self) -> dict[str, Any]:
@@ -540,7 +564,22 @@ class FineTuner(LightningModule):
             raise RuntimeError("The weights differ between processes: this run is void. Please report it.")
 
     def on_train_epoch_end(self) -> None:
-        self.log_dict(self.rates, rank_zero_only=True)
+        # here and not in the steps, so that an epoch that was interrupted and resumed counts all of them
+        trained = {"train/loss": self.train_loss.compute(), "train/acc": self.train_acc.compute()}
+        self.log_dict({**trained, **self.rates}, rank_zero_only=True)
+        self._step_plateau()
+
+    def _step_plateau(self) -> None:
+        """Before the checkpoint of the epoch is written, and also in an epoch that was resumed: Lightning does neither."""
+        scheduler = self.lr_schedulers()
+        judged = (self.current_epoch + 1) % (self.trainer.check_val_every_n_epoch or 1) == 0
+        if isinstance(scheduler, ReduceLROnPlateau) and (judged or not self.monitor.startswith("val/")):
+            if self.monitor not in self.trainer.callback_metrics:
+                known = ", ".join(sorted(self.trainer.callback_metrics))
+                raise ValueError(
+                    f"ReduceLROnPlateau looks at {self.monitor}, which is not measured; there are {known}."
+                )
+            scheduler.step(self.trainer.callback_metrics[self.monitor])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect predictions of the main head."""

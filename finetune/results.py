@@ -216,10 +216,9 @@ def introduce(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder
 
 def how_to_resume(folder: Path) -> str:
     """What to do after an interruption."""
-    last = folder / "checkpoints" / "last.ckpt"
-    if not last.exists():
-        return "interrupted before the end of the first epoch; nothing was saved"
-    return f"interrupted; the last finished epoch is saved. Go on with the same command and\n  ckpt_path={last}"
+    if not (folder / "checkpoints" / "last.ckpt").exists():
+        return "interrupted before anything was saved"
+    return f"interrupted; all up to here is saved. Go on with\n  python -m finetune.train {shlex.quote(f'resume={folder}')}"
 
 
 def test_best(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder: Path) -> None:

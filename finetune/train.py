@@ -24,16 +24,15 @@ def train(cfg: DictConfig) -> float | None:
     with clock("network"):
         module = build.make_module(cfg, data)
         trainer = build.make_trainer(cfg, folder)
-        ckpt_path = build.check_resume(cfg, module)
+        ckpt_path = build.resume_path(cfg, module, data)
     results.introduce(trainer, module, data, folder, cfg.report)
     try:
         with clock("fit"):
             trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         with clock("test"):
             results.test_best(trainer, module, data, folder)
-    except SystemExit as error:  # Lightning's answer to Ctrl-C, and to SIGTERM
-        terminated = type(error).__name__ == "SIGTERMException"
-        raise Exit(results.how_to_resume(folder), TERMINATED if terminated else INTERRUPTED) from error
+    except SystemExit as error:  # from StopGracefully, or Lightning's answer to Ctrl-C
+        raise Exit(results.how_to_resume(folder), TERMINATED if error.code == TERMINATED else INTERRUPTED) from error
     return results.finish(trainer, module, data, folder, cfg, clock, typed("train"))
 
 

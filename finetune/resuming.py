@@ -1,0 +1,81 @@
+"""Going on with a run: what Lightning does not restore by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torchmetrics import Metric
+
+from finetune.console import entry, say
+from finetune.strategy import Plan
+
+if TYPE_CHECKING:
+    from finetune.module import FineTuner
+
+
+def epoch_of(stored: Mapping[str, Any]) -> int:
+    """The epoch in which a checkpoint's run goes on."""
+    return int(stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+
+def batches_of(stored: Mapping[str, Any]) -> int:
+    """How many batches of that epoch are done; 0 if it has not begun."""
+    loops = stored["loops"]["fit_loop"]
+    epochs = loops["epoch_progress"]["current"]
+    return (
+        int(loops["epoch_loop.batch_progress"]["current"]["processed"])
+        if epochs["started"] > epochs["processed"]
+        else 0
+    )
+
+
+def sums(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
+    """What the training metrics have counted so far, over all processes; each of them must call it."""
+    found = {}
+    for name, metric in metrics.items():
+        with metric.sync_context():
+            found[name] = {key: getattr(metric, key).detach().cpu().clone() for key in metric._defaults}
+    return found
+
+
+def restore_sums(metrics: Mapping[str, Metric], stored: Mapping[str, Any]) -> None:
+    """Count on from a checkpoint that was written in the middle of an epoch."""
+    if not batches_of(stored):
+        return
+    for name, metric in metrics.items():
+        for key, value in (stored.get("sums") or {}).get(name, {}).items():
+            setattr(metric, key, value.to(metric.device))
+        metric._update_count = 1  # else it warns of a result without data
+
+
+def keep_starts(plan: Plan, stored: Mapping[str, Any]) -> None:
+    """A group that has begun to learn stays so, though its `start` be a share of a run that is longer now."""
+    epoch = epoch_of(stored)
+    for i, start in enumerate(stored.get("starts") or ()):
+        if start is not None and start <= epoch:
+            plan.groups[i] = replace(plan.groups[i], start=start)
+
+
+def replan(module: FineTuner, was: int | None, now: int | None, total_steps: Callable[[], int]) -> None:
+    """A schedule that was planned for another number of epochs goes on as if it had been planned for this one."""
+    optimizer: Any = module.trainer.optimizers[0]
+    before = [options["lr"] for options in optimizer.param_groups]
+    for config in module.trainer.lr_scheduler_configs:
+        scheduler: Any = config.scheduler
+        if not hasattr(scheduler, "T_max") or scheduler.T_max == (steps := total_steps()):
+            continue
+        scheduler.T_max = steps
+        share = (1 + math.cos(math.pi * min(1.0, scheduler.last_epoch / steps))) / 2
+        for options, base in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
+            options["lr"] = scheduler.eta_min + (base - scheduler.eta_min) * share
+        scheduler._last_lr = [options["lr"] for options in optimizer.param_groups]
+    after = [options["lr"] for options in optimizer.param_groups]
+    if module.global_rank == 0:
+        rates = ", ".join(
+            f"{options['name']} {new:.3g}" + (f" (was {old:.3g})" if new != old else "")
+            for options, old, new in zip(optimizer.param_groups, before, after, strict=True)
+        )
+        say(entry("Schedule", f"planned anew for {now} epochs, not {was}; rates: {rates}"))
