@@ -155,7 +155,7 @@ def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     if options["precision"] == "auto":
         options["precision"] = machine.precision(machine.accelerator(options["accelerator"]))
     history = History(folder / "metrics.csv", cfg.monitor)
-    beside = compatibility.path_of(str(cfg.ckpt_path)).parent if cfg.ckpt_path is not None else None
+    beside = config.last_checkpoint_path(str(cfg.ckpt_path)).parent if cfg.ckpt_path is not None else None
     bar = [Bar()] if console().is_terminal else []
     callbacks: list[Callback] = [
         SeedEveryBatch(cfg.seed),
@@ -212,6 +212,6 @@ def resume_path(cfg: DictConfig, module: FineTuner, data: ImageDataModule) -> Pa
     """
     if cfg.ckpt_path is None:
         return None
-    path = compatibility.path_of(str(cfg.ckpt_path))
+    path = config.last_checkpoint_path(str(cfg.ckpt_path))
     compatibility.check(path, module, data.description())
     return path

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter, signature
@@ -84,9 +86,23 @@ def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        if isinstance(error.__context__, KeyboardInterrupt):  # torch.save answers Ctrl-C with an error of its own
+        # torch.save answers what happens within with an error of its own
+        cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, KeyboardInterrupt):
             raise KeyboardInterrupt from error
+        if isinstance(cause, OSError) and cause.errno in NO_PLACE:
+            raise OSError(cause.errno, _no_place(cause, path), str(path)) from error
         raise
+
+
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""Errors of a file that cannot be written because of where it is."""
+
+
+def _no_place(error: OSError, path: Path) -> str:
+    free = shutil.disk_usage(path.parent).free / 2**20
+    kept = "; what was there before is whole" if path.exists() else ""
+    return f"{error.strerror}: {free:,.0f} MiB are free in {path.parent}{kept}"
 
 
 # --- reading -----------------------------------------------------------------------------------------------------

@@ -5,37 +5,34 @@ Importing this does not import torch.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
-    ConfigCompositionException,
     HydraException,
-    MissingConfigException,
-    OverrideParseException,
 )
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finetune import config, usage
-from finetune.families import nearest, unknown
+from finetune import config, faults, usage
+from finetune.families import unknown
 from finetune.repeating import repeated
 
 COMMANDS = ("check", "train", "evaluate", "predict", "export", "report", "models", "compare", "cache", "demo")
+HYDRA_COMMANDS = ("check", "train", "evaluate", "predict", "export")
 BUG, USER_ERROR, SOME_FAILED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 
 
@@ -136,6 +133,8 @@ def hydra_command(
         if {"--help", "-h"} & set(given):
             usage.print_help(name, quoted)
             return
+        if found := faults.find(name, quoted):
+            raise ValueError("\n".join(found))
         try:
             hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=name)(job)()
         finally:
@@ -190,10 +189,22 @@ def begin(cfg: DictConfig, name: str) -> Path:
         ValueError: lists all faults.
         FileExistsError: the folder holds another run.
     """
-    config.check(cfg, name)
+    faults.check(cfg, name)
+    if name == "train" and HydraConfig.get().mode == RunMode.MULTIRUN:
+        _one_device(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     config.claim_folder(cfg, folder)
     return folder
+
+
+def _one_device(cfg: DictConfig) -> None:
+    """The processes of a run are started with its own words: those of a sweep would start the sweep again."""
+    if (devices := cfg.trainer.get("devices")) in (1, "1", None) and cfg.trainer.get("num_nodes", 1) == 1:
+        return
+    raise ValueError(
+        f"A sweep takes one device a run, not trainer.devices={devices}. For runs over several, let the shell sweep: "
+        "for seed in 0 1 2; do python -m finetune.train seed=$seed trainer=ddp ...; done"
+    )
 
 
 def argparse_command(task: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
@@ -309,6 +320,8 @@ def is_user_error(error: BaseException) -> bool:
         return True
     if isinstance(error, PermissionError | FileExistsError | IsADirectoryError | NotADirectoryError):
         return True
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        return True
     innermost = traceback.extract_tb(error.__traceback__)[-1:]
     ours = bool(innermost) and Path(innermost[0].filename).resolve().is_relative_to(Path(__file__).resolve().parent)
     return isinstance(error, ValueError | FileNotFoundError) and ours
@@ -318,51 +331,9 @@ def explain(error: BaseException, name: str) -> str:
     """An error as a paragraph that says what was given, what is known and what to do."""
     if not is_user_error(error):
         return f"{type(error).__name__}: {error}\nThis looks like a bug in finetune; please report it with the lines above."
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        hint = "`python -m finetune.models` lists all." if group == "model" else f"{group}= takes a name of that group."
-        return unknown(group, option, config.options(group), hint) if group else str(error)
-    if isinstance(error, OverrideParseException) and "=" not in str(error.override):
-        return (
-            f"{error.override!r} is not key=value, as every argument is: ckpt=best.ckpt source=photos, say. "
-            "A pattern goes in quotes, or the shell makes several words of it: source='photos/*.jpg'."
-        )
-    if isinstance(error, OverrideParseException):
-        return f"{error.override!r} cannot be read as key=value: quote the value, inside the shell's quotes: 'key=\"a,b\"'."
-    if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
-        return _explain_key(error, name)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return faults.explain(error, name)
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}. Is it the right place? hydra.run.dir=FOLDER chooses another for the run."
+        hint = " hydra.run.dir=FOLDER chooses another place for the run." if name in HYDRA_COMMANDS else ""
+        return f"{error.filename}: {error.strerror}.{hint}"
     return str(error)
-
-
-def _explain_key(error: BaseException, name: str) -> str:
-    text = f"{error}\n{error.__cause__ or ''}"
-    found = re.search(r"Could not (?:override|append|delete) '([^'@]+)", text)
-    missing = re.search(r"Missing mandatory value: (\S+)", text)
-    if missing:
-        return f"{missing[1]} is missing: give it as {missing[1]}=..."
-    if not found:
-        return str(error).splitlines()[0]
-    key = found[1]
-    known = known_keys(name)
-    close = nearest(key, known)
-    if key in known:
-        return " ".join(text.split())
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    add = f"; +{key}=... adds a new one" if name == "train" else ""
-    return f"There is no key {key!r}.{hint} `python -m finetune.{name} --help` lists all{add}."
-
-
-def known_keys(name: str) -> list[str]:
-    """All keys of a command's default configuration, and its groups."""
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
-        cfg = hydra.compose(name)
-    return [*usage.groups(cfg), *_flat(OmegaConf.to_container(cfg, resolve=False), "")]
-
-
-def _flat(value: Any, prefix: str) -> list[str]:
-    if not isinstance(value, dict) or not value:
-        return [prefix] if prefix else []
-    return [key for k, v in value.items() for key in _flat(v, f"{prefix}.{k}" if prefix else str(k))]

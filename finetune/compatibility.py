@@ -14,29 +14,10 @@ from finetune.strategy import Strategy
 if TYPE_CHECKING:
     from finetune.module import FineTuner
 
-LAST = Path("checkpoints", "last.ckpt")
 _RESTORED = ("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum")
 """Keys that a resumed run has from its checkpoint, whatever is given now."""
 _HARMLESS = ("ckpt_path", "resume", "report", "paths", "logger", "trainer.max_epochs", "data.root", "data.num_workers")
 """Keys that change nothing in what is learned, or of which more is said elsewhere."""
-
-
-def path_of(given: str) -> Path:
-    """The file that `ckpt_path` names; a run's folder stands for its last checkpoint.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    path = Path(given).expanduser()
-    if path.is_dir():
-        if not (path / LAST).is_file():
-            raise FileNotFoundError(
-                f"ckpt_path={given}: a folder without {LAST} in it: nothing was saved there to go on from."
-            )
-        return path / LAST
-    if not path.is_file():
-        raise FileNotFoundError(f"ckpt_path={given}: there is no such file; give a run's folder, or its {LAST}.")
-    return path
 
 
 def check(path: Path, module: FineTuner, data: Mapping[str, Any]) -> None:

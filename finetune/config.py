@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,8 @@ WEIGHT_FILES = (".pth", ".pt", ".safetensors", ".ckpt")
 def options(group: str) -> list[str]:
     """The names that a config group takes, sorted."""
     names = {path.stem for path in (CONF / group).glob("*.yaml")}
-    if group == "model":
-        names = {n for n in names if not n.startswith("_")} | set(FAMILIES)
-    return sorted(names)
+    names = {name for name in names if not name.startswith("_")}
+    return sorted(names | set(FAMILIES) if group == "model" else names)
 
 
 def register_models() -> None:
@@ -65,8 +64,8 @@ def factory(spec: Mapping[str, Any] | DictConfig, base: type | tuple[type, ...])
     if not isinstance(target, str):
         raise ValueError(f"A {wanted} is named by _target_, got {target!r}.")
     cls = _locate(target)
-    if not (inspect.isclass(cls) and issubclass(cls, bases) and f"{cls.__module__}.".startswith(_prefixes())):
-        raise ValueError(f"_target_: {target} is not a {wanted} from {', '.join(p[:-1] for p in _prefixes())}.")
+    if not (inspect.isclass(cls) and issubclass(cls, bases) and f"{cls.__module__}.".startswith(allowed_prefixes())):
+        raise ValueError(f"_target_: {target} is not a {wanted} from {', '.join(p[:-1] for p in allowed_prefixes())}.")
     try:
         inspect.signature(cls).bind_partial(**values)
     except TypeError as error:
@@ -75,7 +74,13 @@ def factory(spec: Mapping[str, Any] | DictConfig, base: type | tuple[type, ...])
     return partial(cls, **values)
 
 
-def _prefixes() -> tuple[str, ...]:
+def targets_allowed() -> str:
+    """What `_target_` may name, in words."""
+    names = ", ".join(prefix[:-1] for prefix in allowed_prefixes())
+    return f"A configuration may name classes under {names}; FINETUNE_ALLOW=package adds one."
+
+
+def allowed_prefixes() -> tuple[str, ...]:
     return (
         *ALLOWED,
         *(f"{p.strip()}." for p in os.environ.get("FINETUNE_ALLOW", "").split(",") if p.strip()),
@@ -85,11 +90,8 @@ def _prefixes() -> tuple[str, ...]:
 def _locate(target: str) -> Any:
     from importlib import import_module
 
-    if not target.startswith(_prefixes()):
-        raise ValueError(
-            f"_target_: {target} is not allowed. A configuration may name classes under "
-            f"{', '.join(p[:-1] for p in _prefixes())}; FINETUNE_ALLOW=package adds one."
-        )
+    if not target.startswith(allowed_prefixes()):
+        raise ValueError(f"_target_: {target} is not allowed. {targets_allowed()}")
     module, _, name = target.rpartition(".")
     try:
         found = getattr(import_module(module), name)
@@ -138,6 +140,28 @@ def checkpoint_path(path: str | Path) -> Path:
     return found
 
 
+LAST = Path("checkpoints", "last.ckpt")
+"""Where a run keeps the state from which it can go on."""
+
+
+def last_checkpoint_path(given: str) -> Path:
+    """The file that `ckpt_path` names; a run's folder stands for its last checkpoint.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(given).expanduser()
+    if path.is_dir():
+        if not (path / LAST).is_file():
+            raise FileNotFoundError(
+                f"ckpt_path={given}: a folder without {LAST} in it: nothing was saved there to go on from."
+            )
+        return path / LAST
+    if not path.is_file():
+        raise FileNotFoundError(f"ckpt_path={given}: there is no such file; give a run's folder, or its {LAST}.")
+    return path
+
+
 def claim_folder(cfg: DictConfig, folder: Path) -> None:
     """Write `config.yaml` into a run folder that nobody else uses.
 
@@ -154,142 +178,3 @@ def claim_folder(cfg: DictConfig, folder: Path) -> None:
         raise FileExistsError(
             f"{folder} holds another run; give another hydra.run.dir, or none for a folder with the date."
         ) from error
-
-
-# --- whether it makes sense --------------------------------------------------------------------------------------
-
-METRICS = ("val/acc", "val/loss", "val/f1", "val/auroc", "train/acc", "train/loss")
-"""What `monitor` may name: what FineTuner logs."""
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "model.head_init": ("default", "xavier_uniform", "xavier_normal", "zero"),
-    "data.augment": ("auto", "none", "basic", "trivial", "rand"),
-    "data.on_bad_file": ("skip", "error"),
-    "data.cache_images": ("auto", "ram", "disk", "off"),
-    "strategy.cache": ("auto", "never"),
-    "strategy.cache_dtype": ("float32", "float16"),
-    "strategy.frozen_norm": ("eval", "train"),
-    "loss.class_weights": ("none", "auto"),
-    "trainer.compile": ("auto", True, False),
-    "split": ("val", "test"),
-    "quantize": ("int8",),
-    "embeddings": (True, False),
-    "report": (True, False),
-    "tta": ("none", "flip", "five_crop"),
-    "device": ("auto", "cpu", "cuda", "mps"),
-    "precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"),
-}
-_FORMATS: dict[str, tuple[Any, ...]] = {
-    "predict": ("csv", "jsonl", "parquet"),
-    "export": ("onnx", "torch_export", "safetensors", "state_dict"),
-}
-# key: kind, least, most; None is no bound. A value of null is left to whoever reads it.
-_RANGES: dict[str, tuple[type, float | None, float | None]] = {
-    "seed": (int, 0, 2**32 - 1),
-    "data.batch_size": (int, 1, None),
-    "data.val_fraction": (float, 0.001, 0.9),
-    "data.per_class": (int, 1, None),
-    "data.image_size": (int, 1, 4096),
-    "data.split_seed": (int, 0, None),
-    "optimizer.lr": (float, 0, None),
-    "optimizer.weight_decay": (float, 0, None),
-    "optimizer.momentum": (float, 0, 1),
-    "scheduler.warmup": (float, 0, None),
-    "loss.label_smoothing": (float, 0, 1),
-    "loss.aux": (float, 0, None),
-    "loss.mixup": (float, 0, None),
-    "loss.cutmix": (float, 0, None),
-    "strategy.views": (int, 1, None),
-    "paths.cache_gib": (float, 0, None),
-    "trainer.max_epochs": (int, -1, None),
-    "top_k": (int, 1, None),
-    "images": (int, 1, None),
-    "tolerance": (float, 0, None),
-    "temperature": (float, 0.001, 1000),
-    "near": (int, 0, 16),
-}
-
-
-def check(cfg: DictConfig, command: str = "train") -> None:
-    """Look at every value of a command's configuration that can be judged without data.
-
-    Raises:
-        ValueError: lists all faults, a line each.
-    """
-    faults = list(_faults(cfg, command))
-    if faults:
-        raise ValueError("\n".join(faults))
-
-
-def _faults(cfg: DictConfig, command: str) -> Iterator[str]:
-    known_keys = {str(key) for key in OmegaConf.load(CONF / f"{command}.yaml")} - {"defaults"}
-    known_keys |= {p.name for p in CONF.iterdir() if p.is_dir()}
-    for key in cfg:
-        if str(key) not in known_keys:  # +modle=... adds a key that nobody reads
-            yield unknown("key", str(key), known_keys)
-    if (
-        command in ("train", "check")
-        and "data" in cfg
-        and cfg.data.get("root") is None
-        and cfg.data.get("dataset") is None
-    ):
-        yield "data.root is missing: give the folder with your images (for data=csv, the table) as data.root=..."
-    yield from _not_given(cfg, command)
-    for key in ("image_size", "per_class"):
-        if command == "evaluate" and OmegaConf.select(cfg, f"data.{key}") is not None:
-            yield f"data.{key} changes nothing in evaluate: images are prepared as the checkpoint says, and all are judged."
-    if cfg.get("ckpt"):
-        try:
-            checkpoint_path(cfg.ckpt)
-        except FileNotFoundError as error:
-            yield f"ckpt={error}"
-    if cfg.get("copy_to") is not None and Path(str(cfg.copy_to)).is_file():
-        yield f"copy_to={cfg.copy_to} is a file; give a folder."
-    try:
-        weights_path(str(OmegaConf.select(cfg, "model.weights")))
-    except FileNotFoundError as error:
-        yield str(error)
-    data_keys = OmegaConf.load(CONF / "data" / "_base.yaml")
-    for key in cfg.get("data") or ():
-        if key not in data_keys:
-            yield unknown("key", f"data.{key}", [f"data.{k!s}" for k in data_keys])
-    formats = _FORMATS.get(command)
-    for key, known in [*_CHOICES.items(), *([("format", formats)] if formats else [])]:
-        value = OmegaConf.select(cfg, key)
-        if value is not None and value not in known:
-            yield unknown(key, str(value), map(str, known), f"It is one of {', '.join(map(str, known))}.")
-    if cfg.get("monitor") is not None and cfg.monitor not in METRICS:
-        yield unknown("metric", str(cfg.monitor), METRICS)
-    for key, (kind, least, most) in _RANGES.items():
-        fault = _range_fault(OmegaConf.select(cfg, key), kind, least, most)
-        if fault:
-            yield f"{key} must be {fault}, got {OmegaConf.select(cfg, key)}."
-    if cfg.get("quantize") is not None and cfg.get("format") != "onnx":
-        yield f"quantize={cfg.quantize} is for format=onnx, not for {cfg.format}."
-    workers = OmegaConf.select(cfg, "data.num_workers")
-    if workers is not None and workers != "auto" and _range_fault(workers, int, 0, None):
-        yield f"data.num_workers must be auto or a whole number from 0 on, got {workers}."
-
-
-def _not_given(cfg: DictConfig, command: str) -> Iterator[str]:
-    """Keys of a command that must be given, and those that must not be null."""
-    defaults: Any = OmegaConf.load(CONF / f"{command}.yaml")
-    for key in defaults:
-        default = "???" if OmegaConf.is_missing(defaults, key) else defaults[key]
-        value = None if OmegaConf.is_missing(cfg, key) else cfg.get(key)
-        if default == "???" and value in (None, ""):
-            yield f"{key} is missing: give it as {key}=..."
-        elif default is not None and key != "defaults" and value is None:
-            yield f"{key} must not be null; its default is {default}."
-
-
-def _range_fault(value: Any, kind: type, least: float | None, most: float | None) -> str | None:
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    whole = "a whole number" if kind is int else "a number"
-    bounds = f" from {least:g}" + (f" to {most:g}" if most is not None else " on")
-    if value is None:
-        return None
-    if not numeric or (kind is int and not float(value).is_integer()) or value != value:
-        return whole + bounds
-    if (least is not None and value < least) or (most is not None and value > most):
-        return whole + bounds
-    return None

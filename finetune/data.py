@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -360,6 +361,13 @@ class ImageDataModule(LightningDataModule):
         order = loaders.EpochSampler(len(dataset), self.seed, self._current_epoch, *self._rank())
         batches = loaders.FullBatches(order, self.batch_size, done=self._batches_done)
         return self._or_features("train", self._loader(dataset, batch_sampler=batches), batches)
+
+    def batch_keys(self, batch_idx: int) -> list[str]:
+        """The images of a batch of the current epoch, of this process."""
+        split = self.splits["train"]
+        order = loaders.EpochSampler(len(split), self.seed, self._current_epoch, *self._rank())
+        batch: Any = next(islice(loaders.FullBatches(order, self.batch_size), batch_idx, None))
+        return [split.keys[i] for _, i in batch]
 
     def val_dataloader(self) -> Any:
         """In order, each image once over all processes."""

@@ -474,15 +474,23 @@ class FineTuner(LightningModule):
         for extra in aux:
             loss = loss + self.aux_weight * self.criterion(extra, targets)
         if not torch.isfinite(loss):
-            raise ValueError(
-                f"The loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}. "
-                "Try a smaller optimizer.lr (a tenth), or scheduler.warmup=1; the checkpoints written so far are good."
-            )
+            raise ValueError(f"The loss is {loss.item()} {self._where(batch_idx)} {_DIVERGED}")
         # with MixUp or CutMix, accuracy is against the larger share of each image
         hard = targets if targets.ndim == 1 else targets.argmax(dim=1)
         self.train_loss.update(loss.detach(), weight=len(labels))
         self.train_acc.update(logits.detach(), hard)
         return loss
+
+    def _where(self, batch_idx: int) -> str:
+        """A step in words: its epoch and batch, its rates, and the files of the batch."""
+        rates = ", ".join(f"{o['name']} {o['lr']:.3g}" for o in self.trainer.optimizers[0].param_groups)
+        text = f"in epoch {self.current_epoch + 1}, batch {batch_idx + 1} (rates: {rates})"
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, ImageDataModule):
+            return f"{text}."
+        names = data.batch_keys(batch_idx)
+        more = f" and {len(names) - NAMED_FILES} more" if len(names) > NAMED_FILES else ""
+        return f"{text}, with the images {', '.join(names[:NAMED_FILES])}{more}."
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # not by `load_from_checkpoint`, or where a checkpoint is only tested
@@ -494,6 +502,9 @@ class FineTuner(LightningModule):
         checkpoint["max_epochs"] = self._max_epochs
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             checkpoint["starts"] = [group.first_epoch(self._max_epochs) for group in self.plan.groups]
+            broken = [name for name, value in checkpoint["state_dict"].items() if not torch.isfinite(value).all()]
+            if broken:
+                raise ValueError(f"After epoch {self.current_epoch + 1} {broken[0]} is not finite. {_DIVERGED}")
             checkpoint["rates"] = dict(self.rates)
             checkpoint["sums"] = resuming.sums({"loss": self.train_loss, "acc": self.train_acc})
         checkpoint[checkpoints.ABOUT] = self._description()
@@ -565,8 +576,9 @@ class FineTuner(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         # here and not in the steps, so that an epoch that was interrupted and resumed counts all of them
-        trained = {"train/loss": self.train_loss.compute(), "train/acc": self.train_acc.compute()}
-        self.log_dict({**trained, **self.rates}, rank_zero_only=True)
+        trained = {"train/loss": self.train_loss, "train/acc": self.train_acc}
+        counted = {name: metric.compute() for name, metric in trained.items() if metric.update_called}
+        self.log_dict({**counted, **self.rates}, rank_zero_only=True)
         self._step_plateau()
 
     def _step_plateau(self) -> None:
@@ -646,6 +658,14 @@ class FineTuner(LightningModule):
         loss.reset()
         self.results[split] = {k: v.tolist() for k, v in values.items()}
         return values
+
+
+NAMED_FILES = 32
+"""Images of a batch that an error names."""
+_DIVERGED = (
+    "Try a smaller optimizer.lr (a tenth), or scheduler.warmup=1. The checkpoints written so far are good, and none was "
+    "written after this."
+)
 
 
 def _channels_last(images: Tensor) -> Tensor:

@@ -8,9 +8,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from finetune.config import PATH_KEY
-
-LAST = Path("checkpoints", "last.ckpt")
+from finetune.config import LAST, PATH_KEY
 
 
 def key_of(word: str) -> str:

@@ -204,6 +204,8 @@ def introduce(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder
         return
     data.trainer = trainer  # Lightning would set it in a moment; the number of workers depends on the device
     lines = [*data_lines(data), *finding_lines(data), *model_lines(module)]
+    if trainer.max_epochs == -1:
+        lines.append(entry("Note", "no end was given (trainer.max_epochs=-1): Ctrl-C ends the run and saves it."))
     say("\n".join([*lines, entry("Device", f"{device_line(trainer)} {_why(trainer, data)}")]))
     write_split(data, folder / "split.csv")
     if data.bad_files:

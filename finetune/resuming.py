@@ -73,9 +73,9 @@ def replan(module: FineTuner, was: int | None, now: int | None, total_steps: Cal
             options["lr"] = scheduler.eta_min + (base - scheduler.eta_min) * share
         scheduler._last_lr = [options["lr"] for options in optimizer.param_groups]
     after = [options["lr"] for options in optimizer.param_groups]
-    if module.global_rank == 0:
+    if after != before and module.global_rank == 0:
         rates = ", ".join(
-            f"{options['name']} {new:.3g}" + (f" (was {old:.3g})" if new != old else "")
+            f"{options['name']} {new:.3g} (was {old:.3g})"
             for options, old, new in zip(optimizer.param_groups, before, after, strict=True)
         )
         say(entry("Schedule", f"planned anew for {now} epochs, not {was}; rates: {rates}"))

@@ -78,7 +78,7 @@ def groups(cfg: DictConfig) -> list[str]:
 
 def _option_lists(cfg: DictConfig) -> str:
     """Every group of a command with its options; the models are too many."""
-    lists = {name: [n for n in config.options(name) if n[0] != "_"] for name in groups(cfg)}
+    lists = {name: config.options(name) for name in groups(cfg)}
     if not lists:
         return ""
     if "model" in lists:

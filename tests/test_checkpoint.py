@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -278,3 +280,45 @@ def test_weights_from_a_checkpoint_keep_its_transform_input(tmp_path: Path) -> N
     FineTuner("googlenet", classes=2, weights="none").save(tmp_path / "scratch.ckpt")
     module = FineTuner("googlenet", classes=3, weights=str(tmp_path / "scratch.ckpt"))
     assert module.hparams["transform_input"] is False
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_killed_while_writing_leaves_the_file_before_it_whole(tmp_path: Path) -> None:
+    """`kill -9` after so many bytes of a checkpoint, and before and after it is given its name."""
+    script = """
+import os, signal, sys
+import torch
+from finetune.checkpoint import AtomicCheckpointIO, read_tensors
+torch.set_num_threads(1)
+path, save = sys.argv[1], AtomicCheckpointIO().save_checkpoint
+content = lambda value: {"weight": torch.full((50_000,), value), "epoch": value}
+save(content(0), path)
+size, die = os.path.getsize(path), lambda: os.kill(os.getpid(), signal.SIGKILL)
+for at in (0, 1, size // 3, size - 1, "sync", "rename", "renamed"):
+    if os.fork() == 0:
+        real = torch.save
+        class Dying:
+            def __init__(self, file): self.file, self.left = file, at
+            def write(self, data):
+                if isinstance(at, int) and len(data) > self.left:
+                    self.file.write(bytes(data)[: self.left]); self.file.flush(); die()
+                if isinstance(at, int): self.left -= len(data)
+                return self.file.write(data)
+            def flush(self): self.file.flush()
+        torch.save = lambda content, file: real(content, Dying(file))
+        rename, sync = os.replace, os.fsync
+        def dying_rename(a, b):
+            if at == "rename": die()
+            rename(a, b)
+            die()
+        os.fsync = lambda n: die() if at == "sync" else sync(n)
+        os.replace = dying_rename
+        save(content(1), path)
+        os._exit(0)
+    assert os.WTERMSIG(os.wait()[1]) == signal.SIGKILL, at
+    assert read_tensors(__import__("pathlib").Path(path))["epoch"] == (1 if at == "renamed" else 0), at
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "last.ckpt")], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import itertools
 import os
 import random
@@ -127,3 +128,241 @@ def test_a_run_stopped_thrice_goes_on_bit_for_bit(run: Run) -> None:
     second = run(f"resume={first}", stop=(0, 2), code=130, number=signal.SIGINT)
     third = run(f"resume={second}", stop=(2, 1), code=143)
     assert_same_run(whole, run(f"resume={third}"))
+
+
+# --- further than planned ----------------------------------------------------------------------------------------
+
+
+def rates(folder: Path, group: str = "head") -> list[float]:
+    return [float(row[f"lr/{group}"]) for row in rows(folder)]
+
+
+def test_a_longer_run_has_the_rates_of_one_that_was_planned_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ("scheduler=cosine", "optimizer.lr=0.01")
+    longer = rates(run(*argv, "trainer.max_epochs=4"))
+    short = run(*argv, "trainer.max_epochs=2")
+    capsys.readouterr()
+    rest = run(f"resume={short}", "trainer.max_epochs=4")
+    assert rates(rest)[:2] == rates(short)
+    assert rates(rest)[2:] == pytest.approx(longer[2:], rel=1e-6)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Schedule planned anew for 4 epochs, not 2; rates: head 0.005 (was 0)" in said
+
+
+@pytest.mark.slow
+def test_what_has_begun_to_learn_does_not_stop_in_a_longer_run(run: Run) -> None:
+    argv = ("strategy=lp_ft", "optimizer.lr=0.01")
+    short = run(*argv, "trainer.max_epochs=4", stop=(3, 1), code=143)
+    first = run(*argv, "trainer.max_epochs=4")
+    begins = next(i for i, rate in enumerate(rates(first, "trunk")) if rate > 0)
+    rest = run(f"resume={short}", "trainer.max_epochs=40", stop=(4, 2), code=143)
+    again = run(f"resume={rest}", "trainer.max_epochs=60", stop=(6, 0), code=143)
+    for folder in (rest, again):
+        assert [rate > 0 for rate in rates(folder, "trunk")] == [i >= begins for i in range(len(rows(folder)))]
+    assert len(rows(again)) == 6
+
+
+def test_a_one_cycle_run_is_not_stretched(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    short = run("scheduler=onecycle")
+    run(f"resume={short}", "trainer.max_epochs=4", code=2)
+    assert "one-cycle schedule was made for 2 epochs and cannot be stretched" in capsys.readouterr().err
+
+
+def test_resume_of_a_finished_run_says_so_and_ends_well(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run()
+    capsys.readouterr()
+    again = run(f"resume={first}")
+    assert "nothing is left to train" in " ".join(capsys.readouterr().out.split())
+    assert rows(again) == rows(first)
+    assert (again / "checkpoints" / "best.ckpt").read_bytes() == (first / "checkpoints" / "best.ckpt").read_bytes()
+
+
+# --- another run -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ((), ("optimizer=adamw",), "its optimizer._target_ is torch.optim.SGD, this run's is torch.optim.AdamW"),
+        ((), ("+data.per_class=4",), "its data are not these (other training images or labels)"),
+        ((), ("data.root=OTHER",), "of the val images 12 gone, val/cat/00.png for one and 3 new, val/cat/other.png"),
+        (("+callbacks=ema",), ("~callbacks",), "it keeps an average of the weights; give +callbacks=ema"),
+        ((), ("+callbacks=ema",), "it keeps no average of the weights"),
+        (
+            (),
+            ("scheduler=step", "strategy=finetune"),
+            "its strategy is feature_extract, this run's is finetune; its sched",
+        ),
+    ],
+)
+def test_resume_of_another_run_names_all_that_differs(
+    first: tuple[str, ...],
+    second: tuple[str, ...],
+    message: str,
+    run: Run,
+    make_images: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = make_images(
+        {"train": dict.fromkeys(("cat", "dog", "emu"), 8), "val": dict.fromkeys(("cat", "dog", "emu"), 1)}
+    )
+    for path in other.glob("val/*/00.png"):
+        path.rename(path.with_name("other.png"))
+    before = run(*first, "trainer.max_epochs=1")
+    words = [word.replace("OTHER", str(other)) for word in second if word != "~callbacks"]
+    if "~callbacks" in second:
+        words = [f"ckpt_path={before}", *words]
+        run("trainer.max_epochs=1", *words, code=2)
+    else:
+        run(f"resume={before}", *(word.replace("+data", "data") for word in words), code=2)
+    assert message in capsys.readouterr().err
+
+
+def test_resume_says_what_counts_of_what_changed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run("optimizer.lr=0.01")
+    run(f"resume={first}", "optimizer.lr=0.5", "data.batch_size=4", "trainer.max_epochs=3")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "goes on with the rates of its checkpoint: optimizer.lr stays 0.01" in said
+    assert "from here on data.batch_size=4 (was 8): not the run that it would have been" in said
+
+
+def test_resume_repeats_the_choices_from_any_folder(run: Run, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").symlink_to(photos)
+    first = run("data.root=here", "seed=7", "trainer.max_epochs=1")
+    (tmp_path / "elsewhere").mkdir()
+    os.chdir(tmp_path / "elsewhere")
+    again = run(f"resume={first}", "trainer.max_epochs=2")
+    assert stored(again)["finetune"]["config"]["seed"] == 7
+    assert len(rows(again)) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("resume=nowhere",), "resume=nowhere: there is no run in it"),
+        (("resume=x", "-m", "seed=0,1"), "resume= goes on with one run"),
+        (("ckpt_path=.",), "a folder without checkpoints/last.ckpt"),
+    ],
+)
+def test_resume_of_what_is_no_run_is_an_error(
+    words: tuple[str, ...], message: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(*words, code=2)
+    assert message in capsys.readouterr().err
+
+
+# --- what goes wrong in the middle -------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_files_and_keeps_what_was_good(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys: list[list[str]] = []
+    begin = SeedEveryBatch.on_train_batch_start
+
+    def poison(self: Any, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        begin(self, trainer, module, batch, batch_idx)
+        if (trainer.current_epoch, batch_idx) == (1, 1):
+            module.head.weight.data[0] = float("nan")
+            keys.append(trainer.datamodule.batch_keys(batch_idx))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "finetune.build.SeedEveryBatch", type("Poison", (SeedEveryBatch,), {"on_train_batch_start": poison})
+        )
+        folder = run("strategy=finetune", code=2)
+    error = capsys.readouterr().err
+    assert "The loss is nan in epoch 2, batch 2 (rates: head 0.01, trunk 0.01), with the images train/" in error
+    assert len(keys[0]) == 8
+    assert all(key in error for key in keys[0])
+    assert stored(folder)["epoch"] == 0
+    assert all(torch.isfinite(value).all() for value in stored(folder)["state_dict"].values())
+
+
+def test_weights_that_are_not_finite_are_never_saved(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def poison(self: Any, trainer: Any, module: Any) -> None:
+        if trainer.current_epoch == 1:
+            module.head.weight.data[0] = float("inf")
+
+    monkeypatch.setattr(SeedEveryBatch, "on_train_epoch_end", poison)
+    folder = run("strategy=finetune", code=2)
+    assert "After epoch 2 backbone.classifier.1.weight is not finite" in capsys.readouterr().err
+    assert stored(folder)["epoch"] == 0
+
+
+def test_a_full_disk_ends_the_run_and_leaves_its_checkpoints_whole(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, saved = os.fsync, []
+
+    def full(number: int) -> None:
+        if str(os.readlink(f"/proc/self/fd/{number}")).endswith(f"last.ckpt.{os.getpid()}.tmp"):
+            saved.append(number)
+            if len(saved) == 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", full)
+    folder = run(code=2)
+    error = " ".join(capsys.readouterr().err.split())
+    assert "last.ckpt: No space left on device:" in error
+    assert "MiB are free in" in error
+    assert "what was there before is whole" in error
+    assert stored(folder)["epoch"] == 0
+    assert not list((folder / "checkpoints").glob("*.tmp"))
+
+
+# --- processes ---------------------------------------------------------------------------------------------------
+
+
+def start(photos: Path, folder: Path, *argv: str, **options: Any) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "finetune.train", *TINY, f"data.root={photos}", *argv, f"hydra.run.dir={folder}"]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_process_with_its_code_and_a_way_to_go_on(number: int, photos: Path, tmp_path: Path) -> None:
+    process = start(photos, tmp_path / "out", "trainer.max_epochs=500", cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number, errors
+    assert f"resume={tmp_path / 'out'}" in errors
+    assert "Traceback" not in errors
+    assert stored(tmp_path / "out")["epoch"] >= 0
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_checkpoints_can_be_read_and_the_end_is_the_same(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
+    """`kill -9`, twenty times: at moments drawn with a seed, on the way through one and the same run."""
+    argv = ("strategy=finetune", "data.augment=basic", "trainer.max_epochs=100", "scheduler=cosine")
+    whole = run(*argv)
+    draw, kills = random.Random(0), 0
+    last: Path | None = None
+    for attempt in itertools.count():
+        folder = tmp_path / f"killed_{attempt}"
+        words = () if last is None else (f"ckpt_path={last}",)
+        process = start(photos, folder, *argv, *words, cwd=tmp_path)
+        if kills < 20:
+            while not (folder / "metrics.csv").exists() and process.poll() is None:
+                time.sleep(0.02)
+            time.sleep(draw.uniform(0, 0.5))
+            process.kill()
+            kills += 1
+        process.communicate()
+        for name in ("last", "best"):
+            if (folder / "checkpoints" / f"{name}.ckpt").exists():
+                stored(folder, name)
+        last = folder if (folder / "checkpoints" / "last.ckpt").exists() else last
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+    assert kills == 20
+    assert_same_run(whole, folder)
