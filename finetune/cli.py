@@ -10,6 +10,7 @@ import gc
 import importlib
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -113,6 +114,7 @@ def hydra_command(
             incomplete.append(error)
             return None
         except Exception as error:
+            _keep(error)
             failed.append(error)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 _report_job(error, quoted)
@@ -147,7 +149,8 @@ def hydra_command(
         if incomplete:
             sys.exit(SOME_FAILED)
     except Exit as error:
-        print(error, file=sys.stderr)
+        if config.is_first_process():
+            print(error, file=sys.stderr)
         sys.exit(error.code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -236,7 +239,10 @@ _unique_dirs: dict[tuple[str, str], str] = {}
 
 def unique_dir(base: str, name: str) -> str:
     """Make and return a folder that nobody else has: `base/name`, or with _1, _2, ... behind it."""
-    if (base, name) not in _unique_dirs:
+    key = (base, name)
+    if key not in _unique_dirs:
+        if not config.is_first_process():  # torchrun's: each composes for itself, and the first one's folder is the run's
+            name = f"{name}_rank{os.environ['RANK']}"
         number = 0
         while True:
             path = Path(base) / (f"{name}_{number}" if number else name)
@@ -245,8 +251,8 @@ def unique_dir(base: str, name: str) -> str:
                 break
             except FileExistsError:
                 number += 1
-        _unique_dirs[base, name] = str(path)
-    return _unique_dirs[base, name]
+        _unique_dirs[key] = str(path)
+    return _unique_dirs[key]
 
 
 # --- paths -------------------------------------------------------------------------------------------------------
@@ -292,11 +298,21 @@ def _quote_path(argument: str, sweep: bool) -> str:
 
 
 def _report(error: Exception, name: str) -> int:
-    if os.environ.get("FINETUNE_DEBUG") == "1" or not is_user_error(error):
+    if os.environ.get("FINETUNE_DEBUG") == "1" or not (is_user_error(error) or _lost_another(error)):
         traceback.print_exception(error)
     if not error.__dict__.get("reported"):
         _print_error(explain(error, name))
     return USER_ERROR if is_user_error(error) else BUG
+
+
+def _keep(error: Exception) -> None:
+    """An error with its traceback in the log of its run; the terminal gets less."""
+    record = logging.LogRecord(
+        "finetune", logging.ERROR, __file__, 0, "stopped", None, (type(error), error, error.__traceback__)
+    )
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.emit(record)
 
 
 def _fail(message: str) -> NoReturn:
@@ -327,8 +343,18 @@ def is_user_error(error: BaseException) -> bool:
     return isinstance(error, ValueError | FileNotFoundError) and ours
 
 
+def _lost_another(error: BaseException) -> bool:
+    """Whether a process failed because it could not reach the others any more: gloo and NCCL in their own words."""
+    return isinstance(error, RuntimeError) and re.search(r"\b(gloo|NCCL|ProcessGroup\w*)\b", str(error)) is not None
+
+
 def explain(error: BaseException, name: str) -> str:
     """An error as a paragraph that says what was given, what is known and what to do."""
+    if _lost_another(error):
+        return (
+            "another process of this run has ended or does not answer; what it said stands above, or in its log in the "
+            "run's folder. What was saved is good: resume=RUN goes on."
+        )
     if not is_user_error(error):
         return f"{type(error).__name__}: {error}\nThis looks like a bug in finetune; please report it with the lines above."
     if isinstance(error, HydraException | OmegaConfBaseException):

@@ -162,13 +162,18 @@ def last_checkpoint_path(given: str) -> Path:
     return path
 
 
+def is_first_process() -> bool:
+    """Whether this is the only process of a run, or the first of several: Lightning's launcher and torchrun say so."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
 def claim_folder(cfg: DictConfig, folder: Path) -> None:
     """Write `config.yaml` into a run folder that nobody else uses.
 
     Raises:
         FileExistsError: another run has it.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if not is_first_process():
         return
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 
 from finetune import checkpoint, machine, plots, report, runs, scores, strategy
-from finetune.callbacks import History, best_row
+from finetune.callbacks import BestCheckpoint, History, best_row
 from finetune.checkpoint import write_csv, write_json
 from finetune.console import entry, link, say
 from finetune.data import ImageDataModule
@@ -223,10 +223,12 @@ def how_to_resume(folder: Path) -> str:
     return f"interrupted; all up to here is saved. Go on with\n  python -m finetune.train {shlex.quote(f'resume={folder}')}"
 
 
-def test_best(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder: Path) -> None:
+def test_best(trainer: Trainer, module: FineTuner, data: ImageDataModule) -> None:
     """Evaluate the test split, where there is one, once, with the best checkpoint."""
-    best = folder / "checkpoints" / "best.ckpt"
-    if "test" in data.splits and best.exists():
+    # every process has the path of the first one's
+    found = next(c for c in trainer.callbacks if isinstance(c, BestCheckpoint)).best_model_path  # type: ignore[attr-defined]
+    best = Path(found)
+    if "test" in data.splits and found and best.exists():
         # not by ckpt_path=: Lightning would restore the callbacks too, and with them the record of the best epoch
         stored = checkpoint.read(best)
         module.load_state_dict(stored["state_dict"])

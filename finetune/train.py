@@ -30,7 +30,7 @@ def train(cfg: DictConfig) -> float | None:
         with clock("fit"):
             trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         with clock("test"):
-            results.test_best(trainer, module, data, folder)
+            results.test_best(trainer, module, data)
     except SystemExit as error:  # from StopGracefully, or Lightning's answer to Ctrl-C
         raise Exit(results.how_to_resume(folder), TERMINATED if error.code == TERMINATED else INTERRUPTED) from error
     return results.finish(trainer, module, data, folder, cfg, clock, typed("train"))

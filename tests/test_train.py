@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune import Family, FineTuner, evaluate, families, load, register, runs, train
+from finetune import Family, FineTuner, evaluate, families, register, runs, train
 from finetune.config import options
 
 TINY = [
@@ -156,17 +154,6 @@ def test_resume_continues_where_the_run_stopped(strategy: str, run: Callable[...
     assert there.keys == here.keys
 
 
-@pytest.mark.slow
-def test_resume_of_a_finished_run_says_so_and_keeps_its_best(
-    run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    first = run(name="first")
-    again = run(f"ckpt_path={first}", name="again")
-    assert "nothing is left to train" in capsys.readouterr().out
-    assert metrics(again)["best"] == metrics(first)["best"]
-    assert (again / "checkpoints" / "best.ckpt").read_bytes() == (first / "checkpoints" / "best.ckpt").read_bytes()
-
-
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -284,17 +271,6 @@ def test_judging_test_leaves_the_record_of_the_run_alone(
 
 
 @pytest.mark.slow
-def test_resume_of_a_planned_schedule_keeps_its_length(
-    run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    first = run("scheduler=cosine", name="first")
-    with pytest.raises(SystemExit) as stop:
-        run("scheduler=cosine", "trainer.max_epochs=4", f"ckpt_path={first}", name="second")
-    assert stop.value.code == 2
-    assert "give trainer.max_epochs=2, not 4" in capsys.readouterr().err
-
-
-@pytest.mark.slow
 def test_resume_of_a_run_that_was_moved_keeps_its_best(run: Callable[..., Path], tmp_path: Path) -> None:
     run(name="first").rename(tmp_path / "moved")
     again = run(f"ckpt_path={tmp_path}/moved", "trainer.max_epochs=3", name="again")
@@ -402,64 +378,6 @@ def test_runs_started_in_the_same_second_get_folders_of_their_own(photos: Path, 
         process.communicate()
         assert process.returncode == 0
     assert len(list((tmp_path / "runs" / "train").glob("*/metrics.json"))) == 2
-
-
-@pytest.mark.slow
-def test_interrupt_exits_130_and_says_how_to_resume(photos: Path, tmp_path: Path) -> None:
-    argv = [
-        sys.executable,
-        "-m",
-        "finetune.train",
-        *TINY,
-        "data=imagefolder",
-        f"data.root={photos}",
-        "trainer.max_epochs=500",
-        "hydra.run.dir=out",
-    ]
-    process = subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "out" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, errors
-    assert "ckpt_path=" in errors
-    assert "Traceback" not in errors
-    torch.load(tmp_path / "out" / "checkpoints" / "last.ckpt", weights_only=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["finetune", "gradual"])
-def test_two_processes_end_with_identical_weights(strategy: str, photos: Path, tmp_path: Path) -> None:
-    argv = [
-        sys.executable,
-        "-m",
-        "finetune.train",
-        *TINY,
-        "data=imagefolder",
-        f"data.root={photos}",
-        "trainer=ddp",
-        "trainer.accelerator=cpu",
-        "trainer.devices=2",
-        "trainer.max_epochs=3",
-        f"strategy={strategy}",
-        "model=squeezenet1_1",
-        "hydra.run.dir=out",
-        "optimizer.lr=0.01",
-    ]
-    done = subprocess.run(
-        argv, cwd=tmp_path, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr[-2000:]  # it compares the weights of all processes at its end
-    found = metrics(tmp_path / "out")
-    assert sum(map(sum, found["confusion_matrix"])) == 12  # each image once
-    assert len(rows(tmp_path / "out")) == 3
-    left = runs.read(tmp_path / "out")
-    assert left.answers is not None  # in the order of split.csv, whichever process had the image
-    assert [Path(key).parts[1] for key in left.val_images] == [left.metrics["classes"][i] for i in left.answers.labels]
-    model = load(left.best, device="cpu", precision="32-true")
-    again = model.probabilities([photos / key for key in left.val_images]).numpy()
-    assert abs(again - left.answers.probabilities).max() < 0.02
 
 
 # --- real --------------------------------------------------------------------------------------------------------
