@@ -10,13 +10,13 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import urlparse
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from finetune import download
 from finetune.checkpoint import read_tensors
 from finetune.config import WEIGHT_FILES, weights_path
 from finetune.families import FAMILIES as FAMILIES
@@ -214,9 +214,12 @@ def _torchvision_network(
 
 
 def _download(name: str, family: Family, weights: Any, transform_input: bool) -> nn.Module:
+    begins = re.search(r"-([0-9a-f]{8,})\.", weights.url)
     try:
+        if begins is not None:
+            download.fetch_file(weights.url, cached_weights(weights), begins[1])
         return _torchvision_network(name, family, weights, transform_input)
-    except (URLError, OSError) as error:
+    except OSError as error:
         raise FileNotFoundError(
             f"The weights of {name} are not on this machine and could not be downloaded ({error}). Download "
             f"{weights.url} elsewhere and put it at {cached_weights(weights)} (TORCH_HOME moves that folder), or give "

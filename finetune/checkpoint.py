@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import errno
 import io
 import json
 import os
@@ -90,13 +89,9 @@ def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, KeyboardInterrupt):
             raise KeyboardInterrupt from error
-        if isinstance(cause, OSError) and cause.errno in NO_PLACE:
+        if isinstance(cause, OSError) and cause.errno in config.NO_PLACE:
             raise OSError(cause.errno, _no_place(cause, path), str(path)) from error
         raise
-
-
-NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-"""Errors of a file that cannot be written because of where it is."""
 
 
 def _no_place(error: OSError, path: Path) -> str:

@@ -5,7 +5,6 @@ Importing this does not import torch.
 
 from __future__ import annotations
 
-import errno
 import gc
 import importlib
 import logging
@@ -126,6 +125,7 @@ def hydra_command(
 
     # names the job and its run folder; Hydra would take both from where `task` is defined
     job.__module__ = f"finetune.{name}"
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would tell everyone that the home cannot be written to
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing them and exiting with 1
     _unique_dirs.clear()
     OmegaConf.register_new_resolver("unique_dir", unique_dir, replace=True)
@@ -241,7 +241,9 @@ def unique_dir(base: str, name: str) -> str:
     """Make and return a folder that nobody else has: `base/name`, or with _1, _2, ... behind it."""
     key = (base, name)
     if key not in _unique_dirs:
-        if not config.is_first_process():  # torchrun's: each composes for itself, and the first one's folder is the run's
+        if (
+            not config.is_first_process()
+        ):  # torchrun's: each composes for itself, and the first one's folder is the run's
             name = f"{name}_rank{os.environ['RANK']}"
         number = 0
         while True:
@@ -336,11 +338,20 @@ def is_user_error(error: BaseException) -> bool:
         return True
     if isinstance(error, PermissionError | FileExistsError | IsADirectoryError | NotADirectoryError):
         return True
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in config.NO_PLACE:
+        return True
+    if _lost_worker(error):
         return True
     innermost = traceback.extract_tb(error.__traceback__)[-1:]
     ours = bool(innermost) and Path(innermost[0].filename).resolve().is_relative_to(Path(__file__).resolve().parent)
-    return isinstance(error, ValueError | FileNotFoundError) and ours
+    making_a_folder = bool(innermost) and innermost[0].name == "mkdir"
+    return isinstance(error, ValueError | FileNotFoundError) and (ours or making_a_folder)
+
+
+def _lost_worker(error: BaseException) -> bool:
+    """Whether a process that decodes images has died, or has found no shared memory."""
+    words = r"DataLoader worker \(pid|DataLoader timed out|shared memory|unable to (?:mmap|open shared)"
+    return isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
 
 
 def _lost_another(error: BaseException) -> bool:
@@ -355,8 +366,15 @@ def explain(error: BaseException, name: str) -> str:
             "another process of this run has ended or does not answer; what it said stands above, or in its log in the "
             "run's folder. What was saved is good: resume=RUN goes on."
         )
+    if _lost_worker(error):
+        return (
+            f"a process that decodes images has died ({str(error).strip().splitlines()[-1]}). It had too little memory, or too "
+            "little shared memory (docker run --shm-size=1g); data.num_workers=0 needs none. resume=RUN goes on."
+        )
     if not is_user_error(error):
         return f"{type(error).__name__}: {error}\nThis looks like a bug in finetune; please report it with the lines above."
+    if isinstance(error, OmegaConfBaseException) and isinstance(error.__cause__, OSError):
+        error = error.__cause__  # the run's folder could not be made
     if isinstance(error, HydraException | OmegaConfBaseException):
         return faults.explain(error, name)
     if isinstance(error, OSError) and error.strerror:

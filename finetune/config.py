@@ -5,6 +5,7 @@ Importing this does not import torch, so that a typo is answered at once.
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import re
@@ -28,6 +29,8 @@ ALLOWED = (
 """What `_target_` may name; FINETUNE_ALLOW=package adds to it."""
 PATH_KEY = re.compile(r"\+{0,2}(ckpt|ckpt_path|source|copy_to|data\.root|model\.weights|.*\.dir|.*_dir)")
 """Keys whose values are paths, taken as they are typed."""
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""Errors of a file that cannot be written because of where it is."""
 WEIGHT_FILES = (".pth", ".pt", ".safetensors", ".ckpt")
 
 

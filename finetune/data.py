@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from finetune.feature_cache import CachedSplits
 
 
+WORKER_TIMEOUT_S = 600
+"""Longer than any batch takes: a worker that has not answered since will not."""
+
+
 class ImageDataModule(LightningDataModule):
     """Images with class names, for any Lightning `Trainer`.
 
@@ -433,12 +437,25 @@ class ImageDataModule(LightningDataModule):
 
     def _loader(self, dataset: loaders.ImageDataset, **options: Any) -> DataLoader[Any]:
         workers = self.workers()
+        if workers:
+            self._require_shared_memory(workers)
         options = {
             "persistent_workers": workers > 0,
+            "timeout": WORKER_TIMEOUT_S if workers else 0,
             "pin_memory": torch.cuda.is_available() and not self._on_cpu(),
             **options,
         }
         return loaders.Loader(dataset, num_workers=workers, collate_fn=loaders.collate, **options)
+
+    def _require_shared_memory(self, workers: int) -> None:
+        """Without enough of it a worker loses a batch without a word, and everyone waits for ever."""
+        batch = 3 * self.batch_size * self.final_preprocess.size**2
+        needed, free = 2 * workers * batch, machine.shared_memory()
+        if free < needed:
+            raise ValueError(
+                f"data.num_workers={workers} needs {needed / 2**20:.0f} MiB of shared memory, and /dev/shm has "
+                f"{free / 2**20:.0f} left: data.num_workers=0 needs none, and docker run --shm-size=1g gives more."
+            )
 
     def _fits(self) -> bool:
         trainer: Any = self.trainer

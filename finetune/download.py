@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import shutil
 import stat
@@ -14,11 +15,13 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from rich.progress import Progress
 
 from finetune import images
+from finetune.config import NO_PLACE
 
 ATTEMPTS = 4
 TIMEOUT_S = 30.0
@@ -57,7 +60,13 @@ def fetch(source: Source, root: Path) -> None:
                 os.replace(Path(folder) / root.name, root)
             return
         archive = root.parent / f".{root.name}.download"
-        _download(source, archive, root)
+        try:
+            _download(source.url, archive)
+        except DownloadError as error:
+            raise FileNotFoundError(
+                f"{root} does not exist and {source.url} could not be downloaded ({error}). Without a network, fetch "
+                f"the archive elsewhere and unpack it so that {root} is its folder, or give another with data.root=FOLDER."
+            ) from error
         _check_file(source, archive)
         with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
             extract_zip(archive, Path(folder) / "tree")
@@ -72,43 +81,88 @@ def fetch(source: Source, root: Path) -> None:
         archive.unlink()
 
 
-def _download(source: Source, archive: Path, root: Path) -> None:
-    """Fetch to `archive`, going on where an earlier try stopped."""
+def fetch_file(url: str, target: Path, sha256_begins: str) -> None:
+    """Make a file from an address, or leave what was there; several processes may ask for it at the same time.
+
+    Raises:
+        DownloadError: it cannot be downloaded, or is not the one that was expected.
+    """
+    if target.exists():  # also where nothing may be written
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / f".{target.name}.lock"):
+        if target.exists():
+            return
+        part = target.parent / f".{target.name}.download"
+        _download(url, part)
+        with part.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(sha256_begins):
+            part.unlink()
+            raise DownloadError(f"what came is not the file: its SHA-256 is {found}, not {sha256_begins}...")
+        os.replace(part, target)
+
+
+class DownloadError(OSError):
+    """A file cannot be had from its address."""
+
+
+def _download(url: str, part: Path) -> None:
+    """Fetch to `part`, going on where an earlier try stopped.
+
+    Raises:
+        DownloadError: after several tries.
+    """
     for attempt in range(ATTEMPTS):
         try:
-            _transfer(source.url, archive)
+            _transfer(url, part)
             return
-        except (OSError, urllib.error.URLError, EOFError) as error:
+        except (OSError, EOFError, http.client.HTTPException, ValueError) as error:
             last = error
+            if isinstance(error, OSError) and error.errno in NO_PLACE:
+                raise
             if isinstance(error, urllib.error.HTTPError):
                 error.close()  # it holds the connection
             if isinstance(error, urllib.error.HTTPError) and error.code == 416:
-                archive.unlink(missing_ok=True)  # what is here is longer than the file there: start anew
-            elif isinstance(error, urllib.error.HTTPError) and error.code < 500:
+                if error.headers.get("Content-Range", "").rpartition("/")[2] == str(part.stat().st_size):
+                    return  # all of it is here
+                part.unlink()  # what is here is longer than the file there: start anew
+            elif isinstance(error, ValueError) or (isinstance(error, urllib.error.HTTPError) and error.code < 500):
                 break
             if attempt + 1 < ATTEMPTS:
                 time.sleep(0.2 * 2**attempt)
-    raise FileNotFoundError(
-        f"{root} does not exist and {source.url} could not be downloaded ({last}). Without a network, fetch the "
-        f"archive elsewhere and unpack it so that {root} is its folder, or give another with data.root=FOLDER."
-    ) from last
+    raise DownloadError(str(last) or type(last).__name__) from last
 
 
-def _transfer(url: str, archive: Path) -> None:
-    have = archive.stat().st_size if archive.exists() else 0
+class _NoDowngrade(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but never from https to what anybody on the way can change."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise ValueError(f"it redirects to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _transfer(url: str, part: Path) -> None:
+    have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer, Progress(transient=True) as progress:
+    opener = urllib.request.build_opener(_NoDowngrade)
+    with opener.open(request, timeout=TIMEOUT_S) as answer, Progress(transient=True) as progress:
         if have and answer.status != 206:  # the server sends it whole
             have = 0
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
+        if (total or 0) > MAX_TOTAL_BYTES:
+            raise ValueError(f"it is {total} bytes long, which is not credible")
         task = progress.add_task(f"download {os.path.basename(url)}", total=total, completed=have)
-        with archive.open("ab" if have else "wb") as file:
-            while block := answer.read(1 << 16):
+        with part.open("ab" if have else "wb") as file:
+            while block := answer.read1(1 << 16):
                 file.write(block)
                 progress.advance(task, len(block))
-    if total is not None and archive.stat().st_size < total:
-        raise EOFError(f"the connection ended after {archive.stat().st_size} of {total} bytes")
+                if file.tell() > (total or MAX_TOTAL_BYTES):
+                    raise ValueError("it does not end")
+    if total is not None and part.stat().st_size < total:
+        raise EOFError(f"the connection ended after {part.stat().st_size} of {total} bytes")
 
 
 def _check_file(source: Source, archive: Path) -> None:
@@ -138,23 +192,34 @@ def extract_zip(archive: Path, target: Path) -> None:
                 _check_member(member)
             total = sum(m.file_size for m in members)
             if total > MAX_TOTAL_BYTES or total > MAX_RATIO * max(1 << 20, archive.stat().st_size):
-                raise ValueError(f"{archive} would unpack to {total} bytes, which is not credible; refused.")
+                raise UnsafeArchiveError(f"{archive} would unpack to {total} bytes, which is not credible; refused.")
             target.mkdir(parents=True)
             for member in members:
                 file.extract(member, target)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except UnsafeArchiveError:
+        raise
+    # a damaged archive can raise nearly anything, from struct.error to errors of names that no file may have
+    except Exception as error:
         shutil.rmtree(target, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in NO_PLACE:
+            raise
         archive.unlink(missing_ok=True)
         raise ValueError(f"{archive} is not a whole zip file ({error}); it was removed, try again.") from error
+
+
+class UnsafeArchiveError(ValueError):
+    """An archive that would write where it must not, or too much."""
 
 
 def _check_member(member: zipfile.ZipInfo) -> None:
     name = member.filename.replace("\\", "/")
     mode = member.external_attr >> 16
     if name.startswith("/") or ":" in name.split("/")[0] or ".." in name.split("/"):
-        raise ValueError(f"The archive holds {member.filename!r}, a path outside its folder; nothing was unpacked.")
+        raise UnsafeArchiveError(
+            f"The archive holds {member.filename!r}, a path outside its folder; nothing was unpacked."
+        )
     if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise ValueError(f"The archive holds {member.filename!r}, a link or a device; nothing was unpacked.")
+        raise UnsafeArchiveError(f"The archive holds {member.filename!r}, a link or a device; nothing was unpacked.")
 
 
 def _single_folder(tree: Path) -> Path:

@@ -336,17 +336,30 @@ def find(name: str, words: Sequence[str]) -> list[str]:
             faults.append(fault)
             overrides.remove(word)
     while True:
-        GlobalHydra.instance().clear()
         try:
-            with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-                cfg = hydra.compose(name, overrides)
+            cfg = _compose(name, overrides)
             return [*faults, *_faults(cfg, name), *_mistyped_root(cfg, overrides)]
-        except (HydraException, OmegaConfBaseException) as error:
-            faults.append(explain(error, name))
-            at_fault = _culprit(error, overrides)
+        except Exception as error:  # Hydra answers some words with errors of Python's
+            at_fault = _culprit(error, overrides) or [word for word in overrides if not _composes(name, word)]
+            known = isinstance(error, HydraException | OmegaConfBaseException)
+            faults.append(explain(error, name) if known else f"{' '.join(at_fault)}: {str(error).split(' : ')[0]}")
             if not at_fault:
                 return faults
             overrides = [word for word in overrides if word not in at_fault]
+
+
+def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(name, list(overrides))
+
+
+def _composes(name: str, word: str) -> bool:
+    try:
+        _compose(name, [word])
+    except Exception:
+        return False
+    return True
 
 
 def _no_name(name: str, word: str) -> str | None:
@@ -355,6 +368,7 @@ def _no_name(name: str, word: str) -> str | None:
     if not key.strip("+~"):
         return f"{word!r} is not key=value: there is no key."
     groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
+    key = key.lstrip("+~")
     if key in groups and re.fullmatch(r"null|true|false|-?[\d.]+|", value):
         return unknown(key, value, options(key), f"{key}= takes a name of that group.")
     return None
@@ -420,9 +434,7 @@ def explain(error: BaseException, name: str) -> str:
 
 def known_keys(name: str) -> list[str]:
     """All keys of a command's default configuration, and its groups."""
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose(name)
+    cfg = _compose(name, [])
     return [*usage.groups(cfg), *_flat(OmegaConf.to_container(cfg, resolve=False), "")]
 
 

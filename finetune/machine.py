@@ -84,6 +84,19 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
 
 
+SHARED_BYTES = 1 << 28
+"""What the batches of all workers may take at a time, through which they hand them over; containers often have less."""
+
+
+def shared_memory() -> int:
+    """Bytes that processes can still share, where that is a limit of its own (/dev/shm); else a lot."""
+    try:
+        found = os.statvfs("/dev/shm")
+    except (OSError, AttributeError):
+        return sys.maxsize
+    return found.f_bavail * found.f_frsize
+
+
 WORKER_BYTES = 1 << 29
 """What a worker process and its batches may take."""
 
@@ -98,7 +111,7 @@ def workers(images: int, on_cpu: bool, processes: int = 1) -> int:
         processes: that train at the same time and share the cores.
     """
     mine = cores() // processes
-    if images < 64 or mine <= 1:
+    if images < 64 or mine <= 1 or shared_memory() < SHARED_BYTES:
         return 0
     wanted = min(4, mine // 4) if on_cpu else min(16, mine)
     free = free_memory()

@@ -119,6 +119,8 @@ def _why(trainer: Trainer, data: ImageDataModule) -> str:
     workers = data.workers()
     if workers:
         return f"({why}); {workers} worker processes decode"
+    if data.num_workers == "auto" and machine.shared_memory() < machine.SHARED_BYTES:
+        return f"({why}); images are decoded in the main process (/dev/shm is too small for workers)"
     few = " (the cores are for the network)" if device == "cpu" and data.num_workers == "auto" else ""
     return f"({why}); images are decoded in the main process{few}"
 

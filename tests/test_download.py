@@ -3,7 +3,11 @@ from __future__ import annotations
 import hashlib
 import http.server
 import io
+import subprocess
+import sys
 import threading
+import urllib.request
+import warnings
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +35,8 @@ GOOD = zip_of({"set/train/a/1.png": b"one" * 5000, "set/train/b/2.png": b"two" *
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """A server whose next answers are programmed: bytes to send, how many of them, or a status."""
-    state = SimpleNamespace(content=GOOD, cut=[], status=[], ranges=[], hits=0)
+    state = SimpleNamespace(content=GOOD, cut=[], status=[], ranges=[], hits=0, says=None, stall=False, to=[])
+    released = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -41,14 +46,27 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
             if state.status:
                 self.send_error(state.status.pop(0))
                 return
+            if state.to:
+                self.send_response(302)
+                self.send_header("Location", state.to.pop(0))
+                self.end_headers()
+                return
             first = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
             if first >= len(state.content):
-                self.send_error(416)
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(state.content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             body = state.content[first:]
             self.send_response(206 if asked else 200)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", state.says or str(len(body)))
             self.end_headers()
+            if state.stall:
+                self.wfile.write(body[:10])
+                self.wfile.flush()
+                released.wait(60)
+                return
             self.wfile.write(body[: state.cut.pop(0)] if state.cut else body)
 
         def log_message(self, *args: Any) -> None:
@@ -60,6 +78,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     state.url = f"http://127.0.0.1:{http_server.server_port}/set.zip"
     yield state
+    released.set()
     http_server.shutdown()
     thread.join()
     http_server.server_close()
@@ -188,3 +207,131 @@ def test_digits_are_written_once_as_1797_pictures(tmp_path: Path, monkeypatch: p
 
 def _fail(root: Path) -> None:
     raise AssertionError("written twice")
+
+
+# --- servers that misbehave --------------------------------------------------------------------------------------
+
+
+def test_fetch_from_a_server_that_stalls_gives_up(
+    server: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
+    server.stall = True
+    with pytest.raises(FileNotFoundError, match=r"could not be downloaded \(timed out\)"):
+        fetch(Source(server.url), tmp_path / "set")
+    assert server.hits == download.ATTEMPTS
+    assert not (tmp_path / "set").exists()
+    server.stall = False
+    fetch(Source(server.url, sha256=hashlib.sha256(GOOD).hexdigest()), tmp_path / "set")  # goes on with the 40 bytes
+    assert server.ranges[-1] == "bytes=40-"
+
+
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        ("99999999999999999", "99999999999999999 bytes long, which is not credible"),
+        (str(len(GOOD) // 2), "is not a whole zip file"),  # and sends more, which nobody reads
+    ],
+)
+def test_fetch_from_a_server_that_lies_about_the_length(
+    says: str, message: str, server: SimpleNamespace, tmp_path: Path
+) -> None:
+    server.says = says
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        fetch(Source(server.url), tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+def test_fetch_from_a_server_that_says_too_much_has_the_whole_file(server: SimpleNamespace, tmp_path: Path) -> None:
+    server.says = str(len(GOOD) + 1000)
+    fetch(Source(server.url, sha256=hashlib.sha256(GOOD).hexdigest()), tmp_path / "set")
+    assert server.ranges == [None, f"bytes={len(GOOD)}-"]
+
+
+def test_fetch_follows_redirects_and_ends_in_a_circle(server: SimpleNamespace, tmp_path: Path) -> None:
+    server.to = [server.url]
+    fetch(Source(server.url), tmp_path / "set")
+    server.to = [server.url] * 100
+    with pytest.raises(FileNotFoundError, match="could not be downloaded"):
+        fetch(Source(server.url), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_fetch_never_leaves_https() -> None:
+    handler = download._NoDowngrade()
+    request = urllib.request.Request("https://example.org/set.zip")
+    with pytest.raises(ValueError, match=r"redirects to http://example\.org/set\.zip, which is not https"):
+        handler.redirect_request(request, None, 302, "", {}, "http://example.org/set.zip")
+    assert handler.redirect_request(request, None, 302, "", {}, "https://example.org/b.zip").full_url.endswith("b.zip")
+
+
+def test_fetch_that_is_killed_while_unpacking_leaves_nothing_that_is_used(
+    server: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "extract_zip", lambda archive, target: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fetch(Source(server.url), tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+    fetch(Source(server.url), tmp_path / "set")
+    assert server.hits == 2  # the archive was there: only its end was asked for
+    assert len(list((tmp_path / "set").rglob("*.png"))) == 2
+
+
+FETCH = "import sys; from pathlib import Path; from finetune.download import *;"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["data set", "weights"])
+def test_processes_that_start_together_download_once(what: str, server: SimpleNamespace, tmp_path: Path) -> None:
+    digest = hashlib.sha256(GOOD).hexdigest()
+    code = {
+        "data set": FETCH + f"fetch(Source({server.url!r}), Path('set'))",
+        "weights": FETCH + f"fetch_file({server.url!r}, Path('set/w-{digest[:8]}.pth'), {digest[:8]!r})",
+    }[what]
+    four = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(4)]
+    assert [process.wait(120) for process in four] == [0] * 4
+    assert server.hits == 1
+    assert left(tmp_path) == ["set"]
+    files = [path for path in (tmp_path / "set").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert len(files) == (2 if what == "data set" else 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (GOOD[: len(GOOD) // 2], r"what came is not the file: its SHA-256 is \w+"),
+        (b"<html>not found</html>", "what came is not the file"),
+        (b"", "what came is not the file"),
+    ],
+)
+def test_fetch_file_keeps_nothing_that_is_wrong(
+    content: bytes, message: str, server: SimpleNamespace, tmp_path: Path
+) -> None:
+    server.content = content or b"x"
+    with pytest.raises(download.DownloadError, match=message):
+        download.fetch_file(server.url, tmp_path / "w.pth", hashlib.sha256(GOOD).hexdigest()[:8])
+    assert left(tmp_path) == []
+
+
+def test_fetch_file_that_is_there_needs_neither_network_nor_rights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "w.pth").write_bytes(GOOD)
+    monkeypatch.setattr(download, "FileLock", lambda path: (_ for _ in ()).throw(PermissionError(path)))
+    download.fetch_file("http://127.0.0.1:9/w.pth", tmp_path / "w.pth", "0000")
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{"a": b"1", "a/b": b"2"}, {"x" * 300: b"1"}],
+    ids=["file and folder", "long name"],
+)
+def test_extract_of_names_that_cannot_be_is_one_error(members: dict[str, bytes], tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        archive.write_bytes(zip_of(members))
+    with pytest.raises(ValueError, match=r"a\.zip is not a whole zip file"):
+        extract_zip(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

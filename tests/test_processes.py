@@ -31,8 +31,9 @@ def start(photos: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Pop
     started: list[subprocess.Popen[str]] = []
 
     def go(*argv: str, env: dict[str, str] = ENVIRONMENT, module: tuple[str, ...] = ("-m",)) -> subprocess.Popen[str]:
+        words = () if argv[0].startswith("resume=") else (*TINY, f"data.root={photos}")
         process = subprocess.Popen(
-            [sys.executable, *module, "finetune.train", *TINY, f"data.root={photos}", *argv],
+            [sys.executable, *module, "finetune.train", *words, *argv],
             cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         started.append(process)

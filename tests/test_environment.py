@@ -1,0 +1,245 @@
+"""Odd places to run in: no home, little shared memory, other languages, links, strict warnings, and for a long time."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, write_images
+
+from finetune import machine, train
+
+pytestmark = pytest.mark.slow
+
+
+def run(*argv: str, cwd: Path, before: tuple[str, ...] = (), python: tuple[str, ...] = (), **environment: str) -> Any:
+    """The command in a process of its own, with only these variables beside PATH."""
+    kept = {key: os.environ[key] for key in ("PATH", "XDG_CACHE_HOME", "PYTHONPATH") if key in os.environ}
+    environment = {key: value for key, value in {**kept, **environment}.items() if value}
+    words = [*before, sys.executable, *python, "-m", *argv]
+    return subprocess.run(
+        words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200, errors="replace"
+    )
+
+
+def assert_well(done: Any) -> None:
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip() == ""
+
+
+def mounts_work() -> bool:
+    """Whether we may make file systems of our own."""
+    if shutil.which("unshare") is None:
+        return False
+    words = ["unshare", "-m", "sh", "-c", "mount -t tmpfs -o size=1m tmpfs /dev/shm"]
+    return subprocess.run(words, capture_output=True).returncode == 0
+
+
+needs_mounts = pytest.mark.skipif(not mounts_work(), reason="file systems cannot be mounted here")
+SMALL_SHM = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"', "sh")
+
+
+def test_without_a_home_to_write_to(photos: Path, tmp_path: Path) -> None:
+    words = [w for w in TINY if w != "report=false"]
+    done = run("finetune.train", *words, f"data.root={photos}", cwd=tmp_path, HOME="/proc/none", XDG_CACHE_HOME="")
+    assert_well(done)
+    assert "cache" in done.stdout  # says that features are not kept, or where
+    assert list(tmp_path.glob("runs/train/*/report.html"))
+
+
+def test_in_plain_c_with_spaces_and_letters_of_all_kinds_and_a_link_as_root(tmp_path: Path) -> None:
+    root = tmp_path / "my pictures, été (2024) = 100%"
+    write_images(root, {"train": {"Käfer": 8, "猫 🐈": 8}, "val": {"Käfer": 2, "猫 🐈": 2}})
+    (tmp_path / "link to them").symlink_to(root)
+    here = tmp_path / "là"
+    here.mkdir()
+    words = [w for w in TINY if w != "report=false"]
+    done = run(
+        "finetune.train", *words, f"data.root={tmp_path}/link to them", cwd=here, LANG="C", LC_ALL="C", HOME=str(here)
+    )
+    assert_well(done)
+    folder = next(here.glob("runs/train/*"))
+    assert (folder / "report.html").exists()
+    done = run(
+        "finetune.predict", f"ckpt={folder}", f"source={root}/val", cwd=here, LANG="C", LC_ALL="C", HOME=str(here)
+    )
+    assert_well(done)
+    table = next(here.glob("runs/predict/*/predictions.csv")).read_text(encoding="utf-8")
+    assert "Käfer" in table
+    assert "猫 🐈" in table
+
+
+def test_lists_with_windows_line_ends(photos: Path, tmp_path: Path, trained: Path) -> None:
+    rows = [
+        (f"{split}/{name}/0{i}.png", name, split)
+        for split in ("train", "val")
+        for name in ("cat", "dog")
+        for i in range(4)
+    ]
+    table = "\r\n".join(["\ufeffpath,label,split", *(",".join(row) for row in rows), ""])
+    shutil.copytree(photos, tmp_path / "p")
+    (tmp_path / "p" / "table.csv").write_bytes(table.encode())
+    assert_well(run("finetune.train", *TINY, "data=csv", f"data.root={tmp_path}/p/table.csv", cwd=tmp_path))
+    (tmp_path / "list.txt").write_bytes(b"\r\n".join(f"{photos}/{path}".encode() for path, _, _ in rows) + b"\r\n")
+    assert_well(run("finetune.predict", f"ckpt={trained}", f"source={tmp_path}/list.txt", "report=false", cwd=tmp_path))
+
+
+def test_with_all_warnings_as_errors(photos: Path, tmp_path: Path) -> None:
+    words = [w for w in TINY if w != "report=false"]
+    done = run(
+        "finetune.train", *words, f"data.root={photos}", cwd=tmp_path, python=("-W", "error"), HOME=str(tmp_path)
+    )
+    assert_well(done)
+
+
+@needs_mounts
+def test_with_one_mebibyte_of_shared_memory(photos: Path, tmp_path: Path) -> None:
+    words = (*TINY, f"data.root={photos}", "data.batch_size=24")
+    done = run("finetune.train", *words, "data.num_workers=auto", cwd=tmp_path, before=SMALL_SHM)
+    assert_well(done)
+    assert "/dev/shm is too small for workers" in " ".join(done.stdout.split())
+    # 24 x 3 x 224 x 224 bytes do not fit
+    asked = ("data.num_workers=2", "data.image_size=224", "data.augment=basic", "strategy=finetune")
+    done = run("finetune.train", *words, *asked, cwd=tmp_path, before=SMALL_SHM)
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert (
+        "data.num_workers=2 needs 14 MiB of shared memory, and /dev/shm has 1 left: data.num_workers=0" in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_workers_need_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 16)
+    monkeypatch.setattr(machine, "free_memory", lambda: 1 << 40)
+    monkeypatch.setattr(machine, "shared_memory", lambda: 1 << 40)
+    assert machine.workers(1000, on_cpu=True) == 4
+    monkeypatch.setattr(machine, "shared_memory", lambda: 1 << 20)
+    assert machine.workers(1000, on_cpu=True) == 0
+
+
+def test_a_worker_process_that_is_killed_ends_the_run_with_a_hint(photos: Path, tmp_path: Path) -> None:
+    words = [*TINY, f"data.root={photos}", "trainer.max_epochs=5000", "strategy=finetune", "data.num_workers=2"]
+    words += ["data.augment=basic", "hydra.run.dir=out"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "finetune.train", *words],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "out" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 2, errors[-3000:]
+    assert "a process that decodes images has died" in errors
+    assert "data.num_workers=0" in errors
+    assert "Traceback" not in errors
+    assert torch.load(tmp_path / "out" / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+@needs_mounts
+def test_on_a_disk_that_is_full(photos: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    before = (
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        f'mount -t tmpfs -o size=4m tmpfs {disk} && "$@"; code=$?; ls -A {disk}/run/checkpoints; exit $code',
+        "sh",
+    )
+    done = run("finetune.train", *TINY, f"data.root={photos}", f"hydra.run.dir={disk}/run", cwd=tmp_path, before=before)
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "No space left on device" in done.stderr
+    assert "MiB are free in" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert ".tmp" not in done.stdout  # what was half written is gone
+
+
+def test_on_a_disk_that_may_only_be_read(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder, reason in (
+        (f"{tmp_path}/file/run", "Not a directory"),
+        ("/proc/none/run", "No such file or directory"),
+    ):
+        done = run("finetune.train", *TINY, f"data.root={photos}", f"hydra.run.dir={folder}", cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert reason in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "Data" not in done.stdout  # before anything is read
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def memory() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="there is no /proc here")
+def test_two_hundred_runs_in_one_process_keep_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: list[tuple[int, int, int]] = []
+    real = train.train
+
+    def counted(cfg: Any) -> float | None:
+        result = real(cfg)
+        gc.collect()
+        tensors = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+        seen.append((memory(), open_files(), tensors))
+        shutil.rmtree(Path(cfg.paths.cache_dir or tmp_path / "none"), ignore_errors=True)
+        return result
+
+    monkeypatch.setattr(train, "train", counted)
+    seeds = ",".join(map(str, range(200)))
+    train.main([*TINY, f"data.root={photos}", "trainer.max_epochs=1", "-m", f"seed={seeds}", "strategy=finetune"])
+    assert len(seen) == 200
+    begin, end = seen[20], seen[-1]
+    assert end[1] - begin[1] <= 2  # open files
+    assert abs(end[2] - begin[2]) <= 20  # tensors
+    assert end[0] - begin[0] < 50 << 20  # a fifth of a mebibyte a run
+    with next(tmp_path.glob("runs/train/sweeps/*/leaderboard.csv")).open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 200
+
+
+@pytest.mark.parametrize("alone", [2])
+def test_a_run_of_a_sweep_is_the_run_alone(
+    alone: int, command: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    """Whatever ran before it in the same process, and failed."""
+    words = [*TINY, f"data.root={photos}", "strategy=finetune", "data.augment=basic"]
+    with pytest.raises(SystemExit):
+        train.main([*words, "-m", "seed=0,1,2", "model=squeezenet1_1,resnet18", "data.image_size=17,32"])
+    sweep = next(tmp_path.glob("runs/train/sweeps/*"))
+    job = next(
+        j
+        for j in sweep.iterdir()
+        if j.is_dir()
+        and "seed=2" in (j / ".hydra" / "overrides.yaml").read_text()
+        and "squeezenet1_1" in (j / ".hydra" / "overrides.yaml").read_text()
+        and "=32" in (j / ".hydra" / "overrides.yaml").read_text()
+    )
+    folder, code = command("train", *words, "seed=2")
+    assert code == 0
+    a, b = (torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for f in (job, folder))
+    assert all(torch.equal(a[key], b[key]) for key in a)
