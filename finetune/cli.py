@@ -10,7 +10,9 @@ import importlib
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -123,6 +125,9 @@ def hydra_command(
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 gc.collect()  # the model and the data of this point, before the next has its own
 
+    def terminated(number: int, frame: object) -> None:
+        raise Exit("terminated", TERMINATED)
+
     # names the job and its run folder; Hydra would take both from where `task` is defined
     job.__module__ = f"finetune.{name}"
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would tell everyone that the home cannot be written to
@@ -131,6 +136,8 @@ def hydra_command(
     OmegaConf.register_new_resolver("unique_dir", unique_dir, replace=True)
     config.register_models()
     sys.argv = [shell[0], *quoted]
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, terminated) if main_thread else None
     try:
         if {"--help", "-h"} & set(given):
             usage.print_help(name, quoted)
@@ -159,6 +166,8 @@ def hydra_command(
         sys.exit(_report(error, name))
     finally:
         sys.argv = shell
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _check_words(name: str, words: Sequence[str]) -> None:
@@ -238,13 +247,18 @@ _unique_dirs: dict[tuple[str, str], str] = {}
 
 
 def unique_dir(base: str, name: str) -> str:
-    """Make and return a folder that nobody else has: `base/name`, or with _1, _2, ... behind it."""
+    """Make and return a folder that nobody else has: `base/name`, or with _1, _2, ... behind it.
+
+    A job of Slurm that was requeued has the folder that it had before.
+    """
     key = (base, name)
     if key not in _unique_dirs:
-        if (
-            not config.is_first_process()
-        ):  # torchrun's: each composes for itself, and the first one's folder is the run's
-            name = f"{name}_rank{os.environ['RANK']}"
+        name = config.slurm_job() or name
+        if not config.is_first_process():
+            # torchrun's: each composes for itself, and the first one's folder is the run's
+            name = f"{name}_rank{config.rank()}"
+        if config.is_requeued() and (Path(base) / name).is_dir():
+            return str(Path(base) / name)
         number = 0
         while True:
             path = Path(base) / (f"{name}_{number}" if number else name)

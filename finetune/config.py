@@ -167,7 +167,25 @@ def last_checkpoint_path(given: str) -> Path:
 
 def is_first_process() -> bool:
     """Whether this is the only process of a run, or the first of several: Lightning's launcher and torchrun say so."""
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+    return rank() == "0"
+
+
+def rank() -> str:
+    """The number of this process among those of its run, as its launcher says."""
+    return next((os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), "0")
+
+
+def slurm_job() -> str | None:
+    """A name for the run of a batch job of Slurm: its number, which it keeps when it is requeued."""
+    if "SLURM_JOB_ID" not in os.environ or os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return None
+    parts = [os.environ[key] for key in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID") if key in os.environ]
+    return "slurm_" + "_".join(parts or [os.environ["SLURM_JOB_ID"]])
+
+
+def is_requeued() -> bool:
+    """Whether this is a job of Slurm that has run before."""
+    return slurm_job() is not None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def claim_folder(cfg: DictConfig, folder: Path) -> None:
@@ -183,6 +201,8 @@ def claim_folder(cfg: DictConfig, folder: Path) -> None:
         with (folder / "config.yaml").open("x", encoding="utf-8") as file:
             file.write(OmegaConf.to_yaml(cfg, resolve=True))
     except FileExistsError as error:
+        if is_requeued() and folder.name == slurm_job():
+            return
         raise FileExistsError(
             f"{folder} holds another run; give another hydra.run.dir, or none for a folder with the date."
         ) from error

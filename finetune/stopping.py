@@ -59,13 +59,14 @@ class StopGracefully(Callback):
     def _note_requeue(self, number: int, frame: FrameType | None) -> None:
         self._requeued = True
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # not in `teardown`: Lightning has then put back what was there before it, and its own would stay for ever
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.teardown(trainer, pl_module, "fit")
+        self.on_train_end(trainer, pl_module)
 
     # --- where a run may stop ----------------------------------------------------------------------------------
 

@@ -366,3 +366,38 @@ def test_killed_at_any_moment_the_checkpoints_can_be_read_and_the_end_is_the_sam
         assert process.returncode == -signal.SIGKILL
     assert kills == 20
     assert_same_run(whole, folder)
+
+
+@pytest.mark.slow
+def test_a_requeued_job_of_slurm_goes_on_in_its_folder(run: Run, photos: Path, tmp_path: Path) -> None:
+    argv = ("strategy=finetune", "data.augment=basic", "trainer.max_epochs=60")
+    whole = run(*argv)
+    (tmp_path / "bin").mkdir()
+    control = tmp_path / "bin" / "scontrol"
+    control.write_text(f"#!/bin/sh\necho $@ > {tmp_path}/asked\n")
+    control.chmod(0o755)
+    slurm = {"JOB_ID": "42", "NTASKS": "1", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0", "NODEID": "0",
+             "NODELIST": "localhost", "JOB_NODELIST": "localhost", "NTASKS_PER_NODE": "1", "JOB_NUM_NODES": "1"}  # fmt: skip
+    environment = {**os.environ, **{f"SLURM_{key}": value for key, value in slurm.items()}}
+    environment["PATH"] = f"{tmp_path}/bin:{environment['PATH']}"
+    words = [sys.executable, "-m", "finetune.train", *TINY, f"data.root={photos}", *argv]
+    folder = tmp_path / "runs" / "train" / "slurm_42"
+    first = subprocess.Popen(
+        words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGUSR1)
+    while not (tmp_path / "asked").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.kill()
+    errors = first.communicate()[1]
+    assert (tmp_path / "asked").read_text() == "requeue 42\n", errors
+    assert (folder / "hpc_ckpt_1.ckpt").exists()
+    again = subprocess.run(
+        words, cwd=tmp_path, env={**environment, "SLURM_RESTART_COUNT": "1"}, capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr
+    assert_same_run(whole, folder)
+    assert len(list((tmp_path / "runs" / "train").iterdir())) == 1
