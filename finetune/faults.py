@@ -225,7 +225,7 @@ def _wrong_values(cfg: DictConfig, command: str) -> Iterator[str]:
             continue
         names = [str(k).lower() if isinstance(k, bool) else str(k) for k in known]
         if all(isinstance(k, bool) for k in known):
-            yield f"{key} is true or false, got {value}."
+            yield f"{key} must be true or false, got {value}."
         else:
             yield unknown(key, str(value), names, f"It is one of {', '.join(dict.fromkeys(names))}.")
     if _select(cfg, "monitor") is not None and cfg.monitor not in METRICS:

@@ -282,6 +282,7 @@ def test_weights_from_a_checkpoint_keep_its_transform_input(tmp_path: Path) -> N
     assert module.hparams["transform_input"] is False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_killed_while_writing_leaves_the_file_before_it_whole(tmp_path: Path) -> None:
     """`kill -9` after so many bytes of a checkpoint, and before and after it is given its name."""

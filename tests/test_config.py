@@ -82,7 +82,10 @@ def test_every_yaml_says_what_it_is_for(path: str) -> None:
         assert f"python -m finetune.train experiment={Path(path).stem}" in text
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if i % 8 == 0 else [pytest.mark.slow]) for i, name in enumerate(sorted(FAMILIES))],
+)
 def test_every_model_is_an_option(name: str) -> None:
     assert compose(f"model={name}").model.name == name
     assert name in config.options("model")

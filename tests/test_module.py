@@ -362,7 +362,7 @@ def test_mixing_trains_on_soft_labels(mix: dict[str, float], trainer: Callable[.
 def test_loss_that_is_not_finite_stops_and_says_what_to_do(trainer: Callable[..., Trainer]) -> None:
     module = make("resnet18")
     images = torch.full((4, 3, 32, 32), float("nan"))
-    with pytest.raises(ValueError, match=r"loss is nan in epoch 0, batch 0.*optimizer\.lr"):
+    with pytest.raises(ValueError, match=r"loss is nan in epoch 1, batch 1.*optimizer\.lr"):
         trainer(1).fit(module, DataLoader(TensorDataset(images, torch.tensor([0, 1, 2, 0])), batch_size=4))
 
 

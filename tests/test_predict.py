@@ -457,7 +457,7 @@ def test_predict_ten_thousand_files_in_flat_memory(photos: Path, tmp_path: Path)
         (["source=a.jpg", "b.jpg"], "'b.jpg' is not key=value, as every argument is"),
         (["source=a.jpg", "source=b.jpg"], "source is given more than once"),
         (["--source", "a.jpg"], "Arguments have no dashes here: source=..."),
-        (["source=x", "embeddings=flase"], "no embeddings 'flase'"),
+        (["source=x", "embeddings=flase"], "embeddings must be true or false, got flase"),
         (["source=x", "sorce=y"], "Did you mean source"),
         (["source=x", "copy_to=list.txt"], "copy_to=list.txt is a file; give a folder."),
         (["source=-"], "no path came"),

@@ -315,11 +315,7 @@ def test_bad_files_are_named_on_the_terminal_and_in_a_table(
         (["model=inception_v3", "data.image_size=128"], "inception_v3 needs images of at least 299 pixels"),
         (["optimizer.lr=1e30", "strategy=finetune"], "Try a smaller optimizer.lr"),
         (["+optimizer.nestrov=true"], "torch.optim.SGD: got an unexpected keyword argument 'nestrov'"),
-        (["optimizer._target_=os.system"], "os.system is not allowed"),
-        (["+data.bach=4"], "no key 'data.bach'. The nearest are data.batch_size"),
-        (["trainer.precision=fp16"], "trainer: Precision"),
         (["optimizer.momentum=0", "+optimizer.nesterov=true"], "optimizer: Nesterov momentum requires"),
-        (["monitor=val/accuracy"], "no metric 'val/accuracy'"),
         (["data.val=test"], "no split for data.val: 'test'"),
     ],
 )
