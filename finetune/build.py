@@ -16,9 +16,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
-from finetune import compatibility, config, machine
+from finetune import checkpoint, compatibility, config, machine
 from finetune.backbones import default_preprocess
-from finetune.callbacks import Bar, BestCheckpoint, EpochLines, History, SeedEveryBatch, last_checkpoint, mode_of
+from finetune.callbacks import Bar, BestCheckpoint, EpochLines, History, LastCheckpoint, SeedEveryBatch, mode_of
 from finetune.checkpoint import AtomicCheckpointIO
 from finetune.classifier import Classifier, load
 from finetune.console import IGNORED_WARNINGS, console, entry, say
@@ -165,7 +165,7 @@ def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         EpochLines(cfg.monitor, history),
         StopGracefully(folder / "checkpoints" / "last.ckpt"),
         BestCheckpoint(folder / "checkpoints", cfg.monitor, beside),
-        last_checkpoint(folder / "checkpoints"),
+        LastCheckpoint(folder / "checkpoints"),
     ]
     make = config.factory(options, Trainer)
     try:
@@ -203,15 +203,25 @@ def _logger(cfg: DictConfig) -> Logger | bool:
         ) from error
 
 
-def resume_path(cfg: DictConfig, module: FineTuner, data: ImageDataModule) -> Path | None:
+def resume_path(cfg: DictConfig, module: FineTuner, data: ImageDataModule, folder: Path) -> Path | None:
     """The checkpoint to go on from, after a look at whether it belongs to this configuration.
+
+    Args:
+        folder: of the run; one that was requeued goes on with what it saved there itself.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not a checkpoint of a run, or of another run.
     """
-    if cfg.ckpt_path is None:
+    path = None if cfg.ckpt_path is None else config.last_checkpoint_path(str(cfg.ckpt_path))
+    if config.is_requeued():
+        first = Path(str(folder).removesuffix(f"_rank{config.rank()}"))
+        own = [*first.glob("hpc_ckpt_*.ckpt"), *first.glob(str(config.LAST))]
+        path = max(own, key=lambda file: file.stat().st_mtime, default=path)
+    if path is None:
         return None
-    path = config.last_checkpoint_path(str(cfg.ckpt_path))
     compatibility.check(path, module, data.description())
+    last = folder / config.LAST
+    if config.is_first_process() and not last.exists():
+        checkpoint.copy(path, last)  # until this run has saved something itself
     return path

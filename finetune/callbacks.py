@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from finetune.checkpoint import write_arrays, write_csv
+from finetune.checkpoint import copy, read, write_arrays, write_csv
 from finetune.console import console, say
 from finetune.loaders import seed_cpu
 from finetune.runs import ANSWERS
@@ -123,18 +121,19 @@ class BestCheckpoint(ModelCheckpoint):
         if not state_dict["best_model_path"]:  # the run was stopped before its first validation
             super().load_state_dict({**state_dict, "dirpath": self.dirpath, "last_model_path": ""})
             return
-        places = [Path(state_dict["best_model_path"]), *([self.beside / "best.ckpt"] if self.beside else [])]
+        # a file says where it is, and could say anything
+        places = [self.beside / "best.ckpt"] if self.beside else []
+        places += [path for path in [Path(state_dict["best_model_path"])] if path.name == "best.ckpt"]
         old = next((path for path in places if path.is_file()), None)
         if old is None or self.dirpath is None:
-            raise ValueError(f"The best checkpoint of the run to resume is not at {places[-1]}; put it there.")
+            where = f" at {places[-1]}" if places else ""
+            raise ValueError(f"The best checkpoint of the run to resume is not{where}; put it beside its last.ckpt.")
+        read(old)
         new = Path(self.dirpath) / "best.ckpt"
         if new.resolve() != old.resolve():
-            new.parent.mkdir(parents=True, exist_ok=True)
             for name in (ANSWERS, "best.ckpt"):
                 if (old.parent / name).is_file():
-                    temporary = new.with_name(f".{name}.{os.getpid()}.tmp")  # every process copies
-                    shutil.copyfile(old.parent / name, temporary)
-                    os.replace(temporary, new.parent / name)
+                    copy(old.parent / name, new.parent / name)  # every process does
         path = str(new)
         super().load_state_dict(
             {
@@ -148,9 +147,14 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
 
-def last_checkpoint(folder: Path) -> ModelCheckpoint:
+class LastCheckpoint(ModelCheckpoint):
     """`last.ckpt`, the last epoch, whatever its score: `save_last` of a monitored checkpoint may be an older one."""
-    return ModelCheckpoint(folder, "last", monitor=None, **_CHECKPOINT_OPTIONS)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "last", monitor=None, **_CHECKPOINT_OPTIONS)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing: Lightning would delete the file that the checkpoint names as the one before."""
 
 
 _CHECKPOINT_OPTIONS: dict[str, Any] = {

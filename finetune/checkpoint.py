@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import secrets
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -61,6 +62,12 @@ def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
     _write(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
+def copy(source: Path, target: Path) -> None:
+    """Copy a file whole or not at all."""
+    with source.open("rb") as content:
+        _write(target, lambda file: shutil.copyfileobj(content, file))
+
+
 def write_json(values: dict[str, Any], path: Path) -> None:
     """Indented JSON; NaN becomes null, which every reader knows."""
     plain = json.loads(json.dumps(values), parse_constant=lambda _: None)
@@ -69,7 +76,7 @@ def write_json(values: dict[str, Any], path: Path) -> None:
 
 def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")  # containers share numbers
     try:
         with temporary.open("wb") as file:
             fill(file)
@@ -87,8 +94,8 @@ def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
             temporary.unlink()
         # torch.save answers what happens within with an error of its own
         cause = error if isinstance(error, OSError) else error.__context__
-        if isinstance(cause, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
+        if isinstance(cause, BaseException) and not isinstance(cause, Exception):  # Ctrl-C, or SIGTERM
+            raise cause from error
         if isinstance(cause, OSError) and cause.errno in config.NO_PLACE:
             raise OSError(cause.errno, _no_place(cause, path), str(path)) from error
         raise

@@ -99,8 +99,9 @@ def hydra_command(
     _words[:] = given
     try:
         quoted = quote_paths(repeated(given) if name == "train" else given)
-    except FileNotFoundError as error:
+    except (OSError, ValueError) as error:
         _fail(str(error))
+    _overrides[:] = [word for word in quoted if not word.startswith(("-", "hydra.", "hydra/"))]
 
     def job(cfg: DictConfig) -> float | None:
         sys.argv = shell  # Lightning starts the other processes of a run with it
@@ -156,8 +157,9 @@ def hydra_command(
         if incomplete:
             sys.exit(SOME_FAILED)
     except Exit as error:
-        if config.is_first_process():
-            print(error, file=sys.stderr)
+        if not config.is_first_process():
+            sys.exit(0)  # Lightning kills the first process where another one ends otherwise
+        print(error, file=sys.stderr)
         sys.exit(error.code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -185,6 +187,8 @@ def _check_words(name: str, words: Sequence[str]) -> None:
 
 
 _words: list[str] = []
+_overrides: list[str] = []
+"""The words of this command as Hydra records them in a run's folder."""
 
 
 def typed(name: str) -> list[str]:
@@ -253,15 +257,16 @@ def unique_dir(base: str, name: str) -> str:
     """
     key = (base, name)
     if key not in _unique_dirs:
-        name = config.slurm_job() or name
+        # the points of a sweep have folders within its own, which is a new one each time
+        name = (None if base.endswith("sweeps") else config.slurm_job()) or name
         if not config.is_first_process():
             # torchrun's: each composes for itself, and the first one's folder is the run's
             name = f"{name}_rank{config.rank()}"
-        if config.is_requeued() and (Path(base) / name).is_dir():
-            return str(Path(base) / name)
         number = 0
         while True:
             path = Path(base) / (f"{name}_{number}" if number else name)
+            if config.is_requeued() and _is_this_command(path):
+                break
             try:
                 path.mkdir(parents=True)
                 break
@@ -269,6 +274,12 @@ def unique_dir(base: str, name: str) -> str:
                 number += 1
         _unique_dirs[key] = str(path)
     return _unique_dirs[key]
+
+
+def _is_this_command(folder: Path) -> bool:
+    """Whether a folder is of the same words: a job may train several times."""
+    record = folder / ".hydra" / "overrides.yaml"
+    return record.is_file() and list(OmegaConf.load(record)) == _overrides
 
 
 # --- paths -------------------------------------------------------------------------------------------------------
@@ -378,7 +389,7 @@ def explain(error: BaseException, name: str) -> str:
     if _lost_another(error):
         return (
             "another process of this run has ended or does not answer; what it said stands above, or in its log in the "
-            "run's folder. What was saved is good: resume=RUN goes on."
+            f"run's folder, with all of this: {str(error).strip().splitlines()[0][:200]}"
         )
     if _lost_worker(error):
         return (

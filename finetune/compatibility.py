@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.checkpoint import ABOUT, read_tensors
+from finetune import checkpoint
+from finetune.config import is_first_process
 from finetune.console import entry, say
 from finetune.resuming import batches_of, epoch_of
 from finetune.strategy import Strategy
@@ -14,7 +15,7 @@ from finetune.strategy import Strategy
 if TYPE_CHECKING:
     from finetune.module import FineTuner
 
-_RESTORED = ("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum")
+_RESTORED = ("optimizer", "scheduler")
 """Keys that a resumed run has from its checkpoint, whatever is given now."""
 _HARMLESS = ("ckpt_path", "resume", "report", "paths", "logger", "trainer.max_epochs", "data.root", "data.num_workers")
 """Keys that change nothing in what is learned, or of which more is said elsewhere."""
@@ -30,18 +31,24 @@ def check(path: Path, module: FineTuner, data: Mapping[str, Any]) -> None:
     Raises:
         ValueError: it is not a checkpoint of a run, or of another model, other data, or another way to learn.
     """
-    stored = read_tensors(path)
-    if "optimizer_states" not in stored or "hyper_parameters" not in stored or "loops" not in stored:
+    stored = checkpoint.read(path)
+    if "optimizer_states" not in stored or "loops" not in stored:
         raise ValueError(
             f"ckpt_path={path} holds weights but not the state of a run; to start from it, give model.weights={path}."
         )
+    try:
+        epoch_of(stored), batches_of(stored), [state.items() for state in stored["lr_schedulers"]]
+        Strategy.load(stored["hyper_parameters"]["strategy"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"ckpt_path={path} is damaged: what it says of the run's progress makes no sense.") from error
     faults = list(_differences(stored, module, data))
     if faults:
         raise ValueError(
             f"ckpt_path={path} is of another run: {'; '.join(faults)}. Give the same choices as then "
             f"(resume=RUN repeats them), or start a new run from its weights with model.weights={path}."
         )
-    _say_what_changed(stored, module.config, path)
+    if is_first_process():
+        _say_what_changed(stored, module.config, path)
 
 
 def _differences(stored: Mapping[str, Any], module: FineTuner, data: Mapping[str, Any]) -> Iterator[str]:
@@ -51,12 +58,12 @@ def _differences(stored: Mapping[str, Any], module: FineTuner, data: Mapping[str
             was, now = _what_learns(was), _what_learns(now)
         if was != now:
             yield f"its {key} is {_short(was)}, this run's is {_short(now)}"
-    about = stored.get(ABOUT) or {}
-    its_data = about.get("data") or {}
+    about = stored[checkpoint.ABOUT]
+    its_data = about["data"]
     if its_data.get("digest", data["digest"]) != data["digest"]:
         yield f"its data are not these ({_data_difference(its_data, data)})"
-    before, config = about.get("config") or {}, module.config
-    for key in ("optimizer._target_", "scheduler._target_"):
+    before, config = about["config"], module.config
+    for key in ("optimizer._target_", "scheduler._target_", "monitor"):
         was, now = _select(before, key), _select(config, key)
         if before and was != now:
             yield f"its {key} is {was}, this run's is {now}"
@@ -70,7 +77,7 @@ def _differences(stored: Mapping[str, Any], module: FineTuner, data: Mapping[str
     if was != now and any("total_steps" in state for state in stored["lr_schedulers"]):
         yield f"its one-cycle schedule was made for {was} epochs and cannot be stretched; give trainer.max_epochs={was}"
     if batches_of(stored) and before:
-        for key in ("data.batch_size", "trainer.accumulate_grad_batches", "trainer.devices", "seed"):
+        for key in ("data.batch_size", "trainer.accumulate_grad_batches", "seed"):
             was, now = _select(before, key), _select(config, key)
             if was != now:
                 yield f"it was written within an epoch, with {key}={was}, not {now}"
@@ -99,14 +106,14 @@ def _data_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def _say_what_changed(stored: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
     """What is given otherwise than then, and whether it counts."""
-    before = (stored.get(ABOUT) or {}).get("config") or {}
+    before = stored[checkpoint.ABOUT]["config"]
     changed = sorted(_different_keys(before, config)) if before else []
-    changed = [key for key in changed if not any(key == h or key.startswith(f"{h}.") for h in _HARMLESS)]
-    restored = [key for key in changed if key in _RESTORED]
-    other = [key for key in changed if key not in _RESTORED]
+    changed = [key for key in changed if not _is_of(key, _HARMLESS)]
+    restored = [key for key in changed if _is_of(key, _RESTORED) and key != "scheduler.warmup"]
+    other = [key for key in changed if key not in restored]
     if restored:
         kept = ", ".join(f"{key} stays {_select(before, key)}" for key in restored)
-        say(entry("Note", f"a resumed run goes on with the rates of its checkpoint: {kept}."))
+        say(entry("Note", f"a resumed run goes on with what its checkpoint says: {kept}."))
     if other:
         what = ", ".join(f"{key}={_select(config, key)} (was {_select(before, key)})" for key in other)
         say(entry("Note", f"from here on {what}: not the run that it would have been."))
@@ -123,6 +130,10 @@ def _say_what_changed(stored: Mapping[str, Any], config: Mapping[str, Any], path
     else:
         where = f"epoch {epoch + 1}" + (f" after {batches} batches" if batches else "")
         say(entry("Resumes", f"in {where}, from {path}"))
+
+
+def _is_of(key: str, sections: tuple[str, ...]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
 def _different_keys(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -201,7 +201,9 @@ def claim_folder(cfg: DictConfig, folder: Path) -> None:
         with (folder / "config.yaml").open("x", encoding="utf-8") as file:
             file.write(OmegaConf.to_yaml(cfg, resolve=True))
     except FileExistsError as error:
-        if is_requeued() and folder.name == slurm_job():
+        if is_requeued() and folder.name.startswith(str(slurm_job())):  # its words were compared
+            for half in (folder / "checkpoints").glob(".*.tmp"):
+                half.unlink(missing_ok=True)
             return
         raise FileExistsError(
             f"{folder} holds another run; give another hydra.run.dir, or none for a folder with the date."

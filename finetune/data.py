@@ -442,6 +442,7 @@ class ImageDataModule(LightningDataModule):
         options = {
             "persistent_workers": workers > 0,
             "timeout": WORKER_TIMEOUT_S if workers else 0,
+            "worker_init_fn": loaders.outlive_signals,
             "pin_memory": torch.cuda.is_available() and not self._on_cpu(),
             **options,
         }
@@ -449,8 +450,9 @@ class ImageDataModule(LightningDataModule):
 
     def _require_shared_memory(self, workers: int) -> None:
         """Without enough of it a worker loses a batch without a word, and everyone waits for ever."""
-        batch = 3 * self.batch_size * self.final_preprocess.size**2
-        needed, free = 2 * workers * batch, machine.shared_memory()
+        images = self.batch_size + self.evaluation_batch  # the loaders of both splits keep their workers
+        needed = 2 * workers * self._rank()[1] * images * 3 * self.final_preprocess.size**2
+        free = machine.shared_memory()
         if free < needed:
             raise ValueError(
                 f"data.num_workers={workers} needs {needed / 2**20:.0f} MiB of shared memory, and /dev/shm has "

@@ -60,6 +60,8 @@ def fetch(source: Source, root: Path) -> None:
                 os.replace(Path(folder) / root.name, root)
             return
         archive = root.parent / f".{root.name}.download"
+        if not (source.sha1 or source.sha256 or source.tree_sha256):
+            archive.unlink(missing_ok=True)  # nothing could tell whether its two halves belong together
         try:
             _download(source.url, archive)
         except DownloadError as error:
@@ -124,9 +126,10 @@ def _download(url: str, part: Path) -> None:
             if isinstance(error, urllib.error.HTTPError):
                 error.close()  # it holds the connection
             if isinstance(error, urllib.error.HTTPError) and error.code == 416:
-                if error.headers.get("Content-Range", "").rpartition("/")[2] == str(part.stat().st_size):
+                have = part.stat().st_size if part.exists() else -1
+                if error.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
                     return  # all of it is here
-                part.unlink()  # what is here is longer than the file there: start anew
+                part.unlink(missing_ok=True)  # what is here is longer than the file there: start anew
             elif isinstance(error, ValueError) or (isinstance(error, urllib.error.HTTPError) and error.code < 500):
                 break
             if attempt + 1 < ATTEMPTS:
@@ -197,6 +200,7 @@ def extract_zip(archive: Path, target: Path) -> None:
             for member in members:
                 file.extract(member, target)
     except UnsafeArchiveError:
+        archive.unlink()
         raise
     # a damaged archive can raise nearly anything, from struct.error to errors of names that no file may have
     except Exception as error:

@@ -338,7 +338,7 @@ def find(name: str, words: Sequence[str]) -> list[str]:
     while True:
         try:
             cfg = _compose(name, overrides)
-            return [*faults, *_faults(cfg, name), *_mistyped_root(cfg, overrides)]
+            break
         except Exception as error:  # Hydra answers some words with errors of Python's
             at_fault = _culprit(error, overrides) or [word for word in overrides if not _composes(name, word)]
             known = isinstance(error, HydraException | OmegaConfBaseException)
@@ -346,6 +346,7 @@ def find(name: str, words: Sequence[str]) -> list[str]:
             if not at_fault:
                 return faults
             overrides = [word for word in overrides if word not in at_fault]
+    return [*faults, *_faults(cfg, name), *_mistyped_root(cfg, overrides)]
 
 
 def _compose(name: str, overrides: Sequence[str]) -> DictConfig:

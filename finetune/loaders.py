@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -118,6 +119,15 @@ class Resumable:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing to do."""
+
+
+def outlive_signals(worker: int) -> None:
+    """In a process that decodes: Ctrl-C and SIGTERM reach the whole group, and the main process needs its batches.
+
+    The second SIGTERM is torch's own, to a process that has not ended by itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 class Loader(Resumable, DataLoader[Any]):

@@ -111,7 +111,7 @@ def workers(images: int, on_cpu: bool, processes: int = 1) -> int:
         processes: that train at the same time and share the cores.
     """
     mine = cores() // processes
-    if images < 64 or mine <= 1 or shared_memory() < SHARED_BYTES:
+    if images < 64 or mine <= 1 or shared_memory() < processes * SHARED_BYTES:
         return 0
     wanted = min(4, mine // 4) if on_cpu else min(16, mine)
     free = free_memory()

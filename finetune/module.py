@@ -389,16 +389,18 @@ class FineTuner(LightningModule):
         if not resumed:
             return
         self.rates = dict(resumed.get("rates") or {})
-        self._enter_epoch()  # in the middle of an epoch, nobody calls `on_train_epoch_start`
-        if self.global_rank == 0:  # the sums of all processes
-            resuming.restore_sums({"loss": self.train_loss, "acc": self.train_acc}, resumed)
+        self._begin_epoch()  # in the middle of an epoch, nobody calls `on_train_epoch_start`
+        resuming.restore_sums({"loss": self.train_loss, "acc": self.train_acc}, resumed, self.global_rank == 0)
         if (planned := resumed.get("max_epochs")) != self._max_epochs:
             resuming.replan(self, planned, self._max_epochs, self._total_steps)
 
     def on_train_epoch_start(self) -> None:
         self.train_loss.reset()
         self.train_acc.reset()
-        # Lightning never calls .train() here, and DDP has only wrapped what learned when the run began.
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        # Lightning never calls .train() here, and DDP has only wrapped what learned when it was set up
         if self._enter_epoch() and self.trainer.world_size > 1 and self.trainer.strategy.model is not None:
             strategy: Any = self.trainer.strategy
             if hasattr(strategy, "_setup_model") and strategy.model is not self:
@@ -496,6 +498,9 @@ class FineTuner(LightningModule):
         # not by `load_from_checkpoint`, or where a checkpoint is only tested
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self._resumed = {key: checkpoint.get(key) for key in ("loops", "max_epochs", "starts", "sums", "rates")}
+            was, now = checkpoint.get("processes", 1), self.trainer.world_size
+            if was != now and resuming.batches_of(self._resumed):
+                raise ValueError(f"The checkpoint was written within an epoch by {was} processes, and there are {now}.")
             resuming.keep_starts(self.plan, self._resumed)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -505,6 +510,7 @@ class FineTuner(LightningModule):
             broken = [name for name, value in checkpoint["state_dict"].items() if not torch.isfinite(value).all()]
             if broken:
                 raise ValueError(f"After epoch {self.current_epoch + 1} {broken[0]} is not finite. {_DIVERGED}")
+            checkpoint["processes"] = self.trainer.world_size
             checkpoint["rates"] = dict(self.rates)
             checkpoint["sums"] = resuming.sums({"loss": self.train_loss, "acc": self.train_acc})
         checkpoint[checkpoints.ABOUT] = self._description()
@@ -577,7 +583,9 @@ class FineTuner(LightningModule):
     def on_train_epoch_end(self) -> None:
         # here and not in the steps, so that an epoch that was interrupted and resumed counts all of them
         trained = {"train/loss": self.train_loss, "train/acc": self.train_acc}
-        counted = {name: metric.compute() for name, metric in trained.items() if metric.update_called}
+        # an epoch in which Lightning had nothing left to do has none; computing is for all processes or for none
+        counts = self.trainer.strategy.reduce_boolean_decision(self.train_loss.update_called, all=False)
+        counted = {name: metric.compute() for name, metric in trained.items()} if counts else {}
         self.log_dict({**counted, **self.rates}, rank_zero_only=True)
         self._step_plateau()
 

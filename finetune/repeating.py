@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from finetune.config import LAST, PATH_KEY
 
@@ -21,6 +21,7 @@ def repeated(words: Sequence[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: it is not the folder of a run, or the run saved nothing.
+        ValueError: the record of its words is damaged, or holds more than that.
     """
     given = [word for word in words if key_of(word) == "resume"]
     rest = [word for word in words if key_of(word) != "resume"]
@@ -37,9 +38,19 @@ def repeated(words: Sequence[str]) -> list[str]:
         )
     if not (folder / LAST).is_file():
         raise FileNotFoundError(f"resume={named}: that run has saved nothing ({LAST} is not there); start it again.")
-    cwd = Path(OmegaConf.load(record / "hydra.yaml").hydra.runtime.cwd)
     counts = {key_of(word) for word in rest} | {"ckpt_path", "resume"}
-    then = [str(word) for word in OmegaConf.load(record / "overrides.yaml")]
+    try:
+        cwd = Path(OmegaConf.load(record / "hydra.yaml").hydra.runtime.cwd)
+        words_then = OmegaConf.load(record / "overrides.yaml")
+        if not isinstance(words_then, ListConfig):
+            raise ValueError("it is no list of words")
+        then = [str(word) for word in words_then]
+    # a damaged file can be anything
+    except Exception as error:
+        raise ValueError(f"resume={named}: {record} cannot be read ({str(error).splitlines()[0]}).") from error
+    # Hydra records choices of a run and nothing else; a record with more would say what this machine is to run
+    if strange := [word for word in then if word.startswith("-") or key_of(word).partition(".")[0].startswith("hydra")]:
+        raise ValueError(f"resume={named}: {record} holds {strange[0]!r}, which is no choice of a run.")
     repeats = [_from(word, cwd) for word in then if key_of(word) not in counts]
     return [*repeats, *rest, f"ckpt_path={folder / LAST}"]
 

@@ -227,10 +227,11 @@ def how_to_resume(folder: Path) -> str:
 
 def test_best(trainer: Trainer, module: FineTuner, data: ImageDataModule) -> None:
     """Evaluate the test split, where there is one, once, with the best checkpoint."""
-    # every process has the path of the first one's
-    found = next(c for c in trainer.callbacks if isinstance(c, BestCheckpoint)).best_model_path  # type: ignore[attr-defined]
-    best = Path(found)
-    if "test" in data.splits and found and best.exists():
+    if "test" not in data.splits:
+        return
+    # every process has the path of the first one's, which decides: all of them must do the same
+    best = Path(next(c for c in trainer.callbacks if isinstance(c, BestCheckpoint)).best_model_path)  # type: ignore[attr-defined]
+    if trainer.strategy.broadcast(best.is_file()):
         # not by ckpt_path=: Lightning would restore the callbacks too, and with them the record of the best epoch
         stored = checkpoint.read(best)
         module.load_state_dict(stored["state_dict"])

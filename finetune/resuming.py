@@ -41,13 +41,19 @@ def sums(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def restore_sums(metrics: Mapping[str, Metric], stored: Mapping[str, Any]) -> None:
-    """Count on from a checkpoint that was written in the middle of an epoch."""
+def restore_sums(metrics: Mapping[str, Metric], stored: Mapping[str, Any], mine: bool) -> None:
+    """Count on from a checkpoint that was written in the middle of an epoch.
+
+    Args:
+        mine: whether this process takes the sums, which are those of all.
+    """
     if not batches_of(stored):
         return
     for name, metric in metrics.items():
-        for key, value in (stored.get("sums") or {}).get(name, {}).items():
-            setattr(metric, key, value.to(metric.device))
+        found = (stored.get("sums") or {}).get(name, {})
+        for key in metric._defaults if mine else ():
+            if key in found:
+                setattr(metric, key, found[key].to(metric.device))
         metric._update_count = 1  # else it warns of a result without data
 
 
@@ -65,7 +71,8 @@ def replan(module: FineTuner, was: int | None, now: int | None, total_steps: Cal
     before = [options["lr"] for options in optimizer.param_groups]
     for config in module.trainer.lr_scheduler_configs:
         scheduler: Any = config.scheduler
-        if not hasattr(scheduler, "T_max") or scheduler.T_max == (steps := total_steps()):
+        # one that steps every epoch has a length that was given
+        if config.interval != "step" or not hasattr(scheduler, "T_max") or scheduler.T_max == (steps := total_steps()):
             continue
         scheduler.T_max = steps
         share = (1 + math.cos(math.pi * min(1.0, scheduler.last_epoch / steps))) / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -54,19 +55,26 @@ class StopGracefully(Callback):
             raise KeyboardInterrupt
         if self._received is None:
             self._received = number
-            os.write(2, b"\nstopping after this batch (Ctrl-C once more: at once)\n")  # print is not safe in a handler
+            with contextlib.suppress(OSError):  # nobody may be listening any more
+                # print is not safe in a handler
+                os.write(2, b"\nstopping after this batch (Ctrl-C once more: at once)\n")
 
     def _note_requeue(self, number: int, frame: FrameType | None) -> None:
         self._requeued = True
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # not in `teardown`: Lightning has then put back what was there before it, and its own would stay for ever
+    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # not in `teardown`: Lightning has then put back what was there before it, and its own would stay for ever
+        self._restore()
+        if self._any(trainer, self._received is not None):
+            self._exit()
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.on_train_end(trainer, pl_module)
+        self._restore()
 
     # --- where a run may stop ----------------------------------------------------------------------------------
 

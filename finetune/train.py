@@ -24,7 +24,7 @@ def train(cfg: DictConfig) -> float | None:
     with clock("network"):
         module = build.make_module(cfg, data)
         trainer = build.make_trainer(cfg, folder)
-        ckpt_path = build.resume_path(cfg, module, data)
+        ckpt_path = build.resume_path(cfg, module, data, folder)
     results.introduce(trainer, module, data, folder, cfg.report)
     try:
         with clock("fit"):

@@ -86,6 +86,18 @@ def test_readme_names_what_exists() -> None:
         assert (ROOT / link).exists(), link
 
 
+def test_every_promise_has_a_test() -> None:
+    promised = (ROOT / "README.md").read_text().split("## What we promise")[1].split("\n## ")[0]
+    rows = [row for row in promised.splitlines() if row.startswith("| ")][1:]
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert len(rows) > 10
+    for row in rows:
+        names = re.findall(r"`(test_\w+)`", row)
+        assert names, row
+        for name in names:
+            assert f"def {name}(" in tests, name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("editable", [False, True])
 def test_install_works_from_any_directory(editable: bool, tmp_path: Path) -> None:

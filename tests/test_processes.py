@@ -137,6 +137,21 @@ def test_validation_over_processes_counts_five_images_once(
     assert found["best"]["val/acc"] == pytest.approx(right / 5)
 
 
+def test_a_run_over_processes_goes_on_behind_an_unfreezing(start: Callable[..., Any], tmp_path: Path) -> None:
+    """What has begun to learn since the processes were joined is learned together."""
+    argv = (*TWO, "strategy=gradual", "trainer.max_epochs=12", "data.augment=none")
+    finished(start(*argv, "hydra.run.dir=whole"))
+    process = start(*argv, "trainer.max_epochs=12", "hydra.run.dir=half")
+    wait_for(tmp_path / "half" / "metrics.csv", process)
+    while len(rows(tmp_path / "half")) < 3 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    finished(process, 143)
+    finished(start("resume=half", "hydra.run.dir=rest"))
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "rest")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
 @pytest.mark.parametrize("who", ["all", "first", "second"])
 def test_sigterm_to_any_process_ends_all_and_the_run_goes_on(
     who: str, start: Callable[..., Any], tmp_path: Path

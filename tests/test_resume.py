@@ -7,6 +7,7 @@ import errno
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from finetune import runs, train
+from finetune import FineTuner, runs, train
 from finetune.callbacks import SeedEveryBatch
 
 Run = Callable[..., Path]
@@ -183,6 +184,7 @@ def test_resume_of_a_finished_run_says_so_and_ends_well(run: Run, capsys: pytest
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
+        ((), ("monitor=val/loss",), "its monitor is val/acc, this run's is val/loss"),
         ((), ("optimizer=adamw",), "its optimizer._target_ is torch.optim.SGD, this run's is torch.optim.AdamW"),
         ((), ("+data.per_class=4",), "its data are not these (other training images or labels)"),
         ((), ("data.root=OTHER",), "of the val images 12 gone, val/cat/00.png for one and 3 new, val/cat/other.png"),
@@ -222,7 +224,7 @@ def test_resume_says_what_counts_of_what_changed(run: Run, capsys: pytest.Captur
     first = run("optimizer.lr=0.01")
     run(f"resume={first}", "optimizer.lr=0.5", "data.batch_size=4", "trainer.max_epochs=3")
     said = " ".join(capsys.readouterr().out.split())
-    assert "goes on with the rates of its checkpoint: optimizer.lr stays 0.01" in said
+    assert "goes on with what its checkpoint says: optimizer.lr stays 0.01" in said
     assert "from here on data.batch_size=4 (was 8): not the run that it would have been" in said
 
 
@@ -298,7 +300,7 @@ def test_a_full_disk_ends_the_run_and_leaves_its_checkpoints_whole(
     real, saved = os.fsync, []
 
     def full(number: int) -> None:
-        if str(os.readlink(f"/proc/self/fd/{number}")).endswith(f"last.ckpt.{os.getpid()}.tmp"):
+        if "/.last.ckpt." in os.readlink(f"/proc/self/fd/{number}"):
             saved.append(number)
             if len(saved) == 2:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -323,18 +325,58 @@ def start(photos: Path, folder: Path, *argv: str, **options: Any) -> subprocess.
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_process_with_its_code_and_a_way_to_go_on(number: int, photos: Path, tmp_path: Path) -> None:
-    process = start(photos, tmp_path / "out", "trainer.max_epochs=500", cwd=tmp_path)
+def test_a_signal_ends_the_process_with_its_code_and_a_way_to_go_on(
+    number: int, workers: int, photos: Path, tmp_path: Path
+) -> None:
+    """As a terminal and a batch system send it: to the whole group, processes that decode included."""
+    words = ("trainer.max_epochs=5000", "strategy=finetune", "data.augment=basic", f"data.num_workers={workers}")
+    process = start(photos, tmp_path / "out", *words, cwd=tmp_path, start_new_session=True)
     deadline = time.monotonic() + 120
     while not (tmp_path / "out" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number, errors
     assert f"resume={tmp_path / 'out'}" in errors
     assert "Traceback" not in errors
     assert stored(tmp_path / "out")["epoch"] >= 0
+
+
+def test_ctrl_c_twice_stops_at_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what was saved before it: the batch is not waited for."""
+    finished: list[int] = []
+    begin, real = SeedEveryBatch.on_train_batch_start, FineTuner.training_step
+
+    def step(self: Any, batch: Any, batch_idx: int) -> Any:
+        if self.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            finished.append(batch_idx)
+        return real(self, batch, batch_idx)
+
+    monkeypatch.setattr(FineTuner, "training_step", step)
+    monkeypatch.setattr(SeedEveryBatch, "on_train_batch_start", begin)
+    folder = run(code=130)
+    assert finished == []
+    assert "resume=" in capsys.readouterr().err
+    assert stored(folder)["epoch"] == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_sigterm_before_the_first_epoch_ends_with_143(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def setup(self: Any, trainer: Any, module: Any, stage: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(SeedEveryBatch, "setup", setup)
+    run(code=143)
+    assert "Traceback" not in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.slow
@@ -369,7 +411,9 @@ def test_killed_at_any_moment_the_checkpoints_can_be_read_and_the_end_is_the_sam
 
 
 @pytest.mark.slow
-def test_a_requeued_job_of_slurm_goes_on_in_its_folder(run: Run, photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_a_requeued_job_of_slurm_goes_on_in_its_folder(told: bool, run: Run, photos: Path, tmp_path: Path) -> None:
+    """From what it saved when it was told, or from its last epoch where a machine failed without a word."""
     argv = ("strategy=finetune", "data.augment=basic", "trainer.max_epochs=60")
     whole = run(*argv)
     (tmp_path / "bin").mkdir()
@@ -393,11 +437,101 @@ def test_a_requeued_job_of_slurm_goes_on_in_its_folder(run: Run, photos: Path, t
         time.sleep(0.05)
     first.kill()
     errors = first.communicate()[1]
+    if not told:
+        for path in folder.glob("hpc_ckpt_*"):
+            path.unlink()
     assert (tmp_path / "asked").read_text() == "requeue 42\n", errors
-    assert (folder / "hpc_ckpt_1.ckpt").exists()
+    assert (folder / "hpc_ckpt_1.ckpt").exists() == told
     again = subprocess.run(
         words, cwd=tmp_path, env={**environment, "SLURM_RESTART_COUNT": "1"}, capture_output=True, text=True
     )
     assert again.returncode == 0, again.stderr
     assert_same_run(whole, folder)
     assert len(list((tmp_path / "runs" / "train").iterdir())) == 1
+    other = [*words, "seed=1", "trainer.max_epochs=1"]  # a second command of the same job
+    subprocess.run(
+        other, cwd=tmp_path, env={**environment, "SLURM_RESTART_COUNT": "1"}, check=True, stdout=subprocess.PIPE
+    )
+    assert sorted(path.name for path in (tmp_path / "runs" / "train").iterdir()) == ["slurm_42", "slurm_42_1"]
+
+
+# --- records from strangers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            "- +hydra.callbacks.x._target_=os.system",
+            "holds '+hydra.callbacks.x._target_=os.system', which is no choice",
+        ),
+        ("- --config-dir=/tmp", "which is no choice of a run"),
+        ("- hydra/launcher=joblib", "which is no choice of a run"),
+        ("{", "cannot be read"),
+        ("", "cannot be read"),
+    ],
+)
+def test_resume_runs_nothing_that_a_record_says(
+    record: str, message: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "theirs"
+    shutil.copytree(trained, folder)
+    (folder / ".hydra" / "overrides.yaml").write_text(record)
+    with pytest.raises(SystemExit) as stop:
+        train.main([f"resume={folder}"])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def changed_checkpoint(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = stored(folder)
+    change(content)
+    torch.save(content, folder / "checkpoints" / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.update(loops=3),
+        lambda content: content["loops"].clear(),
+        lambda content: content.update(lr_schedulers=[5]),
+        lambda content: content["loops"]["fit_loop"]["epoch_progress"].update(current=None),
+        lambda content: content["hyper_parameters"].update(strategy={"groups": 5}),
+    ],
+)
+def test_resume_from_a_checkpoint_that_makes_no_sense_is_refused(
+    change: Callable[[dict[str, Any]], Any], run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run("trainer.max_epochs=1")
+    changed_checkpoint(first, change)
+    run(f"resume={first}", "trainer.max_epochs=2", code=2)
+    assert "last.ckpt" in capsys.readouterr().err
+
+
+def test_resume_deletes_and_copies_nothing_that_a_checkpoint_names(run: Run, tmp_path: Path) -> None:
+    """Lightning would remove the file that it takes for the one before, whatever the checkpoint calls so."""
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "photo").write_text("dear")
+    first = run("trainer.max_epochs=1")
+
+    def mean(content: dict[str, Any]) -> None:
+        for name, state in content["callbacks"].items():
+            if "Checkpoint" in name and "best_model_path" in state:
+                state.update(best_model_path=f"local://{tmp_path}/precious", dirpath=str(tmp_path / "precious"))
+
+    changed_checkpoint(first, mean)
+    again = run(f"resume={first}", "trainer.max_epochs=3")
+    assert (tmp_path / "precious" / "photo").read_text() == "dear"
+    assert stored(again)["epoch"] == 2
+
+
+def test_a_resumed_run_has_something_to_go_on_with_from_its_beginning(run: Run) -> None:
+    first = run("trainer.max_epochs=1")
+    again = run(f"resume={first}")  # nothing is left to train
+    assert len(rows(run(f"resume={again}", "trainer.max_epochs=2"))) == 2
+
+
+def test_a_length_of_the_schedule_that_was_given_stays(run: Run) -> None:
+    argv = ("scheduler=cosine", "+scheduler.T_max=4", "optimizer.lr=0.01")
+    whole, short = run(*argv, "trainer.max_epochs=3"), run(*argv, "trainer.max_epochs=1")
+    assert rates(run(f"resume={short}", "trainer.max_epochs=3")) == rates(whole)

@@ -176,7 +176,10 @@ def test_resume_from_weights_or_nothing_is_refused(
     run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"state_dict": {}}, tmp_path / "weights.ckpt")
-    for path, message in (("weights.ckpt", "give model.weights="), ("nothing.ckpt", "there is no such file")):
+    for path, message in (
+        ("weights.ckpt", "start from it with model.weights="),
+        ("nothing.ckpt", "there is no such file"),
+    ):
         with pytest.raises(SystemExit):
             run(f"ckpt_path={path}", name=f"run_{path}")
         assert message in capsys.readouterr().err
