@@ -23,6 +23,7 @@ from finetune.checkpoint import AtomicCheckpointIO
 from finetune.classifier import Classifier, load
 from finetune.console import IGNORED_WARNINGS, console, entry, say
 from finetune.data import ImageDataModule
+from finetune.images import cores
 from finetune.module import FineTuner
 from finetune.stopping import StopGracefully
 
@@ -152,6 +153,7 @@ def _check_size(module: FineTuner) -> None:
 def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     """Lightning's Trainer with our record, checkpoints and seeds."""
     options = {k: v for k, v in _plain(cfg.trainer).items() if k != "compile"}
+    _check_devices(options["accelerator"], options["devices"])
     if options["precision"] == "auto":
         options["precision"] = machine.precision(machine.accelerator(options["accelerator"]))
     history = History(folder / "metrics.csv", cfg.monitor)
@@ -182,6 +184,22 @@ def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     except (ValueError, TypeError) as error:
         raise ValueError(f"trainer: {error}") from error
     return trainer
+
+
+PROCESSES = 8
+"""That may always compute on a CPU, however few its cores are."""
+
+
+def _check_devices(accelerator: str, devices: Any) -> None:
+    """Lightning would name its own arguments, and start any number of processes on a CPU."""
+    found = machine.accelerator(accelerator)
+    if accelerator in ("cuda", "gpu", "mps") and found == "cpu":
+        raise ValueError(
+            f"trainer.accelerator={accelerator}: torch {torch.__version__} finds no such device here; trainer=auto takes "
+            "what there is, trainer=cpu the processor."
+        )
+    if found == "cpu" and isinstance(devices, int) and devices > max(PROCESSES, cores()):
+        raise ValueError(f"trainer.devices={devices}: that many processes do not fit on {cores()} processor cores.")
 
 
 def make_callback(spec: dict[str, Any]) -> Callback:

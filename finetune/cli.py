@@ -1,4 +1,4 @@
-"""From a shell line to a command: paths as they are typed, errors as sentences, exit codes.
+"""From a shell line to a command: paths as they are typed, run folders, one run or a sweep.
 
 Importing this does not import torch.
 """
@@ -9,41 +9,24 @@ import gc
 import importlib
 import logging
 import os
-import re
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import fill
-from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import (
-    HydraException,
-)
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from finetune import config, faults, usage
+from finetune import config, errors, faults, usage
+from finetune.errors import INTERRUPTED, SOME_FAILED, TERMINATED, USER_ERROR, Exit
 from finetune.families import unknown
 from finetune.repeating import repeated
 
 COMMANDS = ("check", "train", "evaluate", "predict", "export", "report", "models", "compare", "cache", "demo")
-HYDRA_COMMANDS = ("check", "train", "evaluate", "predict", "export")
-BUG, USER_ERROR, SOME_FAILED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
-
-
-class Exit(BaseException):
-    """The command ends here, with a message and an exit code of its own. Not an Exception: it ends a sweep as well."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @contextmanager
@@ -71,7 +54,7 @@ def console() -> None:
         sys.exit(0 if len(sys.argv) > 1 else USER_ERROR)
     name = sys.argv[1]
     if name not in COMMANDS:
-        _fail(unknown("command", name, COMMANDS))
+        errors.fail(unknown("command", name, COMMANDS))
     importlib.import_module(f"finetune.{name}").main(sys.argv[2:])
 
 
@@ -91,70 +74,27 @@ def hydra_command(
     """
     shell = list(sys.argv)
     given = list(shell[1:] if argv is None else argv)
-
     _check_words(name, given)
-    failed: list[Exception] = []
-    incomplete: list[Exit] = []
-    sweeps: set[str] = set()
     _words[:] = given
     try:
         quoted = quote_paths(repeated(given) if name == "train" else given)
     except (OSError, ValueError) as error:
-        _fail(str(error))
+        errors.fail(str(error))
     _overrides[:] = [word for word in quoted if not word.startswith(("-", "hydra.", "hydra/"))]
-
-    def job(cfg: DictConfig) -> float | None:
-        sys.argv = shell  # Lightning starts the other processes of a run with it
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            sweeps.add(HydraConfig.get().sweep.dir)
-        try:
-            return task(cfg)
-        except Exit as error:
-            if error.code != SOME_FAILED or HydraConfig.get().mode != RunMode.MULTIRUN:
-                raise
-            print(error, file=sys.stderr)  # the other points of a sweep go on
-            incomplete.append(error)
-            return None
-        except Exception as error:
-            _keep(error)
-            failed.append(error)
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                _report_job(error, quoted)
-                raise  # a sweeper must know; it goes on with the other jobs
-            return None  # past Hydra, which would print its own lines
-        finally:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                gc.collect()  # the model and the data of this point, before the next has its own
-
-    def terminated(number: int, frame: object) -> None:
-        raise Exit("terminated", TERMINATED)
-
-    # names the job and its run folder; Hydra would take both from where `task` is defined
-    job.__module__ = f"finetune.{name}"
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would tell everyone that the home cannot be written to
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing them and exiting with 1
     _unique_dirs.clear()
     OmegaConf.register_new_resolver("unique_dir", unique_dir, replace=True)
     config.register_models()
+    jobs = _Jobs(task, shell, quoted)
     sys.argv = [shell[0], *quoted]
-    main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, terminated) if main_thread else None
     try:
-        if {"--help", "-h"} & set(given):
-            usage.print_help(name, quoted)
-            return
-        if found := faults.find(name, quoted):
-            raise ValueError("\n".join(found))
-        try:
-            hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=name)(job)()
-        finally:
-            if after_sweep is not None and sweeps:
-                logging.getLogger("finetune").setLevel(logging.WARNING)  # its lines would be Hydra's too now
-                after_sweep(Path(sweeps.pop()))
-                logging.getLogger("finetune").setLevel(logging.NOTSET)
-        if failed:
-            raise failed[0]
-        if incomplete:
+        with _terminable():
+            if {"--help", "-h"} & set(given):
+                usage.print_help(name, quoted)
+                return
+            if found := faults.find(name, quoted):
+                raise ValueError("\n".join(found))
+            _run(name, jobs, after_sweep)
+        if jobs.incomplete:
             sys.exit(SOME_FAILED)
     except Exit as error:
         if not config.is_first_process():
@@ -165,11 +105,79 @@ def hydra_command(
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        sys.exit(_report(error, name))
+        sys.exit(errors.report(error, name))
     finally:
         sys.argv = shell
-        if main_thread:
-            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within, SIGTERM ends the command as Ctrl-C does, and with a code of its own."""
+
+    def terminated(number: int, frame: object) -> None:
+        raise Exit("terminated", TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Jobs:
+    """The one run of a command, or those of a sweep, and what became of them."""
+
+    def __init__(self, task: Callable[[DictConfig], float | None], shell: list[str], words: list[str]) -> None:
+        self.task, self.shell, self.words = task, shell, words
+        self.failed: list[Exception] = []
+        self.incomplete: list[Exit] = []
+        self.sweep: str | None = None
+
+    def run(self, cfg: DictConfig) -> float | None:
+        """One of them. Errors are kept, past Hydra, which would print its own lines."""
+        sys.argv = self.shell  # Lightning starts the other processes of a run with it
+        sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+        if sweeps:
+            self.sweep = HydraConfig.get().sweep.dir
+        try:
+            return self.task(cfg)
+        except Exit as error:
+            if error.code != SOME_FAILED or not sweeps:
+                raise
+            print(error, file=sys.stderr)  # the other points of a sweep go on
+            self.incomplete.append(error)
+        except Exception as error:
+            errors.keep(error)
+            self.failed.append(error)
+            if sweeps:
+                _report_job(error, self.words)
+                raise  # a sweeper must know; it goes on with the other jobs
+        finally:
+            if sweeps:
+                gc.collect()  # the model and the data of this point, before the next has its own
+        return None
+
+
+def _run(name: str, jobs: _Jobs, after_sweep: Callable[[Path], None] | None) -> None:
+    def job(cfg: DictConfig) -> float | None:
+        return jobs.run(cfg)
+
+    # names the job and its run folder; Hydra would take both from where the function is defined
+    job.__module__ = f"finetune.{name}"
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would tell everyone that the home cannot be written to
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing them and exiting with 1
+    try:
+        hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=name)(job)()
+    finally:
+        if after_sweep is not None and jobs.sweep is not None:
+            logging.getLogger("finetune").setLevel(logging.WARNING)  # its lines would be Hydra's too now
+            after_sweep(Path(jobs.sweep))
+            logging.getLogger("finetune").setLevel(logging.NOTSET)
+    if jobs.failed:
+        raise jobs.failed[0]
 
 
 def _check_words(name: str, words: Sequence[str]) -> None:
@@ -177,11 +185,11 @@ def _check_words(name: str, words: Sequence[str]) -> None:
     keys = [str(key) for key in OmegaConf.load(config.CONF / f"{name}.yaml")]
     for key in keys:
         if any(word.split("=")[0] == f"--{key}" for word in words):
-            _fail(f"Arguments have no dashes here: {key}=...")
+            errors.fail(f"Arguments have no dashes here: {key}=...")
         if key == "resume" and {"-m", "--multirun"} & set(words) and any(w.startswith("resume=") for w in words):
-            _fail("resume= goes on with one run; leave -m out, or give ckpt_path= and the choices to sweep over.")
+            errors.fail("resume= goes on with one run; leave -m out, or give ckpt_path= and the choices to sweep over.")
         if key in ("ckpt", "source", "copy_to") and sum(word.startswith(f"{key}=") for word in words) > 1:
-            _fail(
+            errors.fail(
                 f"{key} is given more than once. For several pictures give a folder, a list (.txt), or a pattern in quotes."
             )
 
@@ -233,7 +241,7 @@ def argparse_command(task: Callable[[Sequence[str] | None], None], argv: Sequenc
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        sys.exit(_report(error, ""))
+        sys.exit(errors.report(error, ""))
 
 
 def _report_job(error: Exception, argv: Sequence[str]) -> None:
@@ -241,7 +249,7 @@ def _report_job(error: Exception, argv: Sequence[str]) -> None:
     cfg = HydraConfig.get()
     given = {word.lower() for word in argv}  # Hydra writes false as False
     own = " ".join(o for o in cfg.overrides.task if o.lower() not in given)
-    _print_error(f"job {cfg.job.num} ({own}) failed: {explain(error, cfg.job.name)}")
+    errors.print_error(f"job {cfg.job.num} ({own}) failed: {errors.explain(error, cfg.job.name)}")
     error.__dict__["reported"] = True
 
 
@@ -319,90 +327,3 @@ def _quote_path(argument: str, sweep: bool) -> str:
         return argument
     escaped = path.replace("\\", "\\\\") if path.endswith("\\") else path
     return f'{key}="{escaped.replace(chr(34), chr(92) + chr(34))}"'
-
-
-# --- errors ------------------------------------------------------------------------------------------------------
-
-
-def _report(error: Exception, name: str) -> int:
-    if os.environ.get("FINETUNE_DEBUG") == "1" or not (is_user_error(error) or _lost_another(error)):
-        traceback.print_exception(error)
-    if not error.__dict__.get("reported"):
-        _print_error(explain(error, name))
-    return USER_ERROR if is_user_error(error) else BUG
-
-
-def _keep(error: Exception) -> None:
-    """An error with its traceback in the log of its run; the terminal gets less."""
-    record = logging.LogRecord(
-        "finetune", logging.ERROR, __file__, 0, "stopped", None, (type(error), error, error.__traceback__)
-    )
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.emit(record)
-
-
-def _fail(message: str) -> NoReturn:
-    _print_error(message)
-    sys.exit(USER_ERROR)
-
-
-def _print_error(message: str) -> None:
-    text = f"error: {message}"
-    if sys.stderr.isatty():
-        text = "\n".join(fill(line, 80, break_long_words=False, break_on_hyphens=False) for line in text.splitlines())
-    print(text, file=sys.stderr, flush=True)
-
-
-def is_user_error(error: BaseException) -> bool:
-    """Whether the user can mend it: a configuration error, or a ValueError or OSError that our own code raised."""
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return True
-    # Lightning's, whose module would import torch; and ours, raised again by a worker process in torch's code
-    if type(error).__name__ in ("MisconfigurationException", "BadImageError"):
-        return True
-    if isinstance(error, PermissionError | FileExistsError | IsADirectoryError | NotADirectoryError):
-        return True
-    if isinstance(error, OSError) and error.errno in config.NO_PLACE:
-        return True
-    if _lost_worker(error):
-        return True
-    innermost = traceback.extract_tb(error.__traceback__)[-1:]
-    ours = bool(innermost) and Path(innermost[0].filename).resolve().is_relative_to(Path(__file__).resolve().parent)
-    making_a_folder = bool(innermost) and innermost[0].name == "mkdir"
-    return isinstance(error, ValueError | FileNotFoundError) and (ours or making_a_folder)
-
-
-def _lost_worker(error: BaseException) -> bool:
-    """Whether a process that decodes images has died, or has found no shared memory."""
-    words = r"DataLoader worker \(pid|DataLoader timed out|shared memory|unable to (?:mmap|open shared)"
-    return isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
-
-
-def _lost_another(error: BaseException) -> bool:
-    """Whether a process failed because it could not reach the others any more: gloo and NCCL in their own words."""
-    return isinstance(error, RuntimeError) and re.search(r"\b(gloo|NCCL|ProcessGroup\w*)\b", str(error)) is not None
-
-
-def explain(error: BaseException, name: str) -> str:
-    """An error as a paragraph that says what was given, what is known and what to do."""
-    if _lost_another(error):
-        return (
-            "another process of this run has ended or does not answer; what it said stands above, or in its log in the "
-            f"run's folder, with all of this: {str(error).strip().splitlines()[0][:200]}"
-        )
-    if _lost_worker(error):
-        return (
-            f"a process that decodes images has died ({str(error).strip().splitlines()[-1]}). It had too little memory, or too "
-            "little shared memory (docker run --shm-size=1g); data.num_workers=0 needs none. resume=RUN goes on."
-        )
-    if not is_user_error(error):
-        return f"{type(error).__name__}: {error}\nThis looks like a bug in finetune; please report it with the lines above."
-    if isinstance(error, OmegaConfBaseException) and isinstance(error.__cause__, OSError):
-        error = error.__cause__  # the run's folder could not be made
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return faults.explain(error, name)
-    if isinstance(error, OSError) and error.strerror:
-        hint = " hydra.run.dir=FOLDER chooses another place for the run." if name in HYDRA_COMMANDS else ""
-        return f"{error.filename}: {error.strerror}.{hint}"
-    return str(error)

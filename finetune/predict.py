@@ -7,7 +7,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from finetune.cli import INTERRUPTED, SOME_FAILED, Exit, begin, heavy_imports, hydra_command
+from finetune.cli import begin, heavy_imports, hydra_command
+from finetune.errors import INTERRUPTED, SOME_FAILED, Exit
 
 
 def predict(cfg: DictConfig) -> None:

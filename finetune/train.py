@@ -7,7 +7,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from finetune.cli import INTERRUPTED, TERMINATED, Exit, begin, heavy_imports, hydra_command, typed
+from finetune.cli import begin, heavy_imports, hydra_command, typed
+from finetune.errors import INTERRUPTED, TERMINATED, Exit
 
 
 def train(cfg: DictConfig) -> float | None:

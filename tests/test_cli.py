@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune import cli
+from finetune import cli, errors
 from finetune.cli import quote_paths, unique_dir
 from finetune.families import find_family
 
@@ -140,10 +140,10 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 def test_is_user_error_is_about_who_raised() -> None:
     with pytest.raises(ValueError, match="invalid literal") as bug:
         int("x")
-    assert not cli.is_user_error(bug.value)
+    assert not errors.is_user_error(bug.value)
     with pytest.raises(ValueError, match="no model") as mistake:
         find_family("x")
-    assert cli.is_user_error(mistake.value)
+    assert errors.is_user_error(mistake.value)
 
 
 def test_console_names_the_nearest_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from finetune import FineTuner, runs, train
+from finetune import FineTuner, runs, stopping, train
 from finetune.callbacks import SeedEveryBatch
 
 Run = Callable[..., Path]
@@ -342,6 +342,23 @@ def test_a_signal_ends_the_process_with_its_code_and_a_way_to_go_on(
     assert f"resume={tmp_path / 'out'}" in errors
     assert "Traceback" not in errors
     assert stored(tmp_path / "out")["epoch"] >= 0
+
+
+def test_a_power_cut_in_a_long_epoch_costs_what_was_not_saved_yet(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ("strategy=finetune", "data.augment=basic")
+    whole, real = run(*argv), FineTuner.training_step
+
+    def step(self: Any, batch: Any, batch_idx: int) -> Any:
+        if (self.current_epoch, batch_idx) == (1, 2):
+            raise ZeroDivisionError("the light goes out")
+        return real(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping, "SAVE_EVERY_S", 0.0)
+        patch.setattr(FineTuner, "training_step", step)
+        half = run(*argv, code=1)
+    assert stored(half)["global_step"] == 5  # of the three of each epoch, two of the second
+    assert_same_run(whole, run(f"resume={half}"))
 
 
 def test_ctrl_c_twice_stops_at_once(

@@ -320,6 +320,12 @@ def test_bad_files_are_named_on_the_terminal_and_in_a_table(
         (["+optimizer.nestrov=true"], "torch.optim.SGD: got an unexpected keyword argument 'nestrov'"),
         (["optimizer.momentum=0", "+optimizer.nesterov=true"], "optimizer: Nesterov momentum requires"),
         (["data.val=test"], "no split for data.val: 'test'"),
+        (["trainer.devices=99"], "trainer.devices=99: that many processes do not fit on"),
+        pytest.param(
+            ["trainer.accelerator=cuda"],
+            "trainer.accelerator=cuda: torch",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
+        ),
     ],
 )
 def test_user_errors_are_explained(
