@@ -181,7 +181,7 @@ def _run(name: str, jobs: _Jobs, after_sweep: Callable[[Path], None] | None) -> 
 
 
 def _check_words(name: str, words: Sequence[str]) -> None:
-    """Two habits of other tools that Hydra would answer with its own usage, or with silence."""
+    """Words that Hydra would answer with its own usage, or with silence."""
     keys = [str(key) for key in OmegaConf.load(config.CONF / f"{name}.yaml")]
     for key in keys:
         if any(word.split("=")[0] == f"--{key}" for word in words):

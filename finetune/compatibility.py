@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import checkpoint
-from finetune.config import is_first_process
+from finetune.config import is_first_process, select
 from finetune.console import entry, say
 from finetune.resuming import batches_of, epoch_of
 from finetune.strategy import Strategy
@@ -64,7 +64,7 @@ def _differences(stored: Mapping[str, Any], module: FineTuner, data: Mapping[str
         yield f"its data are not these ({_data_difference(its_data, data)})"
     before, config = about["config"], module.config
     for key in ("optimizer._target_", "scheduler._target_", "monitor"):
-        was, now = _select(before, key), _select(config, key)
+        was, now = select(before, key), select(config, key)
         if before and was != now:
             yield f"its {key} is {was}, this run's is {now}"
     callbacks = (config.get("callbacks") or {}).values()
@@ -78,14 +78,14 @@ def _differences(stored: Mapping[str, Any], module: FineTuner, data: Mapping[str
         yield f"its one-cycle schedule was made for {was} epochs and cannot be stretched; give trainer.max_epochs={was}"
     if batches_of(stored) and before:
         for key in ("data.batch_size", "trainer.accumulate_grad_batches", "seed"):
-            was, now = _select(before, key), _select(config, key)
+            was, now = select(before, key), select(config, key)
             if was != now:
                 yield f"it was written within an epoch, with {key}={was}, not {now}"
 
 
 def _end(config: Mapping[str, Any]) -> int | None:
     """`trainer.max_epochs` as checkpoints have it: None is a run without an end."""
-    given = _select(config, "trainer.max_epochs")
+    given = select(config, "trainer.max_epochs")
     return given if given is not None and given >= 0 else None
 
 
@@ -112,10 +112,10 @@ def _say_what_changed(stored: Mapping[str, Any], config: Mapping[str, Any], path
     restored = [key for key in changed if _is_of(key, _RESTORED) and key != "scheduler.warmup"]
     other = [key for key in changed if key not in restored]
     if restored:
-        kept = ", ".join(f"{key} stays {_select(before, key)}" for key in restored)
+        kept = ", ".join(f"{key} stays {select(before, key)}" for key in restored)
         say(entry("Note", f"a resumed run goes on with what its checkpoint says: {kept}."))
     if other:
-        what = ", ".join(f"{key}={_select(config, key)} (was {_select(before, key)})" for key in other)
+        what = ", ".join(f"{key}={select(config, key)} (was {select(before, key)})" for key in other)
         say(entry("Note", f"from here on {what}: not the run that it would have been."))
     epoch, batches = epoch_of(stored), batches_of(stored)
     end = _end(config)
@@ -144,12 +144,6 @@ def _different_keys(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
             yield from _different_keys(a, b, f"{name}.")
         elif a != b:
             yield name
-
-
-def _select(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, Mapping) else None
-    return values
 
 
 def _what_learns(strategy: dict[str, Any]) -> dict[str, Any]:

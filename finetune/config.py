@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from finetune.families import FAMILIES, unknown
 
@@ -105,6 +106,16 @@ def _locate(target: str) -> Any:
         names = [n for n in dir(import_module(module)) if not n.startswith("_")]
         raise ValueError(unknown(f"class in {module}", name, names)) from error
     return found
+
+
+def select(values: Any, key: str) -> Any:
+    """The value of a dotted key, or None where it is not there, not given, or cannot be read."""
+    for part in key.split("."):
+        try:
+            values = values.get(part) if isinstance(values, Mapping) else None
+        except OmegaConfBaseException:
+            return None
+    return values
 
 
 def weights_path(weights: str) -> Path | None:

@@ -21,6 +21,7 @@ from finetune.config import (
     checkpoint_path,
     last_checkpoint_path,
     options,
+    select,
     targets_allowed,
     weights_path,
 )
@@ -178,27 +179,16 @@ def _keys(name: str) -> tuple[str, ...]:
 def _values(cfg: Any, key: str) -> Iterator[tuple[str, Any]]:
     """The values of a key that are not null, by their names; `*` is every item of a list."""
     first, star, rest = key.partition(".*")
-    value = _select(cfg, first)
+    value = select(cfg, first)
     if value is None:
         return
     if not star:
         yield key, value
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for i in range(len(value)):
-            found = value[i] if not rest else _select(value[i], rest[1:])
+            found = value[i] if not rest else select(value[i], rest[1:])
             if found is not None:
                 yield f"{first}[{i}]{rest}", found
-
-
-def _select(cfg: Any, key: str) -> Any:
-    """A value, or None where it is not there, not given, or cannot be read."""
-    value = cfg
-    for part in key.split("."):
-        try:
-            value = value.get(part) if isinstance(value, Mapping) else None
-        except OmegaConfBaseException:
-            return None
-    return value
 
 
 def _wrong_files(cfg: DictConfig) -> Iterator[str]:
@@ -211,7 +201,7 @@ def _wrong_files(cfg: DictConfig) -> Iterator[str]:
         yield f"copy_to={cfg.copy_to} is a file; give a folder."
     for key, find_file in (("model.weights", weights_path), ("ckpt_path", last_checkpoint_path)):
         try:
-            if (value := _select(cfg, key)) is not None:
+            if (value := select(cfg, key)) is not None:
                 find_file(str(value))
         except FileNotFoundError as error:
             yield str(error)
@@ -220,7 +210,7 @@ def _wrong_files(cfg: DictConfig) -> Iterator[str]:
 def _wrong_values(cfg: DictConfig, command: str) -> Iterator[str]:
     formats = _FORMATS.get(command)
     for key, known in [*_CHOICES.items(), *([("format", formats)] if formats else [])]:
-        value = _select(cfg, key)
+        value = select(cfg, key)
         if value is None or any(value == k and type(value) is type(k) for k in known):
             continue
         names = [str(k).lower() if isinstance(k, bool) else str(k) for k in known]
@@ -228,19 +218,19 @@ def _wrong_values(cfg: DictConfig, command: str) -> Iterator[str]:
             yield f"{key} must be true or false, got {value}."
         else:
             yield unknown(key, str(value), names, f"It is one of {', '.join(dict.fromkeys(names))}.")
-    if _select(cfg, "monitor") is not None and cfg.monitor not in METRICS:
+    if select(cfg, "monitor") is not None and cfg.monitor not in METRICS:
         yield unknown("metric", str(cfg.monitor), METRICS)
     for key, (kind, least, most) in _RANGES.items():
         for name, value in _values(cfg, key):
             if fault := _range_fault(value, kind, least, most):
                 yield f"{name} must be {fault}, got {value}."
-    workers = _select(cfg, "data.num_workers")
+    workers = select(cfg, "data.num_workers")
     if workers is not None and workers != "auto" and _range_fault(workers, int, 0, None):
         yield f"data.num_workers must be auto or a whole number from 0 on, got {workers}."
-    devices = _select(cfg, "trainer.devices")
+    devices = select(cfg, "trainer.devices")
     if isinstance(devices, int | float) and _range_fault(devices, int, 1, None) and devices != -1:
         yield f"trainer.devices must be auto, a whole number from 1 on, or a list of devices, got {devices}."
-    classes = _select(cfg, "data.classes")
+    classes = select(cfg, "data.classes")
     if isinstance(classes, str | int | float):
         yield f"data.classes is a list, data.classes=[{classes},...], got {classes}."
 
@@ -254,25 +244,25 @@ def _wrong_targets(cfg: DictConfig) -> Iterator[str]:
 
 def _wrong_together(cfg: DictConfig, command: str) -> Iterator[str]:
     if command in ("train", "check") and "data" in cfg:
-        root = _select(cfg, "data.root")
-        if root is None and _select(cfg, "data.dataset") is None:
+        root = select(cfg, "data.root")
+        if root is None and select(cfg, "data.dataset") is None:
             yield "data.root is missing: give the folder with your images (for data=csv, the table) as data.root=..."
         elif root is not None and not _comes_from_somewhere(cfg) and not Path(str(root)).expanduser().exists():
             yield f"data.root={root}: there is no such folder or table (looked from {Path.cwd()})."
     for key in ("image_size", "per_class"):
-        if command == "evaluate" and _select(cfg, f"data.{key}") is not None:
+        if command == "evaluate" and select(cfg, f"data.{key}") is not None:
             yield f"data.{key} changes nothing in evaluate: images are prepared as the checkpoint says, and all are judged."
-    if _select(cfg, "quantize") is not None and _select(cfg, "format") != "onnx":
-        yield f"quantize={cfg.quantize} is for format=onnx, not for {_select(cfg, 'format')}."
-    end, every = _select(cfg, "trainer.max_epochs"), _select(cfg, "trainer.check_val_every_n_epoch")
-    judged = str(_select(cfg, "monitor")).startswith("val/")
+    if select(cfg, "quantize") is not None and select(cfg, "format") != "onnx":
+        yield f"quantize={cfg.quantize} is for format=onnx, not for {select(cfg, 'format')}."
+    end, every = select(cfg, "trainer.max_epochs"), select(cfg, "trainer.check_val_every_n_epoch")
+    judged = str(select(cfg, "monitor")).startswith("val/")
     numbers = isinstance(end, int) and isinstance(every, int)
     if judged and numbers and 0 < end < every:
         yield (
             f"monitor={cfg.monitor} would never be measured: trainer.check_val_every_n_epoch={every} in {end} epochs; "
             "give monitor=train/loss, or validate more often."
         )
-    if judged and _select(cfg, "trainer.limit_val_batches") == 0:
+    if judged and select(cfg, "trainer.limit_val_batches") == 0:
         yield f"monitor={cfg.monitor} would never be measured: trainer.limit_val_batches=0; give monitor=train/loss."
 
 
@@ -298,9 +288,9 @@ def _not_given(cfg: DictConfig, command: str) -> Iterator[str]:
     }
     for section, own in defaults.items():
         values: Any = OmegaConf.to_container(own) if isinstance(own, DictConfig) else own
-        given = _select(cfg, section)
+        given = select(cfg, section)
         for key, default in values.items():
-            if default is not None and isinstance(given, Mapping) and key in given and _select(given, key) is None:
+            if default is not None and isinstance(given, Mapping) and key in given and select(given, key) is None:
                 yield f"{section}.{key} must not be null; its default is {default}."
 
 
@@ -319,7 +309,7 @@ def _range_fault(value: Any, kind: type, least: float | None, most: float | None
 
 def _comes_from_somewhere(cfg: DictConfig) -> bool:
     """Whether the data can be fetched, or are made by a data set's own class."""
-    return _select(cfg, "data.url") is not None or _select(cfg, "data.dataset") is not None
+    return select(cfg, "data.url") is not None or select(cfg, "data.dataset") is not None
 
 
 # --- a shell line ------------------------------------------------------------------------------------------------
@@ -377,7 +367,7 @@ def _no_name(name: str, word: str) -> str | None:
 
 def _mistyped_root(cfg: DictConfig, words: Sequence[str]) -> Iterator[str]:
     """A root without a choice of data would be where the default's example pictures go."""
-    keys, root = {key_of(word) for word in words}, _select(cfg, "data.root")
+    keys, root = {key_of(word) for word in words}, select(cfg, "data.root")
     if (
         root is not None
         and "data.root" in keys

@@ -586,7 +586,8 @@ class FineTuner(LightningModule):
         # an epoch in which Lightning had nothing left to do has none; computing is for all processes or for none
         counts = self.trainer.strategy.reduce_boolean_decision(self.train_loss.update_called, all=False)
         counted = {name: metric.compute() for name, metric in trained.items()} if counts else {}
-        self.log_dict({**counted, **self.rates}, rank_zero_only=True)
+        self.log_dict(counted)  # in every process: schedulers and checkpoints may look at them
+        self.log_dict(self.rates, rank_zero_only=True)
         self._step_plateau()
 
     def _step_plateau(self) -> None:

@@ -106,6 +106,7 @@ def test_two_processes_give_the_numbers_of_one(strategy: list[str], start: Calla
         ["strategy=finetune"],
         ["strategy=gradual"],  # what learns late
         ["strategy=lp_ft"],  # kept features, then pixels
+        ["strategy=finetune", "monitor=train/loss", "scheduler=plateau"],  # all look at what all have counted
         ["strategy=finetune", "model=googlenet"],  # auxiliary heads
         ["strategy=finetune", "data.per_class=7", "+callbacks=ema"],  # 21 images, 11 each: padded in training
     ],
