@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter, signature
@@ -76,6 +77,7 @@ def write_json(values: dict[str, Any], path: Path) -> None:
 
 def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    outside = sys.exception()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")  # containers share numbers
     try:
         with temporary.open("wb") as file:
@@ -92,12 +94,14 @@ def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        # torch.save answers what happens within with an error of its own
-        cause = error if isinstance(error, OSError) else error.__context__
-        if isinstance(cause, BaseException) and not isinstance(cause, Exception):  # Ctrl-C, or SIGTERM
-            raise cause from error
+        # torch.save answers what happens within, Ctrl-C or a full disk, with an error of its own about its archive
+        cause = error
+        while cause.__context__ not in (None, outside):
+            cause = cause.__context__  # type: ignore[assignment]
         if isinstance(cause, OSError) and cause.errno in config.NO_PLACE:
             raise OSError(cause.errno, _no_place(cause, path), str(path)) from error
+        if cause is not error:
+            raise cause from error
         raise
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +15,8 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from finetune.splits import Split, seed_of
 
 Transform = Callable[[Tensor], Tensor]
+
+GRACE_S = 10  # for the last batch and the checkpoint of a run that is asked to stop
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
@@ -124,10 +128,18 @@ class Resumable:
 def outlive_signals(worker: int) -> None:
     """In a process that decodes: Ctrl-C and SIGTERM reach the whole group, and the main process needs its batches.
 
-    The second SIGTERM is torch's own, to a process that has not ended by itself.
+    SIGTERM ends it after `GRACE_S` all the same: it may be the main process that wants to exit, and waits for it. The
+    code is 0, since torch raises in the main process, wherever it is, when one ends with another.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, lambda number, frame: end_soon())
+
+
+def end_soon() -> None:
+    """End this process in `GRACE_S`, whatever it does then."""
+    timer = threading.Timer(GRACE_S, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 class Loader(Resumable, DataLoader[Any]):

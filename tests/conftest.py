@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
+import subprocess
+import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -134,6 +138,47 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
         return folder, 0
 
     return run
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(photos: Path, tmp_path: Path) -> Iterator[Start]:
+    """Start `finetune.train` in a session of its own; nothing of it outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def go(*argv: str, env: dict[str, str] | None = None, module: tuple[str, ...] = ("-m",)) -> subprocess.Popen[str]:
+        words = () if argv[0].startswith("resume=") else (*TINY, f"data.root={photos}")
+        process = subprocess.Popen(
+            [sys.executable, *module, "finetune.train", *words, *argv],
+            cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield go
+    for process in started:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def finished(process: subprocess.Popen[str], code: int = 0, timeout: float = 120) -> str:
+    """What a process said on standard error."""
+    errors = process.communicate(timeout=timeout)[1]
+    assert process.returncode == code, errors[-3000:]
+    return errors
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    """Until a process has made a file."""
+    deadline = time.monotonic() + 120
+    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if process.poll() is not None:
+        assert path.exists(), process.communicate()[1]
+    assert path.exists()
 
 
 @pytest.fixture

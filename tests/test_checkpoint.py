@@ -52,6 +52,28 @@ def test_save_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
 
 
+def test_what_happens_within_a_save_is_what_it_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not torch's complaint about its archive; whatever was being handled when the save began."""
+
+    class Interrupted:
+        def __init__(self, file: Any) -> None:
+            self.file, self.flush = file, file.flush
+
+        def write(self, data: bytes) -> int:
+            if len(data) > 30_000:
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+            return int(self.file.write(data))
+
+    real = torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: real(content, Interrupted(file)))
+    try:
+        raise ValueError("before")
+    except ValueError:
+        with pytest.raises(RuntimeError, match=r"worker \(pid 7\) is killed"):
+            AtomicCheckpointIO().save_checkpoint({"a": torch.zeros(9_999)}, tmp_path / "x.ckpt")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_write_atomically_replaces(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a", b"one")
     write_atomically(tmp_path / "a", b"two")

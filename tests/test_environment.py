@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import gc
 import itertools
+import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,9 +19,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, write_images
+from conftest import TINY, Start, finished, wait_for, write_images
 
-from finetune import machine, train
+from finetune import loaders, machine, train
 
 pytestmark = pytest.mark.slow
 
@@ -116,7 +118,8 @@ def test_with_one_mebibyte_of_shared_memory(photos: Path, tmp_path: Path) -> Non
     done = run("finetune.train", *words, *asked, cwd=tmp_path, before=SMALL_SHM)
     assert done.returncode == 2, done.stderr[-3000:]
     assert (
-        "data.num_workers=2 needs 14 MiB of shared memory, and /dev/shm has 1 left: data.num_workers=0" in done.stderr
+        re.search(r"data.num_workers=2 needs \d+ MiB of shared memory, and /dev/shm has 1 left: data", done.stderr)
+        is not None  # how many depends on the machine's batches of evaluation
     )
     assert "Traceback" not in done.stderr
 
@@ -130,23 +133,33 @@ def test_workers_need_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.workers(1000, on_cpu=True) == 0
 
 
-def test_a_worker_process_that_is_killed_ends_the_run_with_a_hint(photos: Path, tmp_path: Path) -> None:
-    words = [*TINY, f"data.root={photos}", "trainer.max_epochs=5000", "strategy=finetune", "data.num_workers=2"]
-    words += ["data.augment=basic", "hydra.run.dir=out"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "finetune.train", *words],
-        cwd=tmp_path,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    deadline = time.monotonic() + 100
-    while not (tmp_path / "out" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+def test_a_worker_outlives_signals_but_not_the_process_that_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders, "GRACE_S", 0.5)
+    ready = multiprocessing.get_context("fork").Event()
+
+    def work() -> None:
+        loaders.outlive_signals(0)
+        ready.set()
+        time.sleep(60)
+
+    worker = multiprocessing.get_context("fork").Process(target=work, daemon=True)
+    worker.start()
+    assert ready.wait(30)
+    os.kill(worker.pid or 0, signal.SIGINT)
+    os.kill(worker.pid or 0, signal.SIGTERM)
+    assert worker.is_alive()
+    worker.join(30)
+    assert worker.exitcode == 0
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_a_worker_process_that_is_killed_ends_the_run_with_a_hint(which: int, start: Start, tmp_path: Path) -> None:
+    words = ("trainer.max_epochs=5000", "strategy=finetune", "data.num_workers=2", "data.augment=basic")
+    process = start(*words, "hydra.run.dir=out")
+    wait_for(tmp_path / "out" / "checkpoints" / "last.ckpt", process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 2, errors[-3000:]
+    os.kill(int(children[which]), signal.SIGKILL)
+    errors = finished(process, 2, timeout=60)
     assert "a process that decodes images has died" in errors
     assert "data.num_workers=0" in errors
     assert "Traceback" not in errors

@@ -8,49 +8,23 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import Start, finished, wait_for
 
 from finetune import load, runs
 
 pytestmark = pytest.mark.slow
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=4", "strategy=finetune")
 
 
-@pytest.fixture
-def start(photos: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start the command in a session of its own; nothing of it outlives the test."""
-    started: list[subprocess.Popen[str]] = []
-
-    def go(*argv: str, env: dict[str, str] = ENVIRONMENT, module: tuple[str, ...] = ("-m",)) -> subprocess.Popen[str]:
-        words = () if argv[0].startswith("resume=") else (*TINY, f"data.root={photos}")
-        process = subprocess.Popen(
-            [sys.executable, *module, "finetune.train", *words, *argv],
-            cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
-        started.append(process)
-        return process
-
-    yield go
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-
-
-def finished(process: subprocess.Popen[str], code: int = 0, timeout: float = 120) -> str:
-    """What a process said on standard error."""
-    errors = process.communicate(timeout=timeout)[1]
-    assert process.returncode == code, errors[-3000:]
-    return errors
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -73,19 +47,12 @@ def runs_still(pid: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert path.exists(), process.communicate()[1]
-
-
 HALF_FROZEN = "strategy.groups=[{match:'@head'},{match:'@norm',start:null},{match:'.*',lr:0.1}]"
 """Everything learns but BatchNorm, whose statistics are those of the pretrained network."""
 
 
 @pytest.mark.parametrize("strategy", [["strategy=feature_extract"], ["strategy=finetune", HALF_FROZEN]])
-def test_two_processes_give_the_numbers_of_one(strategy: list[str], start: Callable[..., Any], tmp_path: Path) -> None:
+def test_two_processes_give_the_numbers_of_one(strategy: list[str], start: Start, tmp_path: Path) -> None:
     """On the same global batch, where no BatchNorm and no dropout looks at a process's share of it."""
     same = ["model=resnet18", "trainer.precision=32-true", "trainer.max_epochs=3", *strategy]
     finished(start(*same, "data.batch_size=8", "hydra.run.dir=one"))
@@ -111,9 +78,7 @@ def test_two_processes_give_the_numbers_of_one(strategy: list[str], start: Calla
         ["strategy=finetune", "data.per_class=7", "+callbacks=ema"],  # 21 images, 11 each: padded in training
     ],
 )
-def test_two_processes_end_with_identical_weights(
-    argv: list[str], start: Callable[..., Any], photos: Path, tmp_path: Path
-) -> None:
+def test_two_processes_end_with_identical_weights(argv: list[str], start: Start, photos: Path, tmp_path: Path) -> None:
     finished(start(*TWO, "trainer.max_epochs=3", "trainer.precision=32-true", *argv, "hydra.run.dir=out"))
     # it has compared the weights of all processes at its end
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -127,9 +92,7 @@ def test_two_processes_end_with_identical_weights(
     assert abs(again - left.answers.probabilities).max() < 1e-5
 
 
-def test_validation_over_processes_counts_five_images_once(
-    start: Callable[..., Any], make_images: Any, tmp_path: Path
-) -> None:
+def test_validation_over_processes_counts_five_images_once(start: Start, make_images: Any, tmp_path: Path) -> None:
     data = make_images({"train": {"cat": 4, "dog": 4}, "val": {"cat": 3, "dog": 2}})
     finished(start(*TWO, "data.batch_size=2", f"data.root={data}", "trainer.max_epochs=1", "hydra.run.dir=out"))
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -138,7 +101,7 @@ def test_validation_over_processes_counts_five_images_once(
     assert found["best"]["val/acc"] == pytest.approx(right / 5)
 
 
-def test_a_run_over_processes_goes_on_behind_an_unfreezing(start: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_run_over_processes_goes_on_behind_an_unfreezing(start: Start, tmp_path: Path) -> None:
     """What has begun to learn since the processes were joined is learned together."""
     argv = (*TWO, "strategy=gradual", "trainer.max_epochs=12", "data.augment=none")
     finished(start(*argv, "hydra.run.dir=whole"))
@@ -154,9 +117,7 @@ def test_a_run_over_processes_goes_on_behind_an_unfreezing(start: Callable[..., 
 
 
 @pytest.mark.parametrize("who", ["all", "first", "second"])
-def test_sigterm_to_any_process_ends_all_and_the_run_goes_on(
-    who: str, start: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_sigterm_to_any_process_ends_all_and_the_run_goes_on(who: str, start: Start, tmp_path: Path) -> None:
     argv = (*TWO, "trainer.max_epochs=60", "data.augment=basic")
     process = start(*argv, "hydra.run.dir=half")
     wait_for(tmp_path / "half" / "checkpoints" / "last.ckpt", process)
@@ -181,7 +142,7 @@ def test_sigterm_to_any_process_ends_all_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize("who", ["first", "second"])
-def test_a_process_that_is_killed_ends_the_others(who: str, start: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_process_that_is_killed_ends_the_others(who: str, start: Start, tmp_path: Path) -> None:
     process = start(*TWO, "trainer.max_epochs=500", "hydra.run.dir=out")
     wait_for(tmp_path / "out" / "checkpoints" / "last.ckpt", process)
     others = children(process)
@@ -192,7 +153,7 @@ def test_a_process_that_is_killed_ends_the_others(who: str, start: Callable[...,
     assert weights(tmp_path / "out")
 
 
-def test_an_error_in_one_process_is_told_and_ends_the_others(start: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_error_in_one_process_is_told_and_ends_the_others(start: Start, tmp_path: Path) -> None:
     (tmp_path / "breaker.py").write_text(
         "from lightning.pytorch import Callback\n"
         "class Breaker(Callback):\n"
@@ -200,7 +161,7 @@ def test_an_error_in_one_process_is_told_and_ends_the_others(start: Callable[...
         "        if trainer.global_rank == 1 and trainer.current_epoch == 1:\n"
         "            raise RuntimeError('the second process is out of luck')\n"
     )
-    environment = {**ENVIRONMENT, "FINETUNE_ALLOW": "breaker", "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, "FINETUNE_ALLOW": "breaker", "PYTHONPATH": str(tmp_path)}
     process = start(
         *TWO, "trainer.max_epochs=500", "hydra.run.dir=out", "+callbacks.b._target_=breaker.Breaker", env=environment
     )
@@ -210,7 +171,7 @@ def test_an_error_in_one_process_is_told_and_ends_the_others(start: Callable[...
     assert "the second process is out of luck" in (tmp_path / "out" / "train_ddp_process_1.log").read_text()
 
 
-def test_torchrun_over_two_nodes_is_one_run(start: Callable[..., Any], tmp_path: Path) -> None:
+def test_torchrun_over_two_nodes_is_one_run(start: Start, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

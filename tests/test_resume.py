@@ -9,8 +9,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, Start, finished, wait_for
 
 from finetune import FineTuner, runs, stopping, train
 from finetune.callbacks import SeedEveryBatch
@@ -319,26 +317,18 @@ def test_a_full_disk_ends_the_run_and_leaves_its_checkpoints_whole(
 # --- processes ---------------------------------------------------------------------------------------------------
 
 
-def start(photos: Path, folder: Path, *argv: str, **options: Any) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "finetune.train", *TINY, f"data.root={photos}", *argv, f"hydra.run.dir={folder}"]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_process_with_its_code_and_a_way_to_go_on(
-    number: int, workers: int, photos: Path, tmp_path: Path
+    number: int, workers: int, start: Start, tmp_path: Path
 ) -> None:
     """As a terminal and a batch system send it: to the whole group, processes that decode included."""
     words = ("trainer.max_epochs=5000", "strategy=finetune", "data.augment=basic", f"data.num_workers={workers}")
-    process = start(photos, tmp_path / "out", *words, cwd=tmp_path, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "out" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    process = start(*words, f"hydra.run.dir={tmp_path}/out")
+    wait_for(tmp_path / "out" / "checkpoints" / "last.ckpt", process)
     os.killpg(process.pid, number)
-    errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + number, errors
+    errors = finished(process, 128 + number, timeout=60)
     assert f"resume={tmp_path / 'out'}" in errors
     assert "Traceback" not in errors
     assert stored(tmp_path / "out")["epoch"] >= 0
@@ -398,7 +388,7 @@ def test_sigterm_before_the_first_epoch_ends_with_143(
 
 @pytest.mark.slow
 def test_killed_at_any_moment_the_checkpoints_can_be_read_and_the_end_is_the_same(
-    run: Run, photos: Path, tmp_path: Path
+    run: Run, start: Start, tmp_path: Path
 ) -> None:
     """`kill -9`, twenty times: at moments drawn with a seed, on the way through one and the same run."""
     argv = ("strategy=finetune", "data.augment=basic", "trainer.max_epochs=100", "scheduler=cosine")
@@ -408,7 +398,7 @@ def test_killed_at_any_moment_the_checkpoints_can_be_read_and_the_end_is_the_sam
     for attempt in itertools.count():
         folder = tmp_path / f"killed_{attempt}"
         words = () if last is None else (f"ckpt_path={last}",)
-        process = start(photos, folder, *argv, *words, cwd=tmp_path)
+        process = start(*argv, *words, f"hydra.run.dir={folder}")
         if kills < 20:
             while not (folder / "metrics.csv").exists() and process.poll() is None:
                 time.sleep(0.02)
@@ -429,7 +419,7 @@ def test_killed_at_any_moment_the_checkpoints_can_be_read_and_the_end_is_the_sam
 
 @pytest.mark.slow
 @pytest.mark.parametrize("told", [True, False])
-def test_a_requeued_job_of_slurm_goes_on_in_its_folder(told: bool, run: Run, photos: Path, tmp_path: Path) -> None:
+def test_a_requeued_job_of_slurm_goes_on_in_its_folder(told: bool, run: Run, start: Start, tmp_path: Path) -> None:
     """From what it saved when it was told, or from its last epoch where a machine failed without a word."""
     argv = ("strategy=finetune", "data.augment=basic", "trainer.max_epochs=60")
     whole = run(*argv)
@@ -441,17 +431,11 @@ def test_a_requeued_job_of_slurm_goes_on_in_its_folder(told: bool, run: Run, pho
              "NODELIST": "localhost", "JOB_NODELIST": "localhost", "NTASKS_PER_NODE": "1", "JOB_NUM_NODES": "1"}  # fmt: skip
     environment = {**os.environ, **{f"SLURM_{key}": value for key, value in slurm.items()}}
     environment["PATH"] = f"{tmp_path}/bin:{environment['PATH']}"
-    words = [sys.executable, "-m", "finetune.train", *TINY, f"data.root={photos}", *argv]
     folder = tmp_path / "runs" / "train" / "slurm_42"
-    first = subprocess.Popen(
-        words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    first = start(*argv, env=environment)
+    wait_for(folder / "checkpoints" / "last.ckpt", first)
     first.send_signal(signal.SIGUSR1)
-    while not (tmp_path / "asked").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(tmp_path / "asked", first)
     first.kill()
     errors = first.communicate()[1]
     if not told:
@@ -459,16 +443,11 @@ def test_a_requeued_job_of_slurm_goes_on_in_its_folder(told: bool, run: Run, pho
             path.unlink()
     assert (tmp_path / "asked").read_text() == "requeue 42\n", errors
     assert (folder / "hpc_ckpt_1.ckpt").exists() == told
-    again = subprocess.run(
-        words, cwd=tmp_path, env={**environment, "SLURM_RESTART_COUNT": "1"}, capture_output=True, text=True
-    )
-    assert again.returncode == 0, again.stderr
+    environment["SLURM_RESTART_COUNT"] = "1"
+    finished(start(*argv, env=environment))
     assert_same_run(whole, folder)
     assert len(list((tmp_path / "runs" / "train").iterdir())) == 1
-    other = [*words, "seed=1", "trainer.max_epochs=1"]  # a second command of the same job
-    subprocess.run(
-        other, cwd=tmp_path, env={**environment, "SLURM_RESTART_COUNT": "1"}, check=True, stdout=subprocess.PIPE
-    )
+    finished(start(*argv, "seed=1", "trainer.max_epochs=1", env=environment))  # a second command of the same job
     assert sorted(path.name for path in (tmp_path / "runs" / "train").iterdir()) == ["slurm_42", "slurm_42_1"]
 
 
