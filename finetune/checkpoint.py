@@ -97,7 +97,7 @@ def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
         # torch.save answers what happens within, Ctrl-C or a full disk, with an error of its own about its archive
         cause = error
         while cause.__context__ not in (None, outside):
-            cause = cause.__context__  # type: ignore[assignment]
+            cause = cause.__context__
         if isinstance(cause, OSError) and cause.errno in config.NO_PLACE:
             raise OSError(cause.errno, _no_place(cause, path), str(path)) from error
         if cause is not error:

@@ -17,9 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.utils import run_job
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from finetune import config, errors, faults, usage
 from finetune.errors import INTERRUPTED, SOME_FAILED, TERMINATED, USER_ERROR, Exit
@@ -84,16 +87,20 @@ def hydra_command(
     _unique_dirs.clear()
     OmegaConf.register_new_resolver("unique_dir", unique_dir, replace=True)
     config.register_models()
-    jobs = _Jobs(task, shell, quoted)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would tell everyone that the home cannot be written to
+    jobs = _Jobs(name, task, shell, quoted)
     sys.argv = [shell[0], *quoted]
     try:
         with _terminable():
             if {"--help", "-h"} & set(given):
                 usage.print_help(name, quoted)
                 return
-            if found := faults.find(name, quoted):
-                raise ValueError("\n".join(found))
-            _run(name, jobs, after_sweep)
+            if any(word.startswith(("-", "hydra.mode=")) for word in quoted):  # a sweep, or a look at what is composed
+                _run_by_hydra(jobs, after_sweep)
+            else:
+                _run(jobs, faults.compose(name, quoted))
+            if jobs.failed:
+                raise jobs.failed[0]
         if jobs.incomplete:
             sys.exit(SOME_FAILED)
     except Exit as error:
@@ -130,19 +137,23 @@ def _terminable() -> Iterator[None]:
 class _Jobs:
     """The one run of a command, or those of a sweep, and what became of them."""
 
-    def __init__(self, task: Callable[[DictConfig], float | None], shell: list[str], words: list[str]) -> None:
-        self.task, self.shell, self.words = task, shell, words
+    def __init__(
+        self, name: str, task: Callable[[DictConfig], float | None], shell: list[str], words: list[str]
+    ) -> None:
+        self.name, self.task, self.shell, self.words = name, task, shell, words
         self.failed: list[Exception] = []
         self.incomplete: list[Exit] = []
         self.sweep: str | None = None
 
-    def run(self, cfg: DictConfig) -> float | None:
+    def run(self, cfg: DictConfig, check: bool = False) -> float | None:
         """One of them. Errors are kept, past Hydra, which would print its own lines."""
         sys.argv = self.shell  # Lightning starts the other processes of a run with it
         sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
         if sweeps:
             self.sweep = HydraConfig.get().sweep.dir
         try:
+            if check:
+                faults.check(cfg, self.name)
             return self.task(cfg)
         except Exit as error:
             if error.code != SOME_FAILED or not sweeps:
@@ -161,23 +172,33 @@ class _Jobs:
         return None
 
 
-def _run(name: str, jobs: _Jobs, after_sweep: Callable[[Path], None] | None) -> None:
+def _run(jobs: _Jobs, cfg: DictConfig) -> None:
+    """The one run of what has been composed and checked; `hydra.main` would compose it twice more."""
+    with hydra.initialize_config_dir(str(config.CONF), version_base="1.3", job_name=jobs.name):
+        with read_write(cfg):
+            cfg.hydra.mode = RunMode.RUN
+        callbacks = Callbacks(cfg)
+        callbacks.on_run_start(config=cfg, config_name=jobs.name)
+        context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=callbacks)
+        done = run_job(jobs.run, cfg, job_dir_key="hydra.run.dir", job_subdir_key=None, hydra_context=context)
+        callbacks.on_run_end(config=cfg, config_name=jobs.name, job_return=done)
+        _ = done.return_value  # raises what is not kept
+
+
+def _run_by_hydra(jobs: _Jobs, after_sweep: Callable[[Path], None] | None) -> None:
     def job(cfg: DictConfig) -> float | None:
-        return jobs.run(cfg)
+        return jobs.run(cfg, check=True)
 
     # names the job and its run folder; Hydra would take both from where the function is defined
-    job.__module__ = f"finetune.{name}"
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would tell everyone that the home cannot be written to
+    job.__module__ = f"finetune.{jobs.name}"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing them and exiting with 1
     try:
-        hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=name)(job)()
+        hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=jobs.name)(job)()
     finally:
         if after_sweep is not None and jobs.sweep is not None:
             logging.getLogger("finetune").setLevel(logging.WARNING)  # its lines would be Hydra's too now
             after_sweep(Path(jobs.sweep))
             logging.getLogger("finetune").setLevel(logging.NOTSET)
-    if jobs.failed:
-        raise jobs.failed[0]
 
 
 def _check_words(name: str, words: Sequence[str]) -> None:
@@ -207,13 +228,12 @@ def typed(name: str) -> list[str]:
 
 
 def begin(cfg: DictConfig, name: str) -> Path:
-    """Check a command's configuration and claim its run folder, before torch is imported.
+    """Claim the run folder of a command, before torch is imported.
 
     Raises:
-        ValueError: lists all faults.
         FileExistsError: the folder holds another run.
+        ValueError: a sweep over several devices.
     """
-    faults.check(cfg, name)
     if name == "train" and HydraConfig.get().mode == RunMode.MULTIRUN:
         _one_device(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)

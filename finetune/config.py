@@ -6,6 +6,7 @@ Importing this does not import torch, so that a typo is answered at once.
 from __future__ import annotations
 
 import errno
+import functools
 import inspect
 import os
 import re
@@ -44,12 +45,17 @@ def options(group: str) -> list[str]:
 
 def register_models() -> None:
     """Fill Hydra's `model` group from the table of families; `model/_base.yaml` holds the other keys."""
+    for name in FAMILIES:
+        _register_model(name)
+
+
+@functools.cache
+def _register_model(name: str) -> None:
     from hydra.core.config_store import ConfigStore  # here: the classes work without hydra
 
-    store = ConfigStore.instance()
-    for name in FAMILIES:
-        if not (CONF / "model" / f"{name}.yaml").exists():
-            store.store(group="model", name=name, node={"defaults": ["_base", "_self_"], "name": name})
+    if not (CONF / "model" / f"{name}.yaml").exists():
+        node = {"defaults": ["_base", "_self_"], "name": name}
+        ConfigStore.instance().store(group="model", name=name, node=node)
 
 
 def factory(spec: Mapping[str, Any] | DictConfig, base: type | tuple[type, ...]) -> partial[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -147,14 +148,14 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _unknown_keys(cfg: DictConfig, command: str) -> Iterator[str]:
     """`+modle=...` adds a key that nobody reads."""
-    top = {str(key) for key in OmegaConf.load(CONF / f"{command}.yaml")} - {"defaults"}
+    top = {*_keys(f"{command}.yaml")} - {"defaults"}
     top |= {p.name for p in CONF.iterdir() if p.is_dir()}
     sections: dict[str, tuple[str, ...]] = {
         "": tuple(top),
         "data": _keys("data/_base.yaml"),
         "model": _keys("model/_base.yaml"),
         "model.preprocess": PREPROCESS_FIELDS,
-        "loss": tuple(str(key) for key in OmegaConf.load(CONF / "train.yaml").loss),
+        "loss": tuple(_shipped("train.yaml").loss),
         "paths": _keys("paths/default.yaml"),
         "strategy": STRATEGY_FIELDS,
         "strategy.groups.*": GROUP_FIELDS,
@@ -173,7 +174,13 @@ def _unknown_keys(cfg: DictConfig, command: str) -> Iterator[str]:
 
 
 def _keys(name: str) -> tuple[str, ...]:
-    return tuple(str(key) for key in OmegaConf.load(CONF / name))
+    return tuple(str(key) for key in _shipped(name))
+
+
+@functools.cache
+def _shipped(name: str) -> Any:
+    """One of our own files, before it is composed."""
+    return OmegaConf.load(CONF / name)
 
 
 def _values(cfg: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -268,7 +275,7 @@ def _wrong_together(cfg: DictConfig, command: str) -> Iterator[str]:
 
 def _not_given(cfg: DictConfig, command: str) -> Iterator[str]:
     """Keys that must be given, and those that must not be null."""
-    defaults: Any = OmegaConf.load(CONF / f"{command}.yaml")
+    defaults = _shipped(f"{command}.yaml")
     for key in defaults:
         default = "???" if OmegaConf.is_missing(defaults, key) else defaults[key]
         value = None if OmegaConf.is_missing(cfg, key) else cfg.get(key)
@@ -279,8 +286,8 @@ def _not_given(cfg: DictConfig, command: str) -> Iterator[str]:
     if command != "train":
         return
     defaults = {
-        "data": OmegaConf.load(CONF / "data" / "_base.yaml"),
-        "model": OmegaConf.load(CONF / "model" / "_base.yaml"),
+        "data": _shipped("data/_base.yaml"),
+        "model": _shipped("model/_base.yaml"),
         "loss": defaults.loss,
         "optimizer": {"lr": "0.001"},
         "scheduler": {"warmup": 0},
@@ -315,34 +322,45 @@ def _comes_from_somewhere(cfg: DictConfig) -> bool:
 # --- a shell line ------------------------------------------------------------------------------------------------
 
 
-def find(name: str, words: Sequence[str]) -> list[str]:
-    """All faults of the words of a command: what Hydra cannot compose, and what makes no sense in the rest."""
-    overrides: list[str] = [word for word in words if not word.startswith("-")]
-    faults: list[str] = []
-    if len(overrides) < len(words):  # a sweep, or a look at the configuration
-        return []
-    for word in list(overrides):
+def compose(name: str, words: Sequence[str]) -> DictConfig:
+    """The configuration of a command, Hydra's own node included.
+
+    Raises:
+        ValueError: lists all faults of the words, a line each: what Hydra cannot compose, and what makes no sense in
+            the rest.
+    """
+    cfg, faults = _compose_what_can_be(name, words)
+    if cfg is not None:
+        alone = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+        faults += [*_faults(alone, name), *_mistyped_root(alone, words)]
+    if cfg is None or faults:
+        raise ValueError("\n".join(faults))
+    return cfg
+
+
+def _compose_what_can_be(name: str, words: Sequence[str]) -> tuple[DictConfig | None, list[str]]:
+    """Without the words that are at fault, if it is known which are."""
+    overrides, faults = list(words), []
+    for word in words:
         if fault := _no_name(name, word):
             faults.append(fault)
             overrides.remove(word)
     while True:
         try:
-            cfg = _compose(name, overrides)
-            break
+            return _compose(name, overrides), faults
         except Exception as error:  # Hydra answers some words with errors of Python's
             at_fault = _culprit(error, overrides) or [word for word in overrides if not _composes(name, word)]
             known = isinstance(error, HydraException | OmegaConfBaseException)
             faults.append(explain(error, name) if known else f"{' '.join(at_fault)}: {str(error).split(' : ')[0]}")
             if not at_fault:
-                return faults
+                return None, faults
             overrides = [word for word in overrides if word not in at_fault]
-    return [*faults, *_faults(cfg, name), *_mistyped_root(cfg, overrides)]
 
 
 def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(name, list(overrides))
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name=name):
+        return hydra.compose(name, list(overrides), return_hydra_config=True)
 
 
 def _composes(name: str, word: str) -> bool:
@@ -426,7 +444,8 @@ def explain(error: BaseException, name: str) -> str:
 def known_keys(name: str) -> list[str]:
     """All keys of a command's default configuration, and its groups."""
     cfg = _compose(name, [])
-    return [*usage.groups(cfg), *_flat(OmegaConf.to_container(cfg, resolve=False), "")]
+    flat = _flat(OmegaConf.to_container(cfg, resolve=False), "")
+    return [*usage.groups(cfg), *(key for key in flat if not key.startswith("hydra."))]
 
 
 def _flat(value: Any, prefix: str) -> list[str]:

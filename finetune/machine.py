@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import sys
@@ -26,7 +27,12 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """What was installed."""
-    found = {"python": platform.python_version()}
+    return {"python": platform.python_version(), **_packages()}
+
+
+@functools.cache
+def _packages() -> dict[str, str]:
+    found = {}
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from finetune import train
+from finetune import faults, train
 from finetune.build import quiet
 from finetune.console import IGNORED_WARNINGS
 
@@ -138,6 +138,15 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
         return folder, 0
 
     return run
+
+
+def faults_of(name: str, *words: str) -> list[str]:
+    """What is wrong with the words of a command."""
+    try:
+        faults.compose(name, words)
+    except ValueError as error:
+        return str(error).splitlines()
+    return []
 
 
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -8,7 +8,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ def test_what_happens_within_a_save_is_what_it_raises(tmp_path: Path, monkeypatc
             return int(self.file.write(data))
 
     real = torch.save
-    monkeypatch.setattr(torch, "save", lambda content, file: real(content, Interrupted(file)))
+    monkeypatch.setattr(torch, "save", lambda content, file: real(content, cast(Any, Interrupted(file))))
     try:
         raise ValueError("before")
     except ValueError:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import TINY, faults_of
 from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
@@ -121,7 +122,7 @@ WRONG = {
 )
 def test_every_wrong_word_is_answered_before_torch(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = faults.find("train", cli.quote_paths([word]))
+    found = faults_of("train", *cli.quote_paths([word]))
     assert len(found) == 1, found
     assert WRONG[word] in found[0]
 
@@ -162,10 +163,10 @@ def test_a_root_that_was_typed_is_not_where_examples_are_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "data=imagefolder" in faults.find("train", ['data.root="fotos"'])[0]
-    assert faults.find("train", ["data=hymenoptera", 'data.root="ants"']) == []  # to be fetched there
+    assert "data=imagefolder" in faults_of("train", 'data.root="fotos"')[0]
+    assert faults_of("train", "data=hymenoptera", 'data.root="ants"') == []  # to be fetched there
     (tmp_path / "fotos").mkdir()
-    assert faults.find("train", ['data.root="fotos"']) == []
+    assert faults_of("train", 'data.root="fotos"') == []
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_other_commands_have_faults_too(
     name: str, words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert any(message in fault for fault in faults.find(name, cli.quote_paths(words)))
+    assert any(message in fault for fault in faults_of(name, *cli.quote_paths(words)))
 
 
 def test_a_sweep_over_several_devices_is_refused(
@@ -201,7 +202,5 @@ def test_a_sweep_over_several_devices_is_refused(
 def test_a_run_without_an_end_says_so(
     command: Callable[..., tuple[Path, int]], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from conftest import TINY
-
     command("train", *TINY, f"data.root={photos}", "trainer.max_epochs=-1", "+trainer.max_steps=3")
     assert "no end was given" in capsys.readouterr().out

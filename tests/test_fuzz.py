@@ -15,7 +15,7 @@ from typing import Any
 import hydra
 import pytest
 import torch
-from conftest import picture
+from conftest import faults_of, picture
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -188,7 +188,7 @@ def test_five_hundred_random_shell_lines_are_composed_or_explained(
     line = [f"{sign}{key}={value}" for sign, key, value in words]
     line = [word for word in line if not word.startswith("-")]
     with in_time():
-        found = faults.find("train", cli.quote_paths(line))
+        found = faults_of("train", *cli.quote_paths(line))
     assert all(isinstance(fault, str) and fault for fault in found)
     assert not any("Traceback" in fault or "object at 0x" in fault for fault in found)
     if not found:  # what passes can be resolved and checked again
