@@ -63,38 +63,52 @@ def collate(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     return images, torch.tensor([label for _, label in items])
 
 
+def share(count: int, rank: int, world: int) -> int:
+    """How many of so many images are one process's."""
+    return len(range(rank, count, world))
+
+
 class EpochSampler(Sampler[tuple[int, int]]):
-    """A new order every epoch that depends on the seed and the epoch alone, so that a resumed run sees the same one."""
+    """A new order every epoch that depends on the seed and the epoch alone, so that a resumed run sees the same one.
+
+    Of several processes each takes every `world`-th image, and some may have one image more than others.
+    """
 
     def __init__(self, length: int, seed: int, epoch: Callable[[], int], rank: int = 0, world: int = 1) -> None:
         self.length, self.seed, self.epoch, self.rank, self.world = length, seed, epoch, rank, world
 
     def __len__(self) -> int:
-        return -(-self.length // self.world)
+        return share(max(self.length, self.world), self.rank, self.world)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch()
         generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
         order = torch.randperm(self.length, generator=generator).tolist()
-        # ranks must take the same number of steps: the first images of the order are seen twice by a rank or two
-        order += order[: len(self) * self.world - self.length]
+        order += (order * self.world)[: max(0, self.world - self.length)]  # each process needs a batch
         return iter([(epoch, i) for i in order[self.rank :: self.world]])
 
 
 class FullBatches(BatchSampler):
-    """Batches of `batch_size`; a last batch of one joins the one before it, since BatchNorm cannot learn from one."""
+    """Batches of `batch_size`, as many in every process.
+
+    A last batch that would leave a process one image, or none, joins the one before it: BatchNorm cannot learn from one.
+    """
 
     def _sizes(self) -> list[int]:
-        n = len(self.sampler)  # type: ignore[arg-type]
-        full, rest = divmod(n, self.batch_size)
-        sizes = [self.batch_size] * full + ([rest] if rest else [])
-        if rest == 1 and full and self.batch_size > 1:
-            sizes[-2:] = [self.batch_size + 1]
+        order: EpochSampler = self.sampler  # type: ignore[assignment]
+        length = max(order.length, order.world)
+        full, rest = divmod(length, self.batch_size * order.world)
+        sizes = [self.batch_size] * full
+        mine = share(rest, order.rank, order.world)
+        if full and rest < 2 * order.world:
+            sizes[-1] += mine
+        elif rest:
+            sizes.append(mine)
         return sizes
 
     def __init__(
         self,
-        sampler: Sampler[tuple[int, int]],
+        sampler: EpochSampler,
         batch_size: int,
         drop_last: bool = False,
         done: Callable[[], int] = lambda: 0,

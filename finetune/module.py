@@ -479,9 +479,28 @@ class FineTuner(LightningModule):
             raise ValueError(f"The loss is {loss.item()} {self._where(batch_idx)} {_DIVERGED}")
         # with MixUp or CutMix, accuracy is against the larger share of each image
         hard = targets if targets.ndim == 1 else targets.argmax(dim=1)
-        self.train_loss.update(loss.detach(), weight=len(labels))
+        loss, images_seen = self._of_all(loss, targets)
+        self.train_loss.update(loss.detach(), weight=images_seen)
         self.train_acc.update(logits.detach(), hard)
         return loss
+
+    def _of_all(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
+        """A mean over this process's images so scaled that the mean over all processes is that over all their images.
+
+        And the number of images that it then stands for. Processes differ in the last batch, and in the weights of
+        their images' classes.
+        """
+        weights = self.criterion.weight
+        if (
+            self._trainer is None
+            or self.trainer.world_size == 1
+            or (weights is None and not self.trainer.is_last_batch)
+        ):
+            return loss, len(targets)
+        counted = len(targets) if weights is None or targets.ndim > 1 else weights[targets].sum()
+        mine = torch.tensor([float(counted), float(len(targets))], device=loss.device)
+        average: Any = self.trainer.strategy.reduce(mine.clone(), reduce_op="mean")
+        return loss * mine[0] / average[0], average[1]
 
     def _where(self, batch_idx: int) -> str:
         """A step in words: its epoch and batch, its rates, and the files of the batch."""

@@ -271,10 +271,30 @@ def test_train_loader_changes_with_the_epoch_and_repeats_it(photos: Path, traine
     assert [i for _, i in first] != [i for _, i in second]
 
 
-def test_epoch_sampler_covers_everything_over_ranks() -> None:
-    ranks = [list(EpochSampler(7, 0, lambda: 3, rank, 2)) for rank in range(2)]
-    assert {len(r) for r in ranks} == {4}
-    assert {i for r in ranks for _, i in r} == set(range(7))
+@pytest.mark.parametrize(
+    ("n", "size", "world", "expected"),
+    [
+        (7, 4, 2, [[4], [3]]),
+        (21, 4, 2, [[4, 4, 3], [4, 4, 2]]),
+        (19, 4, 2, [[4, 6], [4, 5]]),  # 2 and 1 would be left
+        (17, 4, 2, [[4, 5], [4, 4]]),
+        (5, 1, 2, [[1, 2], [1, 1]]),
+        (2, 4, 2, [[1], [1]]),
+    ],
+)
+def test_full_batches_over_processes_are_as_many_and_hold_each_image_once(
+    n: int, size: int, world: int, expected: list[list[int]]
+) -> None:
+    ranks = [list(FullBatches(EpochSampler(n, 0, lambda: 3, rank, world), size)) for rank in range(world)]
+    assert [[len(batch) for batch in batches] for batches in ranks] == expected
+    assert sorted(i for batches in ranks for batch in batches for _, i in batch) == list(range(n))
+    alone = list(EpochSampler(n, 0, lambda: 3))
+    assert {key for batches in ranks for key in batches[0]} == set(alone[: sum(sizes[0] for sizes in expected)])
+
+
+def test_full_batches_of_fewer_images_than_processes_give_each_one() -> None:
+    ranks = [list(FullBatches(EpochSampler(2, 0, lambda: 0, rank, 5), 4)) for rank in range(5)]
+    assert [[len(batch) for batch in batches] for batches in ranks] == [[1]] * 5
 
 
 @pytest.mark.parametrize(
