@@ -60,8 +60,13 @@ def print_error(message: str) -> None:
     """On standard error; wrapped where it is a terminal."""
     text = f"error: {message}"
     if sys.stderr.isatty():
-        text = "\n".join(fill(line, 80, break_long_words=False, break_on_hyphens=False) for line in text.splitlines())
+        text = "\n".join(map(_wrapped, text.splitlines()))
     print(text, file=sys.stderr, flush=True)
+
+
+def _wrapped(line: str) -> str:
+    hanging = "  " if line.startswith("- ") else ""
+    return fill(line, 80, break_long_words=False, break_on_hyphens=False, subsequent_indent=hanging)
 
 
 def is_user_error(error: BaseException) -> bool:

@@ -112,7 +112,11 @@ def check(cfg: DictConfig, command: str = "train") -> None:
     """
     faults = list(_faults(cfg, command))
     if faults:
-        raise ValueError("\n".join(faults))
+        raise ValueError(_listed(faults))
+
+
+def _listed(faults: Sequence[str]) -> str:
+    return "\n- ".join([f"{len(faults)} things are wrong:", *faults]) if len(faults) > 1 else faults[0]
 
 
 def _faults(cfg: DictConfig, command: str) -> Iterator[str]:
@@ -334,7 +338,7 @@ def compose(name: str, words: Sequence[str]) -> DictConfig:
         alone = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
         faults += [*_faults(alone, name), *_mistyped_root(alone, words)]
     if cfg is None or faults:
-        raise ValueError("\n".join(faults))
+        raise ValueError(_listed(faults))
     return cfg
 
 
@@ -433,12 +437,17 @@ def explain(error: BaseException, name: str) -> str:
         return str(error).splitlines()[0]
     key = found[1]
     known = known_keys(name)
-    close = nearest(key, known)
     if key in known:
         return " ".join(text.split())
+    near = nearest(key, [k for k in known if ("." in k) >= ("." in key) and not k.endswith("._target_")])
+    close = [k for k in known if _last_part(k) == _last_part(key)] or near
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    add = f"; +{key}=... adds a new one" if name == "train" else ""
+    add = f"; +{key}=... adds a new one" if key.split(".")[0] in ("optimizer", "scheduler", "trainer") else ""
     return f"There is no key {key!r}.{hint} `python -m finetune.{name} --help` lists all{add}."
+
+
+def _last_part(key: str) -> str:
+    return re.sub("[-_]", "", key.rpartition(".")[2]).lower()
 
 
 def known_keys(name: str) -> list[str]:

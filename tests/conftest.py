@@ -145,7 +145,8 @@ def faults_of(name: str, *words: str) -> list[str]:
     try:
         faults.compose(name, words)
     except ValueError as error:
-        return str(error).splitlines()
+        first, *rest = str(error).splitlines()
+        return [line.removeprefix("- ") for line in rest] or [first]
     return []
 
 

@@ -164,12 +164,13 @@ def test_check_reports_all_faults_at_once() -> None:
     cfg = compose("optimizer.lr=-1", "data.batch_size=0", "data.augment=trivail", "trainer.max_epochs=abc")
     with pytest.raises(ValueError, match=r"trivail") as error:
         faults.check(cfg)
-    lines = str(error.value).splitlines()
+    first, *lines = str(error.value).splitlines()
+    assert first == "4 things are wrong:"
     assert len(lines) == 4
     assert "nearest are trivial" in lines[0]
-    assert "optimizer.lr must be a number from 0 on, got -1." in lines
-    assert "data.batch_size must be a whole number from 1 on, got 0." in lines
-    assert "trainer.max_epochs must be a whole number from -1 on, got abc." in lines
+    assert "- optimizer.lr must be a number from 0 on, got -1." in lines
+    assert "- data.batch_size must be a whole number from 1 on, got 0." in lines
+    assert "- trainer.max_epochs must be a whole number from -1 on, got abc." in lines
 
 
 @pytest.mark.parametrize(

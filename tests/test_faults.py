@@ -40,6 +40,8 @@ def test_known_fields_are_those_of_the_classes() -> None:
 
 
 WRONG = {
+    "lr=0.1": "no key 'lr'. Did you mean optimizer.lr? ",
+    "batchsize=3": "no key 'batchsize'. Did you mean data.batch_size? ",
     "modle=resnet18": "no key 'modle'. Did you mean model",
     "+modle=resnet18": "no key 'modle'. The nearest are model",
     "model=resnet19": "no model 'resnet19'. The nearest are",
@@ -135,7 +137,8 @@ def test_all_faults_are_reported_together_and_leave_nothing(
     with pytest.raises(SystemExit) as stop:
         train.main(words)
     assert stop.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
+    first, *lines = capsys.readouterr().err.strip().splitlines()
+    assert first == "error: 6 things are wrong:"
     assert len(lines) == 6, lines
     for word, line in zip(("lrr", "modle", "resnet19", "[1=", "batch_size", "views"), sorted_as(lines), strict=True):
         assert word in line
@@ -155,7 +158,8 @@ def test_wrong_words_are_answered_without_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 3
+    assert len(done.stderr.strip().splitlines()) == 4
+    assert "3 things are wrong" in done.stderr
     assert "Traceback" not in done.stderr
 
 
