@@ -96,7 +96,9 @@ def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
             temporary.unlink()
         # torch.save answers what happens within, Ctrl-C or a full disk, with an error of its own about its archive
         cause = error
-        while cause.__context__ not in (None, outside):
+        while (
+            isinstance(cause, Exception) and not cause.__suppress_context__ and cause.__context__ not in (None, outside)
+        ):
             cause = cause.__context__
         if isinstance(cause, OSError) and cause.errno in config.NO_PLACE:
             raise OSError(cause.errno, _no_place(cause, path), str(path)) from error

@@ -22,7 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from finetune import config, errors, faults, usage
 from finetune.errors import INTERRUPTED, SOME_FAILED, TERMINATED, USER_ERROR, Exit
@@ -95,10 +95,12 @@ def hydra_command(
             if {"--help", "-h"} & set(given):
                 usage.print_help(name, quoted)
                 return
-            if any(word.startswith(("-", "hydra.mode=")) for word in quoted):  # a sweep, or a look at what is composed
+            flags = any(word.startswith("-") for word in quoted)  # a sweep, or a look at what is composed
+            cfg = None if flags else faults.compose(name, quoted)
+            if cfg is None or cfg.hydra.mode == RunMode.MULTIRUN:
                 _run_by_hydra(jobs, after_sweep)
             else:
-                _run(jobs, faults.compose(name, quoted))
+                _run(jobs, cfg)
             if jobs.failed:
                 raise jobs.failed[0]
         if jobs.incomplete:
@@ -175,8 +177,7 @@ class _Jobs:
 def _run(jobs: _Jobs, cfg: DictConfig) -> None:
     """The one run of what has been composed and checked; `hydra.main` would compose it twice more."""
     with hydra.initialize_config_dir(str(config.CONF), version_base="1.3", job_name=jobs.name):
-        with read_write(cfg):
-            cfg.hydra.mode = RunMode.RUN
+        cfg.hydra.mode = RunMode.RUN
         callbacks = Callbacks(cfg)
         callbacks.on_run_start(config=cfg, config_name=jobs.name)
         context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=callbacks)
@@ -203,8 +204,7 @@ def _run_by_hydra(jobs: _Jobs, after_sweep: Callable[[Path], None] | None) -> No
 
 def _check_words(name: str, words: Sequence[str]) -> None:
     """Words that Hydra would answer with its own usage, or with silence."""
-    keys = [str(key) for key in OmegaConf.load(config.CONF / f"{name}.yaml")]
-    for key in keys:
+    for key in faults.shipped_keys(f"{name}.yaml"):
         if any(word.split("=")[0] == f"--{key}" for word in words):
             errors.fail(f"Arguments have no dashes here: {key}=...")
         if key == "resume" and {"-m", "--multirun"} & set(words) and any(w.startswith("resume=") for w in words):

@@ -108,7 +108,7 @@ def explain(error: BaseException, name: str) -> str:
         )
     if _lost_worker(error):
         return (
-            f"a process that decodes images has died ({str(error).strip().splitlines()[-1]}). It had too little memory, or too "
+            f"a process that decodes images has died ({str(error).strip().splitlines()[-1]}). Most often it has too little memory, or too "
             "little shared memory (docker run --shm-size=1g); data.num_workers=0 needs none. resume=RUN goes on."
         )
     if not is_user_error(error):

@@ -152,15 +152,15 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _unknown_keys(cfg: DictConfig, command: str) -> Iterator[str]:
     """`+modle=...` adds a key that nobody reads."""
-    top = {*_keys(f"{command}.yaml")} - {"defaults"}
+    top = {*shipped_keys(f"{command}.yaml")} - {"defaults"}
     top |= {p.name for p in CONF.iterdir() if p.is_dir()}
     sections: dict[str, tuple[str, ...]] = {
         "": tuple(top),
-        "data": _keys("data/_base.yaml"),
-        "model": _keys("model/_base.yaml"),
+        "data": shipped_keys("data/_base.yaml"),
+        "model": shipped_keys("model/_base.yaml"),
         "model.preprocess": PREPROCESS_FIELDS,
         "loss": tuple(_shipped("train.yaml").loss),
-        "paths": _keys("paths/default.yaml"),
+        "paths": shipped_keys("paths/default.yaml"),
         "strategy": STRATEGY_FIELDS,
         "strategy.groups.*": GROUP_FIELDS,
         "trainer": (*TRAINER_FIELDS, "_target_", "compile"),
@@ -177,7 +177,8 @@ def _unknown_keys(cfg: DictConfig, command: str) -> Iterator[str]:
                     yield unknown("key", f"{before}{key}", [f"{before}{k}" for k in known])
 
 
-def _keys(name: str) -> tuple[str, ...]:
+def shipped_keys(name: str) -> tuple[str, ...]:
+    """The keys at the top of one of our own files, `train.yaml` say."""
     return tuple(str(key) for key in _shipped(name))
 
 
@@ -439,8 +440,8 @@ def explain(error: BaseException, name: str) -> str:
     known = known_keys(name)
     if key in known:
         return " ".join(text.split())
-    near = nearest(key, [k for k in known if ("." in k) >= ("." in key) and not k.endswith("._target_")])
-    close = [k for k in known if _last_part(k) == _last_part(key)] or near
+    meant = [k for k in known if ("." in k) >= ("." in key) and not k.endswith("._target_")]
+    close = [k for k in meant if _last_part(k) == _last_part(key)][:3] or nearest(key, meant)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     add = f"; +{key}=... adds a new one" if key.split(".")[0] in ("optimizer", "scheduler", "trainer") else ""
     return f"There is no key {key!r}.{hint} `python -m finetune.{name} --help` lists all{add}."
@@ -453,8 +454,8 @@ def _last_part(key: str) -> str:
 def known_keys(name: str) -> list[str]:
     """All keys of a command's default configuration, and its groups."""
     cfg = _compose(name, [])
-    flat = _flat(OmegaConf.to_container(cfg, resolve=False), "")
-    return [*usage.groups(cfg), *(key for key in flat if not key.startswith("hydra."))]
+    del cfg["hydra"]
+    return [*usage.groups(cfg), *_flat(OmegaConf.to_container(cfg, resolve=False), "")]
 
 
 def _flat(value: Any, prefix: str) -> list[str]:

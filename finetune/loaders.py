@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import atexit
+import multiprocessing
 import signal
-import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,8 +16,6 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from finetune.splits import Split, seed_of
 
 Transform = Callable[[Tensor], Tensor]
-
-GRACE_S = 10  # for the last batch and the checkpoint of a run that is asked to stop
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
@@ -91,7 +90,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 class FullBatches(BatchSampler):
     """Batches of `batch_size`, as many in every process.
 
-    A last batch that would leave a process one image, or none, joins the one before it: BatchNorm cannot learn from one.
+    A last batch that would leave any process one image, or none, joins the one before it: BatchNorm cannot learn from one.
     """
 
     def _sizes(self) -> list[int]:
@@ -142,22 +141,33 @@ class Resumable:
 def outlive_signals(worker: int) -> None:
     """In a process that decodes: Ctrl-C and SIGTERM reach the whole group, and the main process needs its batches.
 
-    SIGTERM ends it after `GRACE_S` all the same: it may be the main process that wants to exit, and waits for it. The
-    code is 0, since torch raises in the main process, wherever it is, when one ends with another.
+    It ends when its loader does, with the main process by `_end_workers`, and by itself where that one was killed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: end_soon())
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def end_soon() -> None:
-    """End this process in `GRACE_S`, whatever it does then."""
-    timer = threading.Timer(GRACE_S, os._exit, (0,))
-    timer.daemon = True
-    timer.start()
+_workers: weakref.WeakSet[multiprocessing.process.BaseProcess] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Before multiprocessing waits for its processes, having sent them the SIGTERM that they outlive."""
+    left = [worker for worker in _workers if worker.is_alive()]
+    if left and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises when a worker is killed
+    for worker in left:
+        worker.kill()
 
 
 class Loader(Resumable, DataLoader[Any]):
-    """A DataLoader over `FullBatches`."""
+    """A DataLoader over `FullBatches` whose worker processes never keep the main process from exiting."""
+
+    def __iter__(self) -> Any:
+        before = set(multiprocessing.active_children())
+        iterator = super().__iter__()
+        _workers.update(set(multiprocessing.active_children()) - before)
+        return iterator
 
 
 class Switch(Resumable):

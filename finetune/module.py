@@ -487,27 +487,30 @@ class FineTuner(LightningModule):
     def _of_all(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
         """A mean over this process's images so scaled that the mean over all processes is that over all their images.
 
-        And the number of images that it then stands for. Processes differ in the last batch, and in the weights of
-        their images' classes.
+        And the number of images that it then stands for. Processes differ in the last batch of an `ImageDataModule`,
+        and in the weights of their images' classes.
         """
-        weights = self.criterion.weight
-        if (
-            self._trainer is None
-            or self.trainer.world_size == 1
-            or (weights is None and not self.trainer.is_last_batch)
-        ):
+        weights = self.criterion.weight if targets.ndim == 1 else None
+        if self._trainer is None or self.trainer.world_size == 1:
             return loss, len(targets)
-        counted = len(targets) if weights is None or targets.ndim > 1 else weights[targets].sum()
-        mine = torch.tensor([float(counted), float(len(targets))], device=loss.device)
+        if weights is None and not (self.trainer.is_last_batch and self._data() is not None):
+            return loss, len(targets)
+        exact = torch.promote_types(loss.dtype, torch.float32)  # in 16 bits these counts would be rounded
+        counted = len(targets) if weights is None else float(weights[targets].sum(dtype=exact))
+        mine = torch.tensor([counted, len(targets)], device=loss.device, dtype=exact)
         average: Any = self.trainer.strategy.reduce(mine.clone(), reduce_op="mean")
-        return loss * mine[0] / average[0], average[1]
+        return loss * (mine[0] / average[0]), average[1]
+
+    def _data(self) -> ImageDataModule | None:
+        data = getattr(self._trainer, "datamodule", None)
+        return data if isinstance(data, ImageDataModule) else None
 
     def _where(self, batch_idx: int) -> str:
         """A step in words: its epoch and batch, its rates, and the files of the batch."""
         rates = ", ".join(f"{o['name']} {o['lr']:.3g}" for o in self.trainer.optimizers[0].param_groups)
         text = f"in epoch {self.current_epoch + 1}, batch {batch_idx + 1} (rates: {rates})"
-        data = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, ImageDataModule):
+        data = self._data()
+        if data is None:
             return f"{text}."
         names = data.batch_keys(batch_idx)
         more = f" and {len(names) - NAMED_FILES} more" if len(names) > NAMED_FILES else ""
@@ -539,11 +542,11 @@ class FineTuner(LightningModule):
         same = {"format": checkpoints.FORMAT, "versions": machine.versions()}
         if self._trainer is None:
             return {"config": dict(self.config), "data": {}, "validated": {}, **self.about, **same}
-        data = getattr(self._trainer, "datamodule", None)
+        data = self._data()
         validated = self._validated
         if validated.get("step") != self._trainer.global_step:  # it has learned since
             validated = {**validated, "results": {}}
-        described = data.description() if isinstance(data, ImageDataModule) else {}
+        described = data.description() if data is not None else {}
         return {**same, "config": dict(self.config), "data": described, "validated": validated}
 
     def save(self, path: str | Path) -> None:

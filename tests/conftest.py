@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -169,8 +170,9 @@ def start(photos: Path, tmp_path: Path) -> Iterator[Start]:
 
     yield go
     for process in started:
-        if process.returncode is None:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode is None:
             process.communicate()
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import gc
 import itertools
-import multiprocessing
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ import pytest
 import torch
 from conftest import TINY, Start, finished, wait_for, write_images
 
-from finetune import loaders, machine, train
+from finetune import machine, train
 
 pytestmark = pytest.mark.slow
 
@@ -133,23 +131,31 @@ def test_workers_need_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.workers(1000, on_cpu=True) == 0
 
 
-def test_a_worker_outlives_signals_but_not_the_process_that_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loaders, "GRACE_S", 0.5)
-    ready = multiprocessing.get_context("fork").Event()
-
-    def work() -> None:
-        loaders.outlive_signals(0)
-        ready.set()
-        time.sleep(60)
-
-    worker = multiprocessing.get_context("fork").Process(target=work, daemon=True)
-    worker.start()
-    assert ready.wait(30)
-    os.kill(worker.pid or 0, signal.SIGINT)
-    os.kill(worker.pid or 0, signal.SIGTERM)
-    assert worker.is_alive()
-    worker.join(30)
-    assert worker.exitcode == 0
+def test_a_worker_outlives_signals_and_ends_with_the_main_process(tmp_path: Path) -> None:
+    """Also where the main process has lost sight of it, and multiprocessing waits for it at exit."""
+    code = """
+import multiprocessing, os, signal
+from finetune import loaders
+batches = [[(0, i)] for i in range(9)]
+class Numbers:
+    def __getitem__(self, index): return index[1]
+    def __len__(self): return 9
+options = dict(batch_sampler=batches, num_workers=2, collate_fn=list, worker_init_fn=loaders.outlive_signals)
+iterator = iter(loaders.Loader(Numbers(), **options))
+assert next(iterator) == [0]
+for worker in multiprocessing.active_children():
+    os.kill(worker.pid, signal.SIGINT)
+    os.kill(worker.pid, signal.SIGTERM)
+assert list(iterator) == [[i] for i in range(1, 9)]
+iterator = iter(loaders.Loader(Numbers(), **options))
+iterator._shutdown_workers = lambda: None
+print(*(worker.pid for worker in multiprocessing.active_children()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert len(done.stdout.split()) == 2
+    assert not any(Path(f"/proc/{pid}").exists() for pid in done.stdout.split())
 
 
 @pytest.mark.parametrize("which", [0, -1])

@@ -281,6 +281,15 @@ def test_resume_of_a_run_that_was_moved_keeps_its_best(run: Callable[..., Path],
     assert len(rows(again)) == 3
 
 
+@pytest.mark.parametrize("word", ["hydra.mode=MULTIRUN", "++hydra.mode=MULTIRUN"])
+def test_a_sweep_may_be_asked_for_in_the_configuration(
+    word: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train.main([*TINY, f"data.root={photos}", "trainer.max_epochs=1", word])
+    assert list(tmp_path.glob("runs/train/sweeps/*/0/metrics.json"))
+
+
 def test_registered_family_is_a_name_on_the_command_line(run: Callable[..., Path]) -> None:
     class MyNetwork(torch.nn.Sequential):
         def __init__(self) -> None:
