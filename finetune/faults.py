@@ -336,7 +336,7 @@ def compose(name: str, words: Sequence[str]) -> DictConfig:
     """
     cfg, faults = _compose_what_can_be(name, words)
     if cfg is not None:
-        alone = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+        alone = _without_hydra(cfg)
         faults += [*_faults(alone, name), *_mistyped_root(alone, words)]
     if cfg is None or faults:
         raise ValueError(_listed(faults))
@@ -366,6 +366,10 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3", job_name=name):
         return hydra.compose(name, list(overrides), return_hydra_config=True)
+
+
+def _without_hydra(cfg: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
 def _composes(name: str, word: str) -> bool:
@@ -453,8 +457,7 @@ def _last_part(key: str) -> str:
 
 def known_keys(name: str) -> list[str]:
     """All keys of a command's default configuration, and its groups."""
-    cfg = _compose(name, [])
-    del cfg["hydra"]
+    cfg = _without_hydra(_compose(name, []))
     return [*usage.groups(cfg), *_flat(OmegaConf.to_container(cfg, resolve=False), "")]
 
 
