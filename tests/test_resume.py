@@ -176,6 +176,28 @@ def test_resume_of_a_finished_run_says_so_and_ends_well(run: Run, capsys: pytest
     assert (again / "checkpoints" / "best.ckpt").read_bytes() == (first / "checkpoints" / "best.ckpt").read_bytes()
 
 
+@pytest.mark.slow
+def test_a_compiled_run_writes_and_reads_the_checkpoints_of_one_that_is_not(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a back end that changes no number."""
+    compile_, backends = torch.nn.Module.compile, []
+
+    def eagerly(self: torch.nn.Module) -> None:
+        backends.append("eager")
+        compile_(self, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", eagerly)
+    argv = ("strategy=finetune", "data.augment=basic")
+    plain = run(*argv)
+    compiled = run(*argv, "trainer.compile=true", stop=(0, 2), code=143)
+    assert stored(compiled)["state_dict"].keys() == stored(plain)["state_dict"].keys()
+    assert_same_run(plain, run(f"resume={compiled}", "trainer.compile=false"))
+    half = run(*argv, stop=(0, 2), code=143)
+    assert_same_run(plain, run(f"resume={half}", "trainer.compile=true"))
+    assert len(backends) == 2
+
+
 # --- another run -------------------------------------------------------------------------------------------------
 
 
