@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import atexit
-import multiprocessing
 import signal
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -147,7 +147,7 @@ def outlive_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-_workers: weakref.WeakSet[multiprocessing.process.BaseProcess] = weakref.WeakSet()
+_workers: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
 
 
 @atexit.register
@@ -164,9 +164,8 @@ class Loader(Resumable, DataLoader[Any]):
     """A DataLoader over `FullBatches` whose worker processes never keep the main process from exiting."""
 
     def __iter__(self) -> Any:
-        before = set(multiprocessing.active_children())
         iterator = super().__iter__()
-        _workers.update(set(multiprocessing.active_children()) - before)
+        _workers.update(getattr(iterator, "_workers", ()))
         return iterator
 
 

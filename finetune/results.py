@@ -218,11 +218,12 @@ def introduce(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder
         plots.samples(images, [module.classes[i] for i in labels], folder / "plots" / "samples.png")
 
 
-def how_to_resume(folder: Path) -> str:
-    """What to do after an interruption."""
+def how_to_resume(folder: Path, all_is_saved: bool) -> str:
+    """What to do after an interruption, which was waited for or not."""
     if not (folder / "checkpoints" / "last.ckpt").exists():
         return "interrupted before anything was saved"
-    return f"interrupted; all up to here is saved. Go on with\n  python -m finetune.train {shlex.quote(f'resume={folder}')}"
+    what = "all up to here is saved" if all_is_saved else "what was saved last is kept"
+    return f"interrupted; {what}. Go on with\n  python -m finetune.train {shlex.quote(f'resume={folder}')}"
 
 
 def test_best(trainer: Trainer, module: FineTuner, data: ImageDataModule) -> None:

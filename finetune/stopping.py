@@ -23,7 +23,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopGracefully(Callback):
     """On Ctrl-C or SIGTERM: finish the batch, write `last.ckpt`, exit with 130 or 143. A second Ctrl-C stops at once.
 
-    Between a signal and the end there is at most one batch, or, over several processes, one validation. On Slurm,
+    Between a signal and the end there is at most one step of the optimizer, or, over several processes, one validation.
+    A signal that the process was started to ignore is ignored. On Slurm,
     SIGUSR1 saves and requeues as Lightning does, but between two batches.
     """
 
@@ -43,7 +44,8 @@ class StopGracefully(Callback):
         self._received, self._saved = None, time.monotonic()
         if threading.current_thread() is not threading.main_thread():
             return
-        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # `&` in a script
+        self._before = {number: signal.signal(number, self._note) for number in heard}
         environment: Any = trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             number = environment.requeue_signal or signal.SIGUSR1

@@ -32,8 +32,13 @@ def train(cfg: DictConfig) -> float | None:
             trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         with clock("test"):
             results.test_best(trainer, module, data)
-    except SystemExit as error:  # from StopGracefully, or Lightning's answer to Ctrl-C
-        raise Exit(results.how_to_resume(folder), TERMINATED if error.code == TERMINATED else INTERRUPTED) from error
+    except (
+        SystemExit,
+        Exit,
+    ) as error:  # from StopGracefully; Lightning's answer to Ctrl-C; SIGTERM outside of training
+        in_peace = isinstance(error, SystemExit) and error.code in (INTERRUPTED, TERMINATED)
+        code = TERMINATED if error.code == TERMINATED else INTERRUPTED
+        raise Exit(results.how_to_resume(folder, in_peace), code) from error
     return results.finish(trainer, module, data, folder, cfg, clock, typed("train"))
 
 

@@ -391,9 +391,32 @@ def test_ctrl_c_twice_stops_at_once(
     monkeypatch.setattr(SeedEveryBatch, "on_train_batch_start", begin)
     folder = run(code=130)
     assert finished == []
-    assert "resume=" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "what was saved last is kept" in error
+    assert "resume=" in error
     assert stored(folder)["epoch"] == 0
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_that_was_started_to_ignore_ctrl_c_ignores_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As shells start what they put in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        folder = run(stop=(0, 1), number=signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stored(folder)["epoch"] == 1
+
+
+def test_sigterm_in_the_test_at_the_end_says_how_to_go_on(
+    run: Run, make_images: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_images({name: {"cat": 4, "dog": 4} for name in ("train", "val", "test")})
+    monkeypatch.setattr(FineTuner, "test_step", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    run(f"data.root={data}", "trainer.max_epochs=1", code=143)
+    error = capsys.readouterr().err
+    assert "what was saved last is kept" in error
+    assert "Traceback" not in error
 
 
 def test_sigterm_before_the_first_epoch_ends_with_143(
