@@ -1,6 +1,6 @@
 # Two commands do everything on a machine with nothing but Python and make:
 #   make demo    installs into .venv, then runs the main job offline
-#   make test    installs into .venv, then runs the fast and medium tests
+#   make test    installs into .venv, then runs the tests but for the slow ones
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
