@@ -24,7 +24,7 @@ from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from finetune import config, errors, faults, usage
+from finetune import composing, config, errors, faults, usage
 from finetune.errors import INTERRUPTED, SOME_FAILED, TERMINATED, USER_ERROR, Exit
 from finetune.families import unknown
 from finetune.repeating import repeated
@@ -96,7 +96,7 @@ def hydra_command(
                 usage.print_help(name, quoted)
                 return
             flags = any(word.startswith("-") for word in quoted)  # a sweep, or a look at what is composed
-            cfg = None if flags else faults.compose(name, quoted)
+            cfg = None if flags else composing.compose(name, quoted)
             if cfg is None or cfg.hydra.mode == RunMode.MULTIRUN:
                 _run_by_hydra(jobs, after_sweep)
             else:

@@ -17,7 +17,7 @@ from typing import NoReturn
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from finetune import config, faults
+from finetune import composing, config
 
 HYDRA_COMMANDS = ("check", "train", "evaluate", "predict", "export")
 BUG, USER_ERROR, SOME_FAILED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
@@ -116,7 +116,7 @@ def explain(error: BaseException, name: str) -> str:
     if isinstance(error, OmegaConfBaseException) and isinstance(error.__cause__, OSError):
         error = error.__cause__  # the run's folder could not be made
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return faults.explain(error, name)
+        return composing.explain(error, name)
     if isinstance(error, OSError) and error.strerror:
         hint = " hydra.run.dir=FOLDER chooses another place for the run." if name in HYDRA_COMMANDS else ""
         return f"{error.filename}: {error.strerror}.{hint}"

@@ -21,7 +21,7 @@ import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from finetune import faults, train
+from finetune import composing, train
 from finetune.build import quiet
 from finetune.console import IGNORED_WARNINGS
 
@@ -150,7 +150,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
 def faults_of(name: str, *words: str) -> list[str]:
     """What is wrong with the words of a command."""
     try:
-        faults.compose(name, words)
+        composing.compose(name, words)
     except ValueError as error:
         first, *rest = str(error).splitlines()
         return [line.removeprefix("- ") for line in rest] or [first]
