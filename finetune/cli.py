@@ -95,9 +95,13 @@ def hydra_command(
             if {"--help", "-h"} & set(given):
                 usage.print_help(name, quoted)
                 return
-            flags = any(word.startswith("-") for word in quoted)  # a sweep, or a look at what is composed
-            cfg = None if flags else composing.compose(name, quoted)
-            if cfg is None or cfg.hydra.mode == RunMode.MULTIRUN:
+            flags = {word for word in quoted if word.startswith("-")}
+            if flags and flags <= {"-m", "--multirun"}:
+                point = composing.first_point([word for word in quoted if word not in flags])
+            else:
+                point = None if flags else quoted  # Hydra shows a configuration, or takes more from another folder
+            cfg = composing.compose(name, point) if point is not None else None
+            if flags or cfg is None or cfg.hydra.mode == RunMode.MULTIRUN:
                 _run_by_hydra(jobs, after_sweep)
             else:
                 _run(jobs, cfg)

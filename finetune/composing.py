@@ -12,6 +12,8 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -36,6 +38,24 @@ def compose(name: str, words: Sequence[str]) -> DictConfig:
     if cfg is None or found:
         raise ValueError(faults.listed(found))
     return cfg
+
+
+def first_point(words: Sequence[str]) -> list[str] | None:
+    """The words of the first run of a sweep; None where only a sweeper knows: `interval(0, 1)`, `glob(*)`."""
+    parser, first = OverridesParser.create(), []
+    for word in words:
+        try:
+            override = parser.parse_override(word)
+        except HydraException:
+            first.append(word)  # composing says what is wrong with it
+            continue
+        if not override.is_sweep_override():
+            first.append(word)
+        elif override.is_discrete_sweep() and override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
+            first.append(f"{override.get_key_element()}={next(override.sweep_string_iterator())}")
+        else:
+            return None
+    return first
 
 
 def _compose_what_can_be(name: str, words: Sequence[str]) -> tuple[DictConfig | None, list[str]]:

@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 
-from finetune import cli, config, faults, train
+from finetune import cli, composing, config, faults, train
 from finetune.preprocess import Preprocess
 from finetune.strategy import Group, Strategy
 
@@ -143,6 +143,36 @@ def test_all_faults_are_reported_together_and_leave_nothing(
     for word, line in zip(("lrr", "modle", "resnet19", "[1=", "batch_size", "views"), sorted_as(lines), strict=True):
         assert word in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_faults_of_a_sweep_are_reported_together_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        train.main(
+            ["-m", "modle=x", "seed=0,1", "model=resnet19,resnet18", "data.batch_size=range(0,9)", "optimizer=sgd"]
+        )
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "3 things are wrong" in error
+    for word in ("modle", "resnet19", "data.batch_size must be"):
+        assert word in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        (["seed=0,1", "+a=choice(x,y)", "b=range(2,5)", "c=1"], ["seed=0", "+a=x", "b=2", "c=1"]),
+        (["data.root='a,b'"], ["data.root='a,b'"]),
+        (["optimizer.lr=interval(0, 1)", "seed=1"], None),
+        (["model=glob(res*)", "seed=1"], None),
+        (["[1=", "seed=3,2"], ["[1=", "seed=3"]),
+    ],
+)
+def test_first_point_of_a_sweep(words: list[str], first: list[str] | None) -> None:
+    assert composing.first_point(words) == first
 
 
 def sorted_as(lines: list[str]) -> list[str]:
