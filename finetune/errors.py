@@ -90,6 +90,8 @@ def is_user_error(error: BaseException) -> bool:
 
 def _lost_worker(error: BaseException) -> bool:
     """Whether a process that decodes images has died, or has found no shared memory."""
+    if isinstance(error, EOFError | ConnectionError | FileNotFoundError):  # it died while it handed over a batch
+        return any(frame.name == "_try_get_data" for frame in traceback.extract_tb(error.__traceback__))
     words = r"DataLoader worker \(pid|DataLoader timed out|shared memory|unable to (?:mmap|open shared)"
     return isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
 
@@ -107,8 +109,9 @@ def explain(error: BaseException, name: str) -> str:
             f"run's folder, with all of this: {str(error).strip().splitlines()[0][:200]}"
         )
     if _lost_worker(error):
+        said = (str(error).strip() or type(error).__name__).splitlines()[-1]
         return (
-            f"a process that decodes images has died ({str(error).strip().splitlines()[-1]}). Most often it has too little memory, or too "
+            f"a process that decodes images has died ({said}). Most often it has too little memory, or too "
             "little shared memory (docker run --shm-size=1g); data.num_workers=0 needs none. resume=RUN goes on."
         )
     if not is_user_error(error):
