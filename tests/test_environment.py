@@ -142,11 +142,11 @@ class Numbers:
     def __len__(self): return 9
 options = dict(batch_sampler=batches, num_workers=2, collate_fn=list, worker_init_fn=loaders.outlive_signals)
 iterator = iter(loaders.Loader(Numbers(), **options))
-assert next(iterator) == [0]
+assert [next(iterator), next(iterator)] == [[0], [1]]  # both workers are at work
 for worker in multiprocessing.active_children():
     os.kill(worker.pid, signal.SIGINT)
     os.kill(worker.pid, signal.SIGTERM)
-assert list(iterator) == [[i] for i in range(1, 9)]
+assert list(iterator) == [[i] for i in range(2, 9)]
 iterator = iter(loaders.Loader(Numbers(), **options))
 iterator._shutdown_workers = lambda: None
 print(*(worker.pid for worker in multiprocessing.active_children()))
