@@ -95,16 +95,11 @@ def hydra_command(
             if {"--help", "-h"} & set(given):
                 usage.print_help(name, quoted)
                 return
-            flags = {word for word in quoted if word.startswith("-")}
-            if flags and flags <= {"-m", "--multirun"}:
-                point = composing.first_point([word for word in quoted if word not in flags])
-            else:
-                point = None if flags else quoted  # Hydra shows a configuration, or takes more from another folder
-            cfg = composing.compose(name, point) if point is not None else None
-            if flags or cfg is None or cfg.hydra.mode == RunMode.MULTIRUN:
-                _run_by_hydra(jobs, after_sweep)
-            else:
+            cfg = _single_run(name, quoted)
+            if cfg is not None:
                 _run(jobs, cfg)
+            else:
+                _run_by_hydra(jobs, after_sweep)
             if jobs.failed:
                 raise jobs.failed[0]
         if jobs.incomplete:
@@ -176,6 +171,21 @@ class _Jobs:
             if sweeps:
                 gc.collect()  # the model and the data of this point, before the next has its own
         return None
+
+
+def _single_run(name: str, words: Sequence[str]) -> DictConfig | None:
+    """The configuration of the one run; None for a sweep, whose first point is checked, and where Hydra does more.
+
+    It shows a configuration (`--cfg`), or takes more from another folder (`--config-dir`).
+    """
+    flags = {word for word in words if word.startswith("-")}
+    if not flags:
+        cfg = composing.compose(name, words)
+        return cfg if cfg.hydra.mode != RunMode.MULTIRUN else None
+    point = composing.first_point([word for word in words if word not in flags])
+    if point is not None and flags <= {"-m", "--multirun"}:
+        composing.compose(name, point)
+    return None
 
 
 def _run(jobs: _Jobs, cfg: DictConfig) -> None:
