@@ -25,7 +25,8 @@ from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from torch import Tensor
 
-from finetune import FineTuner, ImageDataModule, machine
+from finetune import FineTuner, ImageDataModule
+from finetune.runtime import hardware
 
 CLASSES = ["a", "b"]
 
@@ -84,7 +85,7 @@ def trainer(epochs: int, *callbacks: Callback) -> Trainer:
     """A quiet Trainer on whatever there is."""
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     return Trainer(
-        max_epochs=epochs, accelerator=kind, devices=1, precision=machine.precision(kind), callbacks=list(callbacks),  # type: ignore[arg-type]
+        max_epochs=epochs, accelerator=kind, devices=1, precision=hardware.native_precision(kind), callbacks=list(callbacks),  # type: ignore[arg-type]
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, limit_val_batches=0,
     )  # fmt: skip
@@ -128,7 +129,7 @@ def extraction_rates(model: str, root: Path, batch: int, size: int) -> tuple[flo
     pixels = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
 
     def forward() -> None:
-        kind = machine.precision(device.type)
+        kind = hardware.native_precision(device.type)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=kind == "bf16-mixed"):
             network(found.preprocess.normalize(pixels))
 
@@ -156,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--epochs", type=int, default=4, help="of fine-tuning; the first is not counted")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"))
     o = parser.parse_args(argv)
-    machine.keep_freed_memory()
+    hardware.keep_freed_memory()
     torch.set_float32_matmul_precision("high")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     results: dict[str, Any] = {"device": device, "torch": torch.__version__, "batch": o.batch, "rows": []}
@@ -176,7 +177,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 }
                 results["rows"].append(row)
     o.out.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"{device}, {machine.precision('cuda' if torch.cuda.is_available() else 'cpu')}, batches of {o.batch}\n")
+    print(
+        f"{device}, {hardware.native_precision('cuda' if torch.cuda.is_available() else 'cpu')}, batches of {o.batch}\n"
+    )
     print("| model | what | images/s from files | from tensors | ratio |\n|---|---|---|---|---|")
     for r in results["rows"]:
         print(f"| {r['model']} | {r['what']} | {r['files']:.0f} | {r['tensors']:.0f} | {r['ratio']:.2f} |")

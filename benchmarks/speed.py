@@ -232,9 +232,10 @@ def step(bench: Bench) -> list[Row]:
     from torch import nn
     from torch.utils.data import DataLoader
 
-    from finetune import FineTuner, machine
+    from finetune import FineTuner
+    from finetune.runtime import hardware
 
-    machine.keep_freed_memory()
+    hardware.keep_freed_memory()
     batches: Any = [
         (torch.randn(8, 3, 224, 224).contiguous(memory_format=torch.channels_last), torch.arange(8) % 2)
         for _ in range(12)

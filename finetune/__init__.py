@@ -9,30 +9,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from finetune.backbones import Backbone as Backbone
-    from finetune.classifier import Classifier as Classifier
-    from finetune.classifier import Prediction as Prediction
-    from finetune.classifier import load as load
-    from finetune.data import ImageDataModule as ImageDataModule
-    from finetune.families import Family as Family
-    from finetune.families import register as register
-    from finetune.module import FineTuner as FineTuner
-    from finetune.preprocess import Preprocess as Preprocess
-    from finetune.strategy import Strategy as Strategy
+    from finetune.data.datamodule import ImageDataModule as ImageDataModule
+    from finetune.images.transforms import Preprocess as Preprocess
+    from finetune.inference.classifier import Classifier as Classifier
+    from finetune.inference.classifier import Prediction as Prediction
+    from finetune.inference.classifier import load as load
+    from finetune.models.backbone import Backbone as Backbone
+    from finetune.models.specs import Family as Family
+    from finetune.models.specs import register as register
+    from finetune.training.module import FineTuner as FineTuner
+    from finetune.training.strategy import Strategy as Strategy
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Backbone": "finetune.backbones",
-    "Classifier": "finetune.classifier",
-    "Family": "finetune.families",
-    "FineTuner": "finetune.module",
-    "ImageDataModule": "finetune.data",
-    "Prediction": "finetune.classifier",
-    "Preprocess": "finetune.preprocess",
-    "Strategy": "finetune.strategy",
-    "load": "finetune.classifier",
-    "register": "finetune.families",
+    "Backbone": "finetune.models.backbone",
+    "Classifier": "finetune.inference.classifier",
+    "Family": "finetune.models.specs",
+    "FineTuner": "finetune.training.module",
+    "ImageDataModule": "finetune.data.datamodule",
+    "Prediction": "finetune.inference.classifier",
+    "Preprocess": "finetune.images.transforms",
+    "Strategy": "finetune.training.strategy",
+    "load": "finetune.inference.classifier",
+    "register": "finetune.models.specs",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -6,20 +6,24 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from finetune.cli import begin, heavy_imports, hydra_command, typed
+from finetune.cli.main import hydra_command
+from finetune.cli.run_folder import begin_run, command_line
+from finetune.runtime.process import heavy_imports
 
 
 def check(cfg: DictConfig) -> None:
     """Look at every picture; nothing of the data is changed."""
-    folder = begin(cfg, "check")
+    folder = begin_run(cfg, "check")
 
     with heavy_imports():
-        from finetune import build, inspection
+        from finetune.cli import factories
+        from finetune.inspection import inspect
+        from finetune.reporting import check_page
 
-    build.prepare_process()
-    found = inspection.inspect(build.make_checked_data(cfg), cfg.near)
-    inspection.write(found, folder, cfg.report, typed("check"))
-    inspection.show(found, folder, cfg.report)
+    factories.prepare_process()
+    found = inspect.inspect_data(factories.make_checked_data(cfg), cfg.near)
+    check_page.write_check(found, folder, cfg.report, command_line("check"))
+    check_page.print_check(found, folder, cfg.report)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,23 +1,15 @@
-"""`python -m finetune.compare RUN RUN ...`: several runs, or a sweep, in a table and on a page."""
+"""`python -m finetune.compare RUN RUN ...`: compare several runs, or a sweep, in a table and on a page."""
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from finetune import comparison, runs
-from finetune.cli import argparse_command, heavy_imports
-from finetune.console import entry, link, print_table, say
-from finetune.runs import Run
-
-if TYPE_CHECKING:
-    from finetune.comparison import Versus
-
-CURVES = 24
-"""Runs whose curves are drawn, the best ones."""
+from finetune.cli.main import argparse_command
+from finetune.reporting import runs
+from finetune.reporting.leaderboard import print_and_write
+from finetune.runtime.console import echo, field_line
 
 
 def compare(argv: Sequence[str] | None = None) -> None:
@@ -28,143 +20,12 @@ def compare(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help=help_out)
     options = parser.parse_args(argv)
     one = options.runs[0] if len(options.runs) == 1 else Path("comparison")
-    found, faults = runs.read_all(runs.find(options.runs))
+    found, faults = runs.read_runs(runs.find_runs(options.runs))
     if not found:
         raise ValueError("\n".join(faults))
     for fault in faults:
-        say(entry("Left out", fault))
-    show(found, options.out or one)
-
-
-def after_sweep(folder: Path) -> None:
-    """Compare the runs of a sweep that has ended; nothing where fewer than two finished."""
-    finished = sorted({path.parent for path in folder.glob("**/metrics.json")})
-    found, faults = runs.read_all(finished)
-    for fault in faults:
-        say(entry("Left out", fault))
-    if len(found) < 2:
-        return
-    try:
-        show(found, folder)
-    except Exception as error:  # the runs are good without it, and the sweep's own error must be heard
-        say(f"The sweep could not be compared ({type(error).__name__}: {error}); python -m finetune.compare {folder}")
-
-
-def show(found: Sequence[Run], folder: Path) -> None:
-    """The table on the terminal, and the files.
-
-    Args:
-        found: read by `runs.read`.
-        folder: for the files.
-    """
-    with heavy_imports():
-        from finetune import pages  # noqa: F401  torch, matplotlib
-
-    comparison.label(found)
-    ranked = sorted(found, key=lambda run: -run.acc)
-    versus = comparison.against_best(ranked)
-    alike = all(comparison.judged_alike(run, ranked[0]) for run in ranked)
-    columns = ["run", "best acc", "right", "epoch", "learn", "seconds", "folder"]
-    print_table("Validation accuracy", columns, [_cells(run) for run in ranked])
-    differ = [key for key in comparison.differing(ranked) if key != "seed"]
-    if len(differ) > 1:
-        say(entry("Differ in", ", ".join(differ)))
-    seeds = comparison.groups(ranked)
-    if seeds:
-        rows = [[g.label, f"{g.mean:.4f}", _between(g.interval), str(len(g.accuracies)), ""] for g in seeds]
-        print_table("Means over seeds", ["configuration", "mean acc", "95 % interval", "runs", ""], rows)
-    if not alike:
-        say("Careful: these runs were validated on different images, so their accuracies do not compare.")
-    for run, test in list(zip(ranked, versus, strict=True))[1:6]:
-        if test is not None:
-            say(f"{run.label}, against the best:\n{entry('', test.words)}")
-    _write_table(ranked, versus, folder / "leaderboard.csv")
-    _write_page(ranked, versus, seeds, alike, folder / "compare.html")
-    link("See", folder / "compare.html")
-    link("", folder / "leaderboard.csv")
-
-
-def _cells(run: Run) -> list[str]:
-    return [
-        run.label,
-        f"{run.acc:.4f}",
-        f"{round(run.acc * run.judged)}/{run.judged}",
-        str(run.metrics["best"]["epoch"] + 1),
-        f"{run.metrics['trainable_parameters']:,}",
-        f"{run.metrics['seconds']['total']:.0f}",
-        run.folder.name,
-    ]
-
-
-def _between(interval: tuple[float, float] | None) -> str:
-    return f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "-"
-
-
-def _write_table(ranked: Sequence[Run], versus: Sequence[Versus | None], path: Path) -> None:
-    from finetune.checkpoint import write_csv
-    from finetune.scores import wilson
-
-    choices = list(dict.fromkeys(["model", "strategy", *comparison.differing(ranked)]))
-    columns = [
-        "rank", "run", "val_acc", "low", "high", "right", "images", "epoch", "test_acc", "only_best_right", "only_this_right",
-        "p", "trainable_parameters", "total_parameters", "seconds", *choices, "folder",
-    ]  # fmt: skip
-    rows: list[list[Any]] = []
-    for rank, (run, test) in enumerate(zip(ranked, versus, strict=True), start=1):
-        m, right = run.metrics, round(run.acc * run.judged)
-        pair = [test.only_best, test.only_this, f"{test.p:.4g}"] if test else ["", "", ""]
-        shares = [f"{share:.6f}" for share in (run.acc, *wilson(right, run.judged))]
-        rows.append(
-            [rank, run.label, *shares, right, run.judged, m["best"]["epoch"] + 1, m["test"].get("test/acc", "")]
-        )
-        rows[-1] += [*pair, m["trainable_parameters"], m["total_parameters"], m["seconds"]["total"]]
-        rows[-1] += [*(run.choices.get(key, "") for key in choices), run.folder]
-    write_csv(columns, rows, path)
-
-
-def _write_page(
-    ranked: Sequence[Run], versus: Sequence[Versus | None], seeds: Sequence[Any], alike: bool, path: Path
-) -> None:
-    from finetune import machine, pages, plots
-    from finetune.scores import wilson
-
-    def of(run: Run, key: str) -> float:
-        return float(run.metrics["seconds"]["total"] if key == "seconds" else run.metrics[key])
-
-    intervals = [wilson(round(run.acc * run.judged), run.judged) for run in ranked]
-    trades = [
-        plots.trade_figure([(r.label, of(r, key), r.acc) for r in ranked], what, log)
-        for key, what, log in (
-            ("seconds", "seconds in all", False), ("trainable_parameters", "parameters that learn", True),
-            ("total_parameters", "parameters of the network", True),
-        )
-        if len({of(r, key) for r in ranked}) > 1
-    ]  # fmt: skip
-    pages.write(
-        path,
-        "compare.html",
-        title=f"{len(ranked)} runs",
-        ranked=list(zip(ranked, intervals, versus, strict=True)),
-        same=sum(test is not None and test.p >= comparison.SIGNIFICANT for test in versus),
-        tested=sum(test is not None for test in versus),
-        differ=[key for key in comparison.differing(ranked) if key != "seed"],
-        seeds=seeds,
-        alike=alike,
-        curves=pages.svg(plots.comparison_figure({r.label: r.rows for r in ranked[:CURVES]}), "accuracy of each run"),
-        trades=[pages.svg(figure, "accuracy against cost") for figure in trades],
-        reports=[_report_of(run, path.parent) for run in ranked],
-        versions=machine.versions(),
-        made=time.strftime("%Y-%m-%d %H:%M"),
-    )
-
-
-def _report_of(run: Run, folder: Path) -> str | None:
-    """A link from a folder to a run's page, where the run lies below it."""
-    page = run.folder / "report.html"
-    try:
-        return page.resolve().relative_to(folder.resolve()).as_posix() if page.is_file() else None
-    except ValueError:
-        return None
+        echo(field_line("Left out", fault))
+    print_and_write(found, options.out or one)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetune import compare
-from finetune.cli import argparse_command
-from finetune.console import link
+from finetune.cli.main import argparse_command
+from finetune.runtime.console import echo_link
 
 COMMON = (
     "data=digits", "data.image_size=32", "data.augment=none", "optimizer=adamw", "model.preprocess={mean:0.5,std:0.5}",
 )  # fmt: skip
+
 FEW = (
     "data.classes=[5,6,7,8,9]",
     "data.per_class=5",
@@ -76,8 +77,8 @@ def demo(argv: Sequence[str] | None = None) -> None:
         "Your own pictures are next:\n  python -m finetune.check data.root=FOLDER\n  python -m finetune.train data=imagefolder data.root=FOLDER"
     )
     print("\nTo look at, in a browser:")
-    link("", out / "differential" / "report.html")
-    link("", out / "compare.html")
+    echo_link("", out / "differential" / "report.html")
+    echo_link("", out / "compare.html")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

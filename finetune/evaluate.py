@@ -6,29 +6,33 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from finetune.cli import begin, heavy_imports, hydra_command
+from finetune.cli.main import hydra_command
+from finetune.cli.run_folder import begin_run
+from finetune.runtime.process import heavy_imports
 
 
 def evaluate(cfg: DictConfig) -> float:
     """Judge one checkpoint; returns its accuracy."""
-    folder = begin(cfg, "evaluate")
+    folder = begin_run(cfg, "evaluate")
 
     with heavy_imports():
-        from finetune import build, evaluation, held_out
-        from finetune.console import entry, say
+        from finetune.cli import factories
+        from finetune.inference import eval_data, evaluation
+        from finetune.reporting import evaluation_files
+        from finetune.runtime.console import echo, field_line
 
-    build.prepare_process()
-    model = build.make_classifier(cfg)
-    images = held_out.find(model.module.about, model.classes, cfg.split, build.make_evaluation_data(cfg))
-    say(entry("Images", images.what))
+    factories.prepare_process()
+    model = factories.make_classifier(cfg)
+    images = eval_data.find_eval_data(model.module.about, model.classes, cfg.split, factories.make_evaluation_data(cfg))
+    echo(field_line("Images", images.what))
     for note in images.notes:
-        say(entry("Note", note))
+        echo(field_line("Note", note))
     if images.bad_files:
-        say(entry("Left out", f"{len(images.bad_files)} unreadable files (bad_files.csv lists them)"))
-    judgement = evaluation.judge(model, images, cfg.top_k, cfg.data.batch_size, cfg.data.num_workers)
+        echo(field_line("Left out", f"{len(images.bad_files)} unreadable files (bad_files.csv lists them)"))
+    judgement = evaluation.evaluate(model, images, cfg.top_k, cfg.data.batch_size, cfg.data.num_workers)
     judgement.values.update(ckpt=str(cfg.ckpt), split=cfg.split, tta=cfg.tta)
-    evaluation.write(model, images, judgement, folder, cfg.report)
-    evaluation.show(judgement.values, folder)
+    evaluation_files.write_evaluation(model, images, judgement, folder, cfg.report)
+    evaluation_files.print_evaluation(judgement.values, folder)
     return float(judgement.values["acc"])
 
 

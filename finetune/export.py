@@ -6,46 +6,49 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from finetune.cli import begin, heavy_imports, hydra_command
+from finetune.cli.main import hydra_command
+from finetune.cli.run_folder import begin_run
+from finetune.runtime.process import heavy_imports
 
 
 def export(cfg: DictConfig) -> float:
     """Write one file; returns the largest difference between its probabilities and the model's."""
-    folder = begin(cfg, "export")
+    folder = begin_run(cfg, "export")
 
     with heavy_imports():
-        from finetune import build, exporters, parity
-        from finetune.checkpoint import write_json
-        from finetune.classifier import load
-        from finetune.console import entry, say
+        from finetune.cli import factories
+        from finetune.exporting import formats, verify
+        from finetune.inference.classifier import load
+        from finetune.io.files import write_json
+        from finetune.runtime.console import echo, field_line
 
-    build.prepare_process()
+    factories.prepare_process()
     model = load(cfg.ckpt, device="cpu", precision="32-true")
-    say(entry("Model", f"{model.module.hparams['model']} for {len(model.classes)} classes"))
-    pictures = parity.pictures(model, cfg.source, cfg.images)
-    if cfg.quantize is not None and len(pictures.images) < parity.FEWEST:
+    echo(field_line("Model", f"{model.module.hparams['model']} for {len(model.classes)} classes"))
+    pictures = verify.comparison_images(model, cfg.source, cfg.images)
+    if cfg.quantize is not None and len(pictures.images) < verify.FEWEST:
         raise ValueError(
-            f"quantize=int8 needs {parity.FEWEST} pictures or more, half of them to compare on; got {pictures.what}."
+            f"quantize=int8 needs {verify.FEWEST} pictures or more, half of them to compare on; got {pictures.what}."
         )
     model.module.evaluate_as({})  # the network itself, as it is exported
-    expected = parity.probabilities(lambda images: model.logits(images).softmax(dim=1), pictures.images)
-    exported = exporters.EXPORTERS[cfg.format](model.module, folder)
-    found = parity.compare(expected, parity.probabilities(exported.run, pictures.images), pictures.labels)
+    expected = verify.probabilities(lambda images: model.logits(images).softmax(dim=1), pictures.images)
+    exported = formats.EXPORTERS[cfg.format](model.module, folder)
+    found = verify.compare_probabilities(expected, verify.probabilities(exported.run, pictures.images), pictures.labels)
     good = found["max_dp"] <= cfg.tolerance  # a NaN is not
     values = {"ckpt": str(cfg.ckpt), "format": cfg.format, "file": exported.path.name, "good": good}
     values |= {"bytes": exported.path.stat().st_size, "compared_on": pictures.what, "tolerance": cfg.tolerance, **found}
     write_json(values, folder / "export.json")
-    say(entry("Compared", f"on {pictures.what}: {parity.words(found)}"))
+    echo(field_line("Compared", f"on {pictures.what}: {verify.describe_comparison(found)}"))
     if not good:
         exported.path.rename(exported.path.with_name(f"{exported.path.name}.rejected"))
         raise ValueError(
             f"The export differs by {found['max_dp']:.2g}, more than tolerance={cfg.tolerance:g}; it is now "
             f"{exported.path.name}.rejected in {folder}, and export.json has the numbers."
         )
-    say(entry("File", f"{exported.path} ({values['bytes'] / 2**20:.1f} MiB)"))
+    echo(field_line("File", f"{exported.path} ({values['bytes'] / 2**20:.1f} MiB)"))
     if cfg.quantize == "int8":
-        write_json({**values, "int8": parity.quantized(exported, pictures, expected)}, folder / "export.json")
-    say(entry("", "model.json says how to use it, export.json how it was compared"))
+        write_json({**values, "int8": verify.export_int8(exported, pictures, expected)}, folder / "export.json")
+    echo(field_line("", "model.json says how to use it, export.json how it was compared"))
     return float(found["max_dp"])
 
 

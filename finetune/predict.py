@@ -7,23 +7,26 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from finetune.cli import begin, heavy_imports, hydra_command
-from finetune.errors import INTERRUPTED, SOME_FAILED, Exit
+from finetune.cli.errors import INTERRUPTED, SOME_FAILED, Exit
+from finetune.cli.main import hydra_command
+from finetune.cli.run_folder import begin_run
+from finetune.runtime.process import heavy_imports
 
 
 def predict(cfg: DictConfig) -> None:
     """Classify the pictures of one source."""
-    folder = begin(cfg, "predict")
+    folder = begin_run(cfg, "predict")
 
     with heavy_imports():
-        from finetune import build, prediction, sources
-        from finetune.console import entry, say
+        from finetune.cli import factories
+        from finetune.inference import inputs, prediction
+        from finetune.runtime.console import echo, field_line
 
-    source = sources.find(cfg.source)
+    source = inputs.find_inputs(cfg.source)
     for note in source.notes:
-        say(entry("Note", note))
-    build.prepare_process()
-    model = build.make_classifier(cfg)
+        echo(field_line("Note", note))
+    factories.prepare_process()
+    model = factories.make_classifier(cfg)
     table = folder / f"predictions.{cfg.format}"
     try:
         outcome = prediction.predict(
@@ -41,11 +44,11 @@ def predict(cfg: DictConfig) -> None:
         raise ValueError(f"source={cfg.source}: no path came, so there was nothing to do.")
     if cfg.report:
         outcome.gallery.draw(folder / "plots" / "certain.png")
-    say("\n".join(prediction.lines(outcome, table)))
+    echo("\n".join(prediction.summary_lines(outcome, table)))
     if cfg.embeddings:
-        say(entry("", str(folder / "embeddings.npy")))
+        echo(field_line("", str(folder / "embeddings.npy")))
     if cfg.copy_to is not None:
-        say(entry("Copies", str(cfg.copy_to)))
+        echo(field_line("Copies", str(cfg.copy_to)))
     if outcome.failures:
         raise Exit(f"{outcome.failures} of {outcome.total} pictures have no answer; their rows say why", SOME_FAILED)
 

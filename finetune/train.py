@@ -7,39 +7,43 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from finetune.cli import begin, heavy_imports, hydra_command, typed
-from finetune.errors import INTERRUPTED, TERMINATED, Exit
+from finetune.cli.errors import INTERRUPTED, TERMINATED, Exit
+from finetune.cli.main import hydra_command
+from finetune.cli.run_folder import begin_run, command_line
+from finetune.runtime.process import heavy_imports
 
 
 def train(cfg: DictConfig) -> float | None:
     """Train one model; returns the best value of `monitor`, which is what a sweeper looks at."""
-    folder = begin(cfg, "train")
+    folder = begin_run(cfg, "train")
 
     with heavy_imports():  # what is wrong above is answered without
-        from finetune import build, results
+        from finetune.cli import factories
+        from finetune.reporting import summary
+        from finetune.runtime import timing
 
-    build.prepare_process()
-    clock = results.Clock()
+    factories.prepare_process()
+    clock = timing.PhaseTimer()
     with clock("data"):
-        data = build.make_data(cfg)
+        data = factories.make_data(cfg)
     with clock("network"):
-        module = build.make_module(cfg, data)
-        trainer = build.make_trainer(cfg, folder)
-        ckpt_path = build.resume_path(cfg, module, data, folder)
-    results.introduce(trainer, module, data, folder, cfg.report)
+        module = factories.make_module(cfg, data)
+        trainer = factories.make_trainer(cfg, folder)
+        ckpt_path = factories.resume_path(cfg, module, data, folder)
+    summary.print_header(trainer, module, data, folder, cfg.report)
     try:
         with clock("fit"):
             trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         with clock("test"):
-            results.test_best(trainer, module, data)
+            summary.test_best(trainer, module, data)
     except (
         SystemExit,
         Exit,
     ) as error:  # from StopGracefully; Lightning's answer to Ctrl-C; SIGTERM outside of training
         in_peace = isinstance(error, SystemExit) and error.code in (INTERRUPTED, TERMINATED)
         code = TERMINATED if error.code == TERMINATED else INTERRUPTED
-        raise Exit(results.how_to_resume(folder, in_peace), code) from error
-    return results.finish(trainer, module, data, folder, cfg, clock, typed("train"))
+        raise Exit(summary.how_to_resume(folder, in_peace), code) from error
+    return summary.write_summary(trainer, module, data, folder, cfg, clock, command_line("train"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _compare(folder: Path) -> None:
-    from finetune.compare import after_sweep
+    from finetune.reporting.leaderboard import compare_sweep
 
-    after_sweep(folder)
+    compare_sweep(folder)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from finetune import composing, train
-from finetune.build import quiet
-from finetune.console import IGNORED_WARNINGS
+from finetune import train
+from finetune.cli import compose
+from finetune.cli.factories import quiet
+from finetune.runtime.console import IGNORED_WARNINGS
 
 SHARED = Path(os.environ.get("FINETUNE_SHARED", Path(__file__).parents[2] / "shared"))
 COLOURS = {"cat": (200, 60, 40), "dog": (40, 180, 60), "emu": (50, 70, 200)}
@@ -150,7 +151,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
 def faults_of(name: str, *words: str) -> list[str]:
     """What is wrong with the words of a command."""
     try:
-        composing.compose(name, words)
+        compose.compose(name, words)
     except ValueError as error:
         first, *rest = str(error).splitlines()
         return [line.removeprefix("- ") for line in rest] or [first]

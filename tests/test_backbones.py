@@ -13,10 +13,11 @@ import torch
 import torchvision
 from torch import nn
 
-from finetune import backbones
-from finetune.backbones import Backbone, default_preprocess, find_weights, load_weights, names_under, replace_layer
-from finetune.families import FAMILIES, find_family
-from finetune.preprocess import Preprocess
+from finetune.images.transforms import Preprocess
+from finetune.models import specs
+from finetune.models.backbone import Backbone, names_under, replace_layer
+from finetune.models.specs import FAMILIES, find_family
+from finetune.models.weights import cached_weights, default_preprocess, find_weights, load_weights
 
 # one small member of each row; the slow tests build all eighty
 SMALL = [
@@ -186,11 +187,11 @@ def test_create_downloads_checks_and_keeps_weights(
     backbone = Backbone.create("resnet18")
     assert backbone.source == "ResNet18_Weights.IMAGENET1K_V1"
     assert torch.equal(backbone.network.state_dict()["conv1.weight"], weights_server.network.conv1.weight)
-    assert backbones.cached_weights(weights_server.weights).exists()
+    assert cached_weights(weights_server.weights).exists()
 
 
 def test_create_refuses_a_damaged_cached_file_and_names_it(weights_server: SimpleNamespace) -> None:
-    path = backbones.cached_weights(weights_server.weights)
+    path = cached_weights(weights_server.weights)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"half a file")
     with pytest.raises(ValueError, match=rf"{path.name} is damaged.*Delete it"):
@@ -290,7 +291,7 @@ def test_weights_path_missing_file_says_where_it_looked() -> None:
 
 def test_default_preprocess_of_a_registered_family(monkeypatch: pytest.MonkeyPatch) -> None:
     own = Preprocess(size=64, resize=64)
-    family = backbones.Family(
+    family = specs.Family(
         ("mynet",), head="1", tail="1", build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), preprocess=own
     )
     monkeypatch.setitem(FAMILIES, "mynet", family)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune import cache as command
-from finetune.cache import ABOUT, Cache, default_folder
+from finetune.cache import main
+from finetune.io.store import METADATA_FILE, Cache, default_cache_folder
 
 GIB = 2**30
 
@@ -27,7 +27,7 @@ def add(cache: Cache, name: str, size: int, used: float) -> Path:
         cache.make(path, {"what": name}, size, fill(size))
     if used < 1000:  # by a run that is over
         cache.in_use.discard(path)
-    os.utime(path / ABOUT, (used, used))
+    os.utime(path / METADATA_FILE, (used, used))
     return path
 
 
@@ -75,7 +75,7 @@ def test_what_this_run_needs_makes_no_room(tmp_path: Path) -> None:
 def test_other_things_in_the_folder_are_let_be(tmp_path: Path) -> None:
     mine = tmp_path / "photos"
     mine.mkdir()
-    (mine / ABOUT).write_text("{}")
+    (mine / METADATA_FILE).write_text("{}")
     (tmp_path / ".something.tmp").mkdir()
     cache = Cache(tmp_path, gib=2000 / GIB)
     add(cache, "a", 1500, used=100)
@@ -131,7 +131,7 @@ def test_one_makes_it_and_the_others_wait(tmp_path: Path) -> None:
 def test_an_entry_with_a_damaged_about_is_still_listed_and_cleared(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     path = add(cache, "a", 10, used=100)
-    (path / ABOUT).write_text("{")
+    (path / METADATA_FILE).write_text("{")
     assert len(cache.entries()) == 1
     assert cache.clear()[0] == 1
     assert cache.entries() == []
@@ -139,23 +139,23 @@ def test_an_entry_with_a_damaged_about_is_still_listed_and_cleared(tmp_path: Pat
 
 def test_default_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "finetune"
+    assert default_cache_folder() == tmp_path / "finetune"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_folder() == Path.home() / ".cache" / "finetune"
+    assert default_cache_folder() == Path.home() / ".cache" / "finetune"
 
 
 def test_command_lists_and_clears(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command.main(["--dir", str(tmp_path / "none")])
+    main(["--dir", str(tmp_path / "none")])
     assert "Nothing is kept in" in capsys.readouterr().out
     cache = Cache(tmp_path)
     add(cache, "features of resnet18", 3 << 20, used=time.time() - 7300)
     add(cache, "pixels", 1000, used=time.time())
-    command.main(["--dir", str(tmp_path)])
+    main(["--dir", str(tmp_path)])
     out = capsys.readouterr().out
     assert "features of resnet18" in out
     assert "3.0 MiB" in out
     assert "2 hours ago" in out
     assert out.index("pixels") < out.index("features of")  # the last used first
-    command.main(["clear", "--dir", str(tmp_path)])
+    main(["clear", "--dir", str(tmp_path)])
     assert "Removed 2 entries, 3.0 MiB" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []

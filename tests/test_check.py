@@ -12,9 +12,11 @@ import pytest
 from conftest import picture
 from PIL import Image
 
-from finetune import facts, findings, survey
-from finetune.findings import Finding, find
-from finetune.preprocess import Preprocess
+from finetune.images import info
+from finetune.images.transforms import Preprocess
+from finetune.inspection import checks, scan
+from finetune.inspection.checks import run_checks
+from finetune.inspection.finding import Finding
 
 Command = Callable[..., tuple[Path, int]]
 
@@ -34,9 +36,9 @@ def root(tmp_path: Path) -> Path:
 
 def found_in(root: Path, preprocess: Preprocess | None = None) -> dict[str, Finding]:
     """Findings by name."""
-    seen = survey.of_folder(root)
-    seen.facts = facts.look([p.path for p in seen.pictures], full=True)
-    return {f.name: f for f in find(seen, preprocess)}
+    seen = scan.scan_folder(root)
+    seen.facts = info.scan_images([p.path for p in seen.pictures], full=True)
+    return {f.name: f for f in run_checks(seen, preprocess)}
 
 
 def test_find_has_nothing_to_say_of_good_data(root: Path) -> None:
@@ -67,7 +69,7 @@ def _nest(root: Path) -> None:
 
 def _turned() -> Image.Exif:
     exif = Image.Exif()
-    exif[facts.ORIENTATION] = 3
+    exif[info.ORIENTATION] = 3
     return exif
 
 
@@ -139,15 +141,15 @@ def test_find_takes_many_equal_files_at_once(root: Path) -> None:
 
 
 def test_uncertainty_gives_wilsons_interval() -> None:
-    found = findings.uncertainty(153)
+    found = checks.validation_uncertainty(153)
     assert "84.5% and 94.0%" in found.says
     assert "above 97.6%" in found.says
-    assert findings.uncertainty(20).level == "warning"
-    assert "too few to judge by" in findings.uncertainty(12).says
+    assert checks.validation_uncertainty(20).level == "warning"
+    assert "too few to judge by" in checks.validation_uncertainty(12).says
 
 
 def test_uncertainty_of_many_images_is_a_note() -> None:
-    assert findings.uncertainty(10_000).level == "note"
+    assert checks.validation_uncertainty(10_000).level == "note"
 
 
 # --- the command -------------------------------------------------------------------------------------------------
@@ -221,7 +223,7 @@ def test_check_of_a_table_with_a_missing_file_and_one_elsewhere(root: Path, tmp_
 def test_survey_follows_links_as_training_does(root: Path) -> None:
     (root / "train" / "back").symlink_to(root.parent)
     (root / "train" / "wasps").symlink_to(root / "train" / "bees")
-    counts = survey.of_folder(root).counts()
+    counts = scan.scan_folder(root).counts()
     assert {name: n["train"] for name, n in counts.items()} == {"ants": 6, "bees": 6, "wasps": 6}
 
 

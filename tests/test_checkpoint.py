@@ -14,9 +14,12 @@ from typing import Any, cast
 import pytest
 import torch
 
-from finetune import FineTuner, checkpoint, load
-from finetune.checkpoint import AtomicCheckpointIO, write_atomically
-from finetune.families import FAMILIES
+from finetune import FineTuner, load
+from finetune.checkpoints import format
+from finetune.checkpoints.restore import AtomicCheckpointIO
+from finetune.io import tensors
+from finetune.io.files import write_atomically
+from finetune.models.specs import FAMILIES
 
 
 def small(path: Path, **options: Any) -> FineTuner:
@@ -110,7 +113,7 @@ class _Payload:
 def test_read_tensors_of_another_file_is_one_clear_error(content: bytes, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name} .*(cannot be read|is damaged)"):
-        checkpoint.read_tensors(tmp_path / name)
+        tensors.read_tensors(tmp_path / name)
 
 
 def test_read_tensors_of_a_zip_of_another_kind(tmp_path: Path) -> None:
@@ -126,7 +129,7 @@ def test_code_in_a_checkpoint_never_runs(entry: str, tmp_path: Path, monkeypatch
     ran = tmp_path / "ran"
     path = changed(tmp_path / "bad.ckpt", lambda content: {**content, entry: {"a": _Payload(ran)}})
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    for read in (load, FineTuner.load_from_checkpoint, checkpoint.read_tensors):
+    for read in (load, FineTuner.load_from_checkpoint, tensors.read_tensors):
         with pytest.raises(ValueError, match="code, which is never run"):
             read(path)
     assert not ran.exists()
@@ -200,7 +203,7 @@ def _with(value: Any, *path: str) -> Callable[[dict[str, Any]], None]:
         (_with({"root": 3}, "finetune", "data"), r"under finetune\.data makes no sense"),
         (_with({"size": 10**9}, "hyper_parameters", "preprocess"), "cannot be rebuilt: preprocess needs 1 <= size"),
         (_with({"groups": [{"match": "("}]}, "hyper_parameters", "strategy"), "cannot be rebuilt"),
-        (_with(checkpoint.FORMAT + 1, "finetune", "format"), "newer finetune .format 3, this one knows 2.: upgrade"),
+        (_with(format.FORMAT + 1, "finetune", "format"), "newer finetune .format 3, this one knows 2.: upgrade"),
         (_with("two", "finetune", "format"), "newer finetune"),
         (lambda content: [1, 2], "holds a list, not a state dict"),
     ],
@@ -222,7 +225,7 @@ def test_checkpoint_that_is_not_there_or_an_address(tmp_path: Path) -> None:
 
 def test_older_format_is_read_and_what_it_lacks_is_empty(tmp_path: Path) -> None:
     path = changed(tmp_path / "old.ckpt", _without("finetune"))
-    about = checkpoint.read(path)[checkpoint.ABOUT]
+    about = format.read_checkpoint(path)[format.METADATA]
     assert about == {"format": 1, "versions": {}, "config": {}, "data": {}, "validated": {}}
     assert load(path).classes == ["ants", "bees"]
 
@@ -273,11 +276,11 @@ def test_loaded_module_keeps_what_its_checkpoint_said(tmp_path: Path) -> None:
     module.save(tmp_path / "a.ckpt")
     loaded = FineTuner.load_from_checkpoint(tmp_path / "a.ckpt")
     loaded.save(tmp_path / "b.ckpt")
-    a, b = (checkpoint.read(tmp_path / f"{name}.ckpt") for name in "ab")
-    assert a[checkpoint.ABOUT] == b[checkpoint.ABOUT]
+    a, b = (format.read_checkpoint(tmp_path / f"{name}.ckpt") for name in "ab")
+    assert a[format.METADATA] == b[format.METADATA]
     assert a["hyper_parameters"] == b["hyper_parameters"]
-    assert a[checkpoint.ABOUT]["config"] == {"seed": 3}
-    assert {"python", "torch", "lightning"} <= a[checkpoint.ABOUT]["versions"].keys()
+    assert a[format.METADATA]["config"] == {"seed": 3}
+    assert {"python", "torch", "lightning"} <= a[format.METADATA]["versions"].keys()
 
 
 def test_load_with_other_classes_keeps_the_trunk(tmp_path: Path) -> None:
@@ -322,7 +325,7 @@ def test_killed_while_writing_leaves_the_file_before_it_whole(tmp_path: Path) ->
     script = """
 import os, signal, sys
 import torch
-from finetune.checkpoint import AtomicCheckpointIO, read_tensors
+from finetune.checkpoints.restore import AtomicCheckpointIO; from finetune.io.tensors import read_tensors
 torch.set_num_threads(1)
 path, save = sys.argv[1], AtomicCheckpointIO().save_checkpoint
 content = lambda value: {"weight": torch.full((50_000,), value), "epoch": value}

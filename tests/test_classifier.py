@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from finetune import Classifier, FineTuner, Prediction, load
-from finetune.classifier import TTA
-from finetune.images import BadImageError
+from finetune.images.decode import BadImageError
+from finetune.inference.classifier import TTA
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ from typing import Any, cast
 import pytest
 from torch.utils.data import DataLoader
 
-from finetune import cli, errors
-from finetune.cli import quote_paths, unique_dir
-from finetune.families import find_family
+from finetune.cli import errors, main, run_folder
+from finetune.cli.arguments import quote_paths
+from finetune.cli.run_folder import unique_dir
+from finetune.models.specs import find_family
 
 
 def run(*argv: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -71,7 +72,7 @@ def test_unique_dir_never_gives_a_folder_twice(tmp_path: Path, monkeypatch: pyte
     base = str(tmp_path)
     first = unique_dir(base, "now")
     assert unique_dir(base, "now") == first  # Hydra asks several times
-    cli._unique_dirs.clear()
+    run_folder.claimed_folders.clear()
     assert unique_dir(base, "now") == f"{base}/now_1"
 
 
@@ -168,20 +169,20 @@ def test_a_worker_that_died_while_it_handed_over_a_batch_is_told(
 def test_console_names_the_nearest_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["finetune", "trian"])
     with pytest.raises(SystemExit) as stop:
-        cli.console()
+        main.console_script()
     assert stop.value.code == 2
     assert "no command 'trian'. The nearest are train" in capsys.readouterr().err
 
 
 def test_console_runs_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["finetune", "models", "resnet18"])
-    cli.console()
+    main.console_script()
     assert "11.7 M" in capsys.readouterr().out
 
 
 def test_console_help_lists_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["finetune", "--help"])
     with pytest.raises(SystemExit) as stop:
-        cli.console()
+        main.console_script()
     assert stop.value.code == 0
     assert "check, train, evaluate, predict, export, report, models, compare, cache, demo" in capsys.readouterr().out

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from finetune import compare, comparison, plots, runs
-from finetune.comparison import Versus
-from finetune.runs import Answers, Run
+from finetune import compare
+from finetune.metrics import statistics
+from finetune.reporting import comparison, figures, runs
+from finetune.reporting.comparison import PairedTest
+from finetune.reporting.runs import Run, ValidationPredictions
 
 Command = Callable[..., tuple[Path, int]]
 
@@ -24,7 +26,9 @@ Command = Callable[..., tuple[Path, int]]
 def made(tmp_path: Path, name: str, right: list[int], config: str = "", **metrics: Any) -> Run:
     """A run of two classes with so many images, right or wrong."""
     keys = [f"{i}.png" for i in range(len(right))]
-    answers = Answers(np.array([[0.9, 0.1] if r else [0.1, 0.9] for r in right]), np.zeros(len(right), int), keys)
+    answers = ValidationPredictions(
+        np.array([[0.9, 0.1] if r else [0.1, 0.9] for r in right]), np.zeros(len(right), int), keys
+    )
     values = {
         "best": {"val/acc": sum(right) / len(right), "epoch": 0}, "strategy": "finetune", "seconds": {"total": 1.0},
         "n_val": len(right), "trainable_parameters": 10, "total_parameters": 20, "test": {}, "confusion_matrix": [], **metrics,
@@ -35,21 +39,21 @@ def made(tmp_path: Path, name: str, right: list[int], config: str = "", **metric
 
 def test_label_names_runs_by_what_differs(tmp_path: Path) -> None:
     found = [made(tmp_path, str(i), [1], f"seed: {i}\noptimizer: {{lr: 0.1}}\npaths: {{x: {i}}}") for i in range(2)]
-    comparison.label(found)
+    comparison.label_runs(found)
     assert [run.label for run in found] == ["seed=0", "seed=1"]
     grid = [(1, 1), (1, 2), (2, 1)]
     found = [made(tmp_path, f"{a}{b}", [1], f"optimizer: {{lr: 0.{a}}}\nwarm: {{lr: {b}}}") for a, b in grid]
-    comparison.label(found)
+    comparison.label_runs(found)
     assert found[0].label == "optimizer.lr=0.1 warm.lr=1"
     # one key is enough, and the other one is named
-    comparison.label(found[1:])
+    comparison.label_runs(found[1:])
     assert [run.label for run in found[1:]] == ["lr=0.1", "lr=0.2"]
-    assert comparison.differing(found[1:]) == ["optimizer.lr", "warm.lr"]
+    assert comparison.differing_keys(found[1:]) == ["optimizer.lr", "warm.lr"]
 
 
 def test_label_always_has_model_and_strategy_where_they_differ(tmp_path: Path) -> None:
     found = [made(tmp_path, a, [1], f"model: {{name: {a}}}", strategy=b) for a, b in (("m", "s"), ("n", "t"))]
-    comparison.label(found)
+    comparison.label_runs(found)
     assert [run.label for run in found] == ["model=m s", "model=n t"]
 
 
@@ -57,13 +61,13 @@ def test_label_names_strategies_and_not_their_parts(tmp_path: Path) -> None:
     found = [
         made(tmp_path, name, [1], f"seed: 0\nstrategy: {{groups: [{name}]}}", strategy=name) for name in ("scratch", "bitfit")
     ]  # fmt: skip
-    comparison.label(found)
+    comparison.label_runs(found)
     assert [run.label for run in found] == ["scratch", "bitfit"]
 
 
 def test_label_of_equal_runs_is_their_folder(tmp_path: Path) -> None:
     found = [made(tmp_path, name, [1], "seed: 0") for name in ("a", "b")]
-    comparison.label(found)
+    comparison.label_runs(found)
     assert [run.label for run in found] == ["finetune a", "finetune b"]
 
 
@@ -71,39 +75,39 @@ def test_label_of_equal_runs_is_their_folder(tmp_path: Path) -> None:
     ("a", "b", "p"), [(0, 0, 1.0), (1, 1, 1.0), (5, 2, 0.453125), (10, 0, 2 / 1024), (0, 10, 2 / 1024)]
 )
 def test_mcnemar_is_the_exact_test(a: int, b: int, p: float) -> None:
-    assert comparison.mcnemar(a, b) == pytest.approx(p)
+    assert statistics.mcnemar(a, b) == pytest.approx(p)
 
 
 def test_against_best_counts_image_by_image(tmp_path: Path) -> None:
     best, other = made(tmp_path, "a", [1] * 20), made(tmp_path, "b", [1] * 10 + [0] * 10)
     far = made(tmp_path, "c", [1] * 19)
-    found = comparison.against_best([best, other, far])
+    found = comparison.test_against_best([best, other, far])
     assert found[0] is None
     assert found[2] is None  # judged on other images
     assert found[1] is not None
     assert (found[1].only_best, found[1].only_this, found[1].p) == (10, 0, pytest.approx(2 / 1024))
     assert "10 fewer right (10 against 0); more than chance" in found[1].words
-    assert "chance can do that" in Versus(3, 2, 1.0).words
-    assert Versus(0, 0, 1.0).words == "the same answers"
+    assert "chance can do that" in PairedTest(3, 2, 1.0).words
+    assert PairedTest(0, 0, 1.0).words == "the same answers"
 
 
 def test_groups_are_means_over_seeds(tmp_path: Path) -> None:
     shares = {0: [1, 1, 1, 0], 1: [1, 1, 0, 0], 2: [1, 0, 0, 0]}
     found = [made(tmp_path, f"{lr}{s}", r, f"seed: {s}\nlr: {lr}") for lr in (1, 2) for s, r in shares.items()]
-    comparison.label(found)
-    groups = comparison.groups(found)
+    comparison.label_runs(found)
+    groups = comparison.group_seeds(found)
     assert [g.label for g in groups] == ["lr=1", "lr=2"]
     assert groups[0].mean == 0.5
     half = 4.303 * 0.25 / 3**0.5
     assert groups[0].interval == pytest.approx((0.5 - half, 0.5 + half))
-    assert comparison.groups(found[:1]) == []
+    assert comparison.group_seeds(found[:1]) == []
     found[1].val_images = ["of other data"]
-    assert [len(g.accuracies) for g in comparison.groups(found)] == [2, 1, 3]
+    assert [len(g.accuracies) for g in comparison.group_seeds(found)] == [2, 1, 3]
 
 
 def test_trade_figure_joins_what_nothing_beats() -> None:
     points = [("cheap", 1.0, 0.8), ("dear", 3.0, 0.9), ("bad", 4.0, 0.7)]
-    line = plots.trade_figure(points, "seconds").axes[0].lines[0]
+    line = figures.trade_figure(points, "seconds").axes[0].lines[0]
     assert list(line.get_xdata()) == [1.0, 3.0]  # type: ignore[arg-type]
 
 
@@ -121,7 +125,7 @@ def two(trained: Path, tmp_path: Path) -> list[Path]:
     found = json.loads((folders[1] / "metrics.json").read_text())
     found["best"]["val/acc"] = 4 / 12
     (folders[1] / "metrics.json").write_text(json.dumps(found))
-    answers = runs.read(folders[1]).answers
+    answers = runs.read_run(folders[1]).answers
     assert answers is not None
     flat = np.full_like(answers.probabilities, 1 / 3)
     np.savez(folders[1] / "checkpoints" / "best.npz", probabilities=flat, labels=answers.labels, keys=answers.keys)
@@ -157,7 +161,7 @@ def test_compare_of_a_sweep_lies_in_its_folder(two: list[Path]) -> None:
 def test_compare_warns_of_different_validation_images(
     two: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers = runs.read(two[1]).answers
+    answers = runs.read_run(two[1]).answers
     assert answers is not None
     keys = ["val/cat/99.png", *answers.keys[1:]]
     np.savez(two[1] / "checkpoints" / "best.npz", probabilities=answers.probabilities, labels=answers.labels, keys=keys)

@@ -14,21 +14,22 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
-from finetune import build, cli, config, faults
-from finetune.families import FAMILIES
+from finetune.cli import factories, groups, instantiate, run_folder, validation
+from finetune.io import paths
+from finetune.models.specs import FAMILIES
 
 YAMLS = sorted(
-    p.relative_to(config.CONF).as_posix() for p in config.CONF.rglob("*.yaml") if p.parent.parent.name != "hydra"
+    p.relative_to(paths.CONF).as_posix() for p in paths.CONF.rglob("*.yaml") if p.parent.parent.name != "hydra"
 )
 GROUPS = [y for y in YAMLS if "/" in y and not Path(y).name.startswith("_") and not y.startswith("hydra/")]
 
 
 @pytest.fixture(autouse=True)
 def _hydra() -> Iterator[None]:
-    OmegaConf.register_new_resolver("unique_dir", cli.unique_dir, replace=True)
-    config.register_models()
+    OmegaConf.register_new_resolver("unique_dir", run_folder.unique_dir, replace=True)
+    groups.register_models()
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(paths.CONF), version_base="1.3"):
         yield
 
 
@@ -67,15 +68,15 @@ def test_every_yaml_composes_and_passes_the_check(path: str) -> None:
     group, name = path.removesuffix(".yaml").split("/")
     root = ["data.root=."] if path in ("data/imagefolder.yaml", "data/csv.yaml") else []
     cfg = compose(f"{'+' if group == 'callbacks' else ''}{group}={name}", *root)
-    faults.check(cfg)
+    validation.validate(cfg)
     visible = {k: v for k, v in cfg.items() if k != "logger"}  # loggers name the run folder, which is not there yet
     OmegaConf.to_container(OmegaConf.create(visible), resolve=True, throw_on_missing=True)
-    assert list(config.CONF.glob(f"{group}/{name}.yaml"))
+    assert list(paths.CONF.glob(f"{group}/{name}.yaml"))
 
 
 @pytest.mark.parametrize("path", YAMLS)
 def test_every_yaml_says_what_it_is_for(path: str) -> None:
-    text = (config.CONF / path).read_text()
+    text = (paths.CONF / path).read_text()
     assert "#" in text or path.startswith(("trainer/", "optimizer/", "hydra/"))
     assert "=" not in Path(path).name
     if path.startswith("experiment/"):
@@ -88,7 +89,7 @@ def test_every_yaml_says_what_it_is_for(path: str) -> None:
 )
 def test_every_model_is_an_option(name: str) -> None:
     assert compose(f"model={name}").model.name == name
-    assert name in config.options("model")
+    assert name in groups.group_options("model")
 
 
 KINDS: dict[str, Any] = {"optimizer": Optimizer, "scheduler": LRScheduler, "trainer": Trainer}
@@ -102,15 +103,15 @@ def test_every_target_is_allowed_and_takes_its_arguments(path: str) -> None:
         return
     for ours in ("warmup", "compile"):
         spec.pop(ours, None)
-    assert config.factory(spec, KINDS[group]).func.__name__ == spec["_target_"].rpartition(".")[2]
+    assert instantiate.factory(spec, KINDS[group]).func.__name__ == spec["_target_"].rpartition(".")[2]
 
 
 def test_every_callback_and_dataset_is_allowed() -> None:
-    for name in config.options("callbacks"):
+    for name in groups.group_options("callbacks"):
         for spec in compose(f"+callbacks={name}").callbacks.values():
-            assert isinstance(build.make_callback(OmegaConf.to_container(spec, resolve=True)), Callback)  # type: ignore[arg-type]
+            assert isinstance(factories.make_callback(OmegaConf.to_container(spec, resolve=True)), Callback)  # type: ignore[arg-type]
     for name in ("cifar10", "cifar100", "flowers102"):
-        assert config.factory(compose(f"data={name}").data.dataset, Dataset)
+        assert instantiate.factory(compose(f"data={name}").data.dataset, Dataset)
 
 
 def test_hotdog_arithmetic_turns_the_books_sum_into_our_mean() -> None:
@@ -137,33 +138,33 @@ def test_hotdog_arithmetic_turns_the_books_sum_into_our_mean() -> None:
         ("torch.optim.nothing.SGD", "cannot be imported"),
         ("torch.optim.lr_scheduler.StepLR", "is not a Optimizer"),
         ("torchvision.datasets.CIFAR10", "is not a Optimizer"),
-        ("finetune.download.fetch", "is not a Optimizer"),
+        ("finetune.io.download.fetch", "is not a Optimizer"),
         ("torch.optim.optimizer.warnings", "is not a Optimizer"),
         (None, "named by _target_"),
     ],
 )
 def test_factory_refuses_what_is_not_an_allowed_class(target: str | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        config.factory({"_target_": target, "command": "touch /tmp/x"}, Optimizer)
+        instantiate.factory({"_target_": target, "command": "touch /tmp/x"}, Optimizer)
 
 
 def test_factory_wrong_argument_names_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"unexpected keyword argument 'learning_rate'.*It takes lr, momentum"):
-        config.factory({"_target_": "torch.optim.SGD", "learning_rate": 1}, Optimizer)
+        instantiate.factory({"_target_": "torch.optim.SGD", "learning_rate": 1}, Optimizer)
 
 
 def test_factory_more_prefixes_by_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="is not allowed"):
-        config.factory({"_target_": "torch.nn.Linear"}, torch.nn.Module)
+        instantiate.factory({"_target_": "torch.nn.Linear"}, torch.nn.Module)
     monkeypatch.setenv("FINETUNE_ALLOW", "torch.nn")
-    make = config.factory({"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}, torch.nn.Module)
+    make = instantiate.factory({"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}, torch.nn.Module)
     assert make().out_features == 3
 
 
 def test_check_reports_all_faults_at_once() -> None:
     cfg = compose("optimizer.lr=-1", "data.batch_size=0", "data.augment=trivail", "trainer.max_epochs=abc")
     with pytest.raises(ValueError, match=r"trivail") as error:
-        faults.check(cfg)
+        validation.validate(cfg)
     first, *lines = str(error.value).splitlines()
     assert first == "4 things are wrong:"
     assert len(lines) == 4
@@ -192,17 +193,17 @@ def test_check_reports_all_faults_at_once() -> None:
 )
 def test_check_ranges(override: str) -> None:
     with pytest.raises(ValueError, match=override.split("=")[0]):
-        faults.check(compose(override))
+        validation.validate(compose(override))
 
 
 def test_check_unknown_top_level_key_gives_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"no key 'modle'.*model"):
-        faults.check(compose("+modle=resnet18"))
+        validation.validate(compose("+modle=resnet18"))
 
 
 def test_claim_folder_belongs_to_one_run(tmp_path: Path) -> None:
     cfg = OmegaConf.create({"a": 1})
-    config.claim_folder(cfg, tmp_path / "run")
+    run_folder.claim_folder(cfg, tmp_path / "run")
     assert (tmp_path / "run" / "config.yaml").read_text() == "a: 1\n"
     with pytest.raises(FileExistsError, match="holds another run"):
-        config.claim_folder(cfg, tmp_path / "run")
+        run_folder.claim_folder(cfg, tmp_path / "run")

@@ -17,8 +17,8 @@ from PIL import Image
 from torchvision import datasets
 
 from finetune import FineTuner, ImageDataModule, Preprocess
-from finetune.loaders import EpochSampler, FullBatches, Switch
-from finetune.splits import seed_of
+from finetune.data.loaders import BalancedBatchSampler, EpochSampler, SwitchableLoader
+from finetune.runtime.seeding import derive_seed
 
 SMALL = Preprocess(size=16, resize=16)
 
@@ -285,7 +285,7 @@ def test_train_loader_changes_with_the_epoch_and_repeats_it(photos: Path, traine
 def test_full_batches_over_processes_are_as_many_and_hold_each_image_once(
     n: int, size: int, world: int, expected: list[list[int]]
 ) -> None:
-    ranks = [list(FullBatches(EpochSampler(n, 0, lambda: 3, rank, world), size)) for rank in range(world)]
+    ranks = [list(BalancedBatchSampler(EpochSampler(n, 0, lambda: 3, rank, world), size)) for rank in range(world)]
     assert [[len(batch) for batch in batches] for batches in ranks] == expected
     alone = list(EpochSampler(n, 0, lambda: 3))
     assert sorted(key for batches in ranks for batch in batches for key in batch) == sorted(alone)
@@ -293,7 +293,7 @@ def test_full_batches_over_processes_are_as_many_and_hold_each_image_once(
 
 
 def test_full_batches_of_fewer_images_than_processes_give_each_one() -> None:
-    ranks = [list(FullBatches(EpochSampler(2, 0, lambda: 0, rank, 5), 4)) for rank in range(5)]
+    ranks = [list(BalancedBatchSampler(EpochSampler(2, 0, lambda: 0, rank, 5), 4)) for rank in range(5)]
     assert [[len(batch) for batch in batches] for batches in ranks] == [[1]] * 5
 
 
@@ -302,7 +302,7 @@ def test_full_batches_of_fewer_images_than_processes_give_each_one() -> None:
     [(9, 4, [4, 5]), (8, 4, [4, 4]), (10, 4, [4, 4, 2]), (1, 4, [1]), (3, 1, [1, 1, 1]), (5, 4, [5])],
 )
 def test_full_batches_have_no_last_batch_of_one_and_lose_nothing(n: int, size: int, expected: list[int]) -> None:
-    batches = FullBatches(EpochSampler(n, 0, lambda: 0), size)
+    batches = BalancedBatchSampler(EpochSampler(n, 0, lambda: 0), size)
     assert [len(b) for b in batches] == expected
     assert len(batches) == len(expected)
 
@@ -355,8 +355,8 @@ def test_sample_is_what_the_first_batch_will_be(photos: Path) -> None:
 
 
 def test_seed_of_is_the_same_everywhere() -> None:
-    assert seed_of(0, 1, 2) == seed_of(0, 1, 2) != seed_of(0, 2, 1)
-    assert 0 <= seed_of(-1) < 2**63
+    assert derive_seed(0, 1, 2) == derive_seed(0, 1, 2) != derive_seed(0, 2, 1)
+    assert 0 <= derive_seed(-1) < 2**63
 
 
 @pytest.mark.real
@@ -374,7 +374,7 @@ def test_switch_gives_one_of_two_and_shows_lightning_the_workers() -> None:
 
     first, then = Loader([1, 2]), Loader([3, 4])
     use_first = True
-    switch = Switch(first, then, lambda: use_first)
+    switch = SwitchableLoader(first, then, lambda: use_first)
     assert list(switch) == [1, 2]
     use_first = False
     assert list(switch) == [3, 4]

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from finetune import ImageDataModule, config, download
-from finetune.download import Source, extract_zip, fetch, tree_digest
+from finetune import ImageDataModule
+from finetune.io import download, paths
+from finetune.io.download import Archive, extract_zip, fetch, tree_digest
 
 
 def zip_of(members: dict[str, bytes]) -> bytes:
@@ -89,7 +90,7 @@ def left(folder: Path) -> list[str]:
 
 
 def test_fetch_checks_extracts_and_leaves_only_the_data(server: SimpleNamespace, tmp_path: Path) -> None:
-    source = Source(server.url, sha1=hashlib.sha1(GOOD).hexdigest(), sha256=hashlib.sha256(GOOD).hexdigest())
+    source = Archive(server.url, sha1=hashlib.sha1(GOOD).hexdigest(), sha256=hashlib.sha256(GOOD).hexdigest())
     fetch(source, tmp_path / "photos")
     assert (tmp_path / "photos" / "train" / "a" / "1.png").read_bytes() == b"one" * 5000
     assert left(tmp_path) == ["photos"]
@@ -99,43 +100,43 @@ def test_fetch_checks_extracts_and_leaves_only_the_data(server: SimpleNamespace,
 
 def test_fetch_resumes_where_the_connection_broke(server: SimpleNamespace, tmp_path: Path) -> None:
     server.cut = [40, 60]
-    fetch(Source(server.url, sha1=hashlib.sha1(GOOD).hexdigest()), tmp_path / "photos")
+    fetch(Archive(server.url, sha1=hashlib.sha1(GOOD).hexdigest()), tmp_path / "photos")
     assert server.ranges == [None, "bytes=40-", "bytes=100-"]
 
 
 def test_fetch_tries_again_after_a_server_error_and_not_after_404(server: SimpleNamespace, tmp_path: Path) -> None:
     server.status = [503, 503]
-    fetch(Source(server.url), tmp_path / "photos")
+    fetch(Archive(server.url), tmp_path / "photos")
     assert server.hits == 3
     server.status = [404]
     with pytest.raises(FileNotFoundError, match=r"other does not exist and http.*404.*data\.root=FOLDER"):
-        fetch(Source(server.url), tmp_path / "other")
+        fetch(Archive(server.url), tmp_path / "other")
     assert server.hits == 4
     assert left(tmp_path) == ["photos"]
 
 
 def test_fetch_starts_anew_when_the_part_on_disk_is_too_long(server: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / ".photos.download").write_bytes(bytes(len(GOOD) + 10))
-    fetch(Source(server.url, sha1=hashlib.sha1(GOOD).hexdigest()), tmp_path / "photos")
+    fetch(Archive(server.url, sha1=hashlib.sha1(GOOD).hexdigest()), tmp_path / "photos")
     assert (tmp_path / "photos").is_dir()
 
 
 @pytest.mark.parametrize("key", ["sha1", "sha256", "tree_sha256"])
 def test_fetch_wrong_digest_keeps_nothing(key: str, server: SimpleNamespace, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Nothing was kept"):
-        fetch(Source(server.url, **{key: "0" * 40}), tmp_path / "photos")
+        fetch(Archive(server.url, **{key: "0" * 40}), tmp_path / "photos")
     assert left(tmp_path) == []
 
 
 def test_fetch_without_a_network_says_which_folder_to_fill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(FileNotFoundError, match=r"photos does not exist.*unpack it so that .*photos is its folder"):
-        fetch(Source("http://127.0.0.1:9/set.zip"), tmp_path / "photos")
+        fetch(Archive("http://127.0.0.1:9/set.zip"), tmp_path / "photos")
 
 
 def test_fetch_by_several_at_once_downloads_once(server: SimpleNamespace, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: fetch(Source(server.url), tmp_path / "photos"), range(4)))
+        list(pool.map(lambda _: fetch(Archive(server.url), tmp_path / "photos"), range(4)))
     assert server.hits == 1
 
 
@@ -191,7 +192,7 @@ def test_tree_digest_sees_names_and_contents_and_not_hidden_files(tmp_path: Path
 def test_tree_digest_of_the_real_hymenoptera_is_the_one_in_its_yaml(shared: Path) -> None:
     from omegaconf import OmegaConf
 
-    expected = OmegaConf.load(config.CONF / "data" / "hymenoptera.yaml").tree_sha256
+    expected = OmegaConf.load(paths.CONF / "data" / "hymenoptera.yaml").tree_sha256
     assert tree_digest(shared / "data" / "hymenoptera_data") == expected
 
 
@@ -218,11 +219,11 @@ def test_fetch_from_a_server_that_stalls_gives_up(
     monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
     server.stall = True
     with pytest.raises(FileNotFoundError, match=r"could not be downloaded \(timed out\)"):
-        fetch(Source(server.url), tmp_path / "set")
+        fetch(Archive(server.url), tmp_path / "set")
     assert server.hits == download.ATTEMPTS
     assert not (tmp_path / "set").exists()
     server.stall = False
-    fetch(Source(server.url, sha256=hashlib.sha256(GOOD).hexdigest()), tmp_path / "set")  # goes on with the 40 bytes
+    fetch(Archive(server.url, sha256=hashlib.sha256(GOOD).hexdigest()), tmp_path / "set")  # goes on with the 40 bytes
     assert server.ranges[-1] == "bytes=40-"
 
 
@@ -238,22 +239,22 @@ def test_fetch_from_a_server_that_lies_about_the_length(
 ) -> None:
     server.says = says
     with pytest.raises((FileNotFoundError, ValueError), match=message):
-        fetch(Source(server.url), tmp_path / "set")
+        fetch(Archive(server.url), tmp_path / "set")
     assert not (tmp_path / "set").exists()
 
 
 def test_fetch_from_a_server_that_says_too_much_has_the_whole_file(server: SimpleNamespace, tmp_path: Path) -> None:
     server.says = str(len(GOOD) + 1000)
-    fetch(Source(server.url, sha256=hashlib.sha256(GOOD).hexdigest()), tmp_path / "set")
+    fetch(Archive(server.url, sha256=hashlib.sha256(GOOD).hexdigest()), tmp_path / "set")
     assert server.ranges == [None, f"bytes={len(GOOD)}-"]
 
 
 def test_fetch_follows_redirects_and_ends_in_a_circle(server: SimpleNamespace, tmp_path: Path) -> None:
     server.to = [server.url]
-    fetch(Source(server.url), tmp_path / "set")
+    fetch(Archive(server.url), tmp_path / "set")
     server.to = [server.url] * 100
     with pytest.raises(FileNotFoundError, match="could not be downloaded"):
-        fetch(Source(server.url), tmp_path / "other")
+        fetch(Archive(server.url), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
@@ -271,14 +272,14 @@ def test_fetch_that_is_killed_while_unpacking_leaves_nothing_that_is_used(
     with monkeypatch.context() as patch:
         patch.setattr(download, "extract_zip", lambda archive, target: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            fetch(Source(server.url), tmp_path / "set")
+            fetch(Archive(server.url), tmp_path / "set")
     assert not (tmp_path / "set").exists()
-    fetch(Source(server.url), tmp_path / "set")
+    fetch(Archive(server.url), tmp_path / "set")
     assert server.hits == 2  # the archive was there: only its end was asked for
     assert len(list((tmp_path / "set").rglob("*.png"))) == 2
 
 
-FETCH = "import sys; from pathlib import Path; from finetune.download import *;"
+FETCH = "import sys; from pathlib import Path; from finetune.io.download import *;"
 
 
 @pytest.mark.slow

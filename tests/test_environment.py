@@ -19,7 +19,8 @@ import pytest
 import torch
 from conftest import TINY, Start, finished, wait_for, write_images
 
-from finetune import machine, train
+from finetune import train
+from finetune.runtime import hardware
 
 pytestmark = pytest.mark.slow
 
@@ -123,12 +124,12 @@ def test_with_one_mebibyte_of_shared_memory(photos: Path, tmp_path: Path) -> Non
 
 
 def test_workers_need_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "cores", lambda: 16)
-    monkeypatch.setattr(machine, "free_memory", lambda: 1 << 40)
-    monkeypatch.setattr(machine, "shared_memory", lambda: 1 << 40)
-    assert machine.workers(1000, on_cpu=True) == 4
-    monkeypatch.setattr(machine, "shared_memory", lambda: 1 << 20)
-    assert machine.workers(1000, on_cpu=True) == 0
+    monkeypatch.setattr(hardware, "cpu_count", lambda: 16)
+    monkeypatch.setattr(hardware, "free_memory", lambda: 1 << 40)
+    monkeypatch.setattr(hardware, "free_shared_memory", lambda: 1 << 40)
+    assert hardware.default_num_workers(1000, on_cpu=True) == 4
+    monkeypatch.setattr(hardware, "free_shared_memory", lambda: 1 << 20)
+    assert hardware.default_num_workers(1000, on_cpu=True) == 0
 
 
 def test_a_worker_outlives_signals_and_ends_with_the_main_process(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ import torch
 from conftest import TINY
 from PIL import Image
 
-from finetune import load, report, scores
-from finetune.config import options
+from finetune import load, report
+from finetune.cli.groups import group_options
+from finetune.metrics import calibration, classification, statistics
 
 Command = Callable[..., tuple[Path, int]]
 
@@ -39,17 +40,17 @@ def rows(path: Path) -> list[dict[str, str]]:
     [(0, 10, 0.0, 0.27753), (10, 10, 0.72247, 1.0), (5, 10, 0.23659, 0.76341), (1, 1, 0.20654, 1.0)],
 )
 def test_wilson_interval(right: int, n: int, low: float, high: float) -> None:
-    assert scores.wilson(right, n) == pytest.approx((low, high), abs=1e-4)
+    assert statistics.wilson_interval(right, n) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_top_k_counts_the_label_among_the_best() -> None:
     logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
     labels = torch.tensor([1, 0, 1])
-    assert [round(scores.top_k(logits, labels, k), 4) for k in (1, 2, 3)] == [0.0, 0.6667, 1.0]
+    assert [round(classification.top_k_accuracy(logits, labels, k), 4) for k in (1, 2, 3)] == [0.0, 0.6667, 1.0]
 
 
 def test_per_class_precision_recall_and_what_is_not_defined() -> None:
-    found = scores.per_class([[3, 1, 0], [2, 4, 0], [0, 0, 0]], ["a", "b", "c"])
+    found = classification.per_class_metrics([[3, 1, 0], [2, 4, 0], [0, 0, 0]], ["a", "b", "c"])
     assert found["a"] == {"precision": 0.6, "recall": 0.75, "f1": pytest.approx(2 / 3), "images": 4}
     assert found["c"] == {"precision": None, "recall": None, "f1": None, "images": 0}
 
@@ -57,8 +58,8 @@ def test_per_class_precision_recall_and_what_is_not_defined() -> None:
 def test_ece_is_the_gap_between_confidence_and_accuracy() -> None:
     confidence = 0.8
     logits = torch.tensor([[math.log(confidence / (1 - confidence)), 0.0]] * 10)
-    assert scores.ece(logits, torch.tensor([0] * 8 + [1] * 2)) == pytest.approx(0, abs=1e-6)
-    assert scores.ece(logits, torch.tensor([0] * 5 + [1] * 5)) == pytest.approx(0.3, abs=1e-6)
+    assert calibration.ece(logits, torch.tensor([0] * 8 + [1] * 2)) == pytest.approx(0, abs=1e-6)
+    assert calibration.ece(logits, torch.tensor([0] * 5 + [1] * 5)) == pytest.approx(0.3, abs=1e-6)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -66,15 +67,15 @@ def test_temperature_is_found_again_and_calibrates(temperature: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(8000, 5, generator=generator)
     labels = torch.multinomial(logits.softmax(dim=1), 1, generator=generator).squeeze(1)
-    found = scores.calibration(logits * temperature, labels)  # as a network that is too sure, by so much
+    found = calibration.calibration(logits * temperature, labels)  # as a network that is too sure, by so much
     assert found["temperature"] == pytest.approx(temperature, rel=0.05)
     assert found["ece_scaled"] < 0.02
-    assert found["log_loss_scaled"] <= scores.log_loss(logits * temperature, labels) + 1e-3
+    assert found["log_loss_scaled"] <= calibration.log_loss(logits * temperature, labels) + 1e-3
 
 
 def test_temperature_of_perfect_answers_is_bounded() -> None:
     logits = torch.eye(3).repeat(4, 1) * 5
-    assert scores.fit_temperature(logits, torch.arange(3).repeat(4)) == pytest.approx(0.05, rel=1e-3)
+    assert calibration.fit_temperature(logits, torch.arange(3).repeat(4)) == pytest.approx(0.05, rel=1e-3)
 
 
 def test_calibration_is_out_of_sample() -> None:
@@ -82,20 +83,23 @@ def test_calibration_is_out_of_sample() -> None:
     generator = torch.Generator().manual_seed(1)
     logits = 10 * torch.randn(40, 2, generator=generator)
     labels = torch.randint(2, (40,), generator=generator)
-    found = scores.calibration(logits, labels)
-    in_sample = scores.log_loss(logits / found["temperature"], labels)
+    found = calibration.calibration(logits, labels)
+    in_sample = calibration.log_loss(logits / found["temperature"], labels)
     assert found["log_loss_scaled"] > in_sample
 
 
 def test_calibration_of_too_few_images_is_left_out() -> None:
-    found = scores.calibration(torch.zeros(2, 2), torch.tensor([0, 1]))
+    found = calibration.calibration(torch.zeros(2, 2), torch.tensor([0, 1]))
     assert found["ece_scaled"] is None
 
 
 # --- the command -------------------------------------------------------------------------------------------------
 
 WAYS = [
-    *[pytest.param(f"strategy={s}", marks=[] if s == "finetune" else [pytest.mark.slow]) for s in options("strategy")],
+    *[
+        pytest.param(f"strategy={s}", marks=[] if s == "finetune" else [pytest.mark.slow])
+        for s in group_options("strategy")
+    ],
     pytest.param("trainer.precision=bf16-mixed"),
     pytest.param("strategy.cache=never", marks=pytest.mark.slow),
     pytest.param("strategy.cache_dtype=float16", marks=pytest.mark.slow),
@@ -108,10 +112,10 @@ WAYS = [
 def test_evaluate_gives_the_numbers_of_training_to_the_last_digit(
     way: str, command: Command, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetune import machine
+    from finetune.runtime import hardware
 
-    native = "bf16-mixed" if "bf16" in way else machine.precision("cpu")
-    monkeypatch.setattr(machine, "precision", lambda accelerator: native)
+    native = "bf16-mixed" if "bf16" in way else hardware.native_precision("cpu")
+    monkeypatch.setattr(hardware, "native_precision", lambda accelerator: native)
     run, _ = command("train", *TINY, f"data.root={photos}", way)
     best = json.loads((run / "metrics.json").read_text())
     folder, code = command("evaluate", f"ckpt={run}/checkpoints/best.ckpt")

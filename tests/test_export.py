@@ -14,9 +14,10 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from finetune import FineTuner, export, exporters, load, parity
-from finetune.exporters import EXPORTERS
-from finetune.families import FAMILIES
+from finetune import FineTuner, export, load
+from finetune.exporting import formats, verify
+from finetune.exporting.formats import EXPORTERS
+from finetune.models.specs import FAMILIES
 
 Command = Callable[..., tuple[Path, int]]
 SMALL = {family.names[0] for family in FAMILIES.values()}
@@ -86,8 +87,8 @@ def test_onnx_has_its_classes_and_preprocessing_inside(exports: dict[str, Path],
 def test_onnx_of_every_family_at_every_batch(model: str, tmp_path: Path) -> None:
     module = FineTuner(model, classes=3, weights="none").eval()
     size = module.preprocess.size
-    exported = exporters.onnx(module, tmp_path)
-    graph = exporters.Graph(module).eval()
+    exported = formats.export_onnx(module, tmp_path)
+    graph = formats.Graph(module).eval()
     for n in (1, 2, 5):
         images = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8)
         with torch.no_grad():
@@ -116,7 +117,7 @@ def test_weights_are_loaded_by_the_recipe_and_as_weights_of_a_run(model: str, ki
 )
 def test_state_dict_loads_into_torchvisions_network_as_its_recipe_says(model: str, tmp_path: Path) -> None:
     module = FineTuner(model, classes=3, weights="none", transform_input=True).eval()
-    exported = exporters.state_dict(module, tmp_path)
+    exported = formats.export_state_dict(module, tmp_path)
     tensors = torch.load(tmp_path / "model.pth", weights_only=True)
     about = json.loads((tmp_path / "model.json").read_text())
     assert f"get_model('{model}', num_classes=3" in about["load"]
@@ -135,7 +136,7 @@ def test_state_dict_loads_into_torchvisions_network_as_its_recipe_says(model: st
 @pytest.mark.slow
 def test_state_dict_of_a_transformer_of_another_size_says_so(tmp_path: Path) -> None:
     module = FineTuner("vit_b_32", classes=2, weights="none", preprocess={"size": 64}).eval()
-    exporters.state_dict(module, tmp_path)
+    formats.export_state_dict(module, tmp_path)
     assert "image_size=64" in json.loads((tmp_path / "model.json").read_text())["load"]
 
 
@@ -163,8 +164,8 @@ def test_network_of_ones_own_is_exported(tmp_path: Path) -> None:
 def test_export_that_differs_is_refused(
     best: str, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def wrong(module: FineTuner, folder: Path) -> exporters.Exported:
-        exported = exporters.state_dict(module, folder)
+    def wrong(module: FineTuner, folder: Path) -> formats.Exported:
+        exported = formats.export_state_dict(module, folder)
         return exported._replace(run=lambda images: exported.run(images).flip(1))
 
     monkeypatch.setitem(EXPORTERS, "state_dict", wrong)
@@ -237,7 +238,7 @@ def test_int8_needs_pictures(best: str, command: Command, capsys: pytest.Capture
 
 def test_compare_counts_and_measures() -> None:
     expected = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
-    found = parity.compare(expected, torch.tensor([[0.8, 0.2], [0.6, 0.4]]), torch.tensor([0, 1]))
+    found = verify.compare_probabilities(expected, torch.tensor([[0.8, 0.2], [0.6, 0.4]]), torch.tensor([0, 1]))
     assert found == {"images": 2, "max_dp": pytest.approx(0.2), "agreement": 0.5, "acc": 0.5, "acc_of_the_model": 1.0}
 
 

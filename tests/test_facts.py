@@ -12,28 +12,29 @@ import pytest
 from conftest import picture
 from PIL import Image
 
-from finetune import facts, images
-from finetune.cache import Cache
-from finetune.facts import connected, examine, look, near_pairs
+from finetune.images import decode, info
+from finetune.images.info import read_info, scan_images
+from finetune.images.similarity import connected_groups, near_pairs
+from finetune.io.store import Cache
 
 
 def test_examine_says_what_a_file_holds(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[facts.ORIENTATION] = 6
+    exif[info.ORIENTATION] = 6
     picture().resize((40, 20)).save(tmp_path / "turned.jpg", exif=exif)
-    found = examine(str(tmp_path / "turned.jpg"), full=True)
+    found = read_info(str(tmp_path / "turned.jpg"), full=True)
     assert (found.format, found.mode, found.width, found.height, found.orientation) == ("JPEG", "RGB", 40, 20, 6)
     assert found.full
     assert found.reason is None
     picture().convert("P").save(tmp_path / "a.gif", save_all=True, append_images=[picture(1).convert("P")])
-    assert examine(str(tmp_path / "a.gif")).frames == 2
-    assert examine(str(tmp_path / "a.gif")).mode == "P"
+    assert read_info(str(tmp_path / "a.gif")).frames == 2
+    assert read_info(str(tmp_path / "a.gif")).mode == "P"
 
 
 def test_examine_means_are_those_of_all_pixels(tmp_path: Path) -> None:
     picture().save(tmp_path / "a.png")
     pixels = np.asarray(picture()) / 255
-    found = examine(str(tmp_path / "a.png"), full=True)
+    found = read_info(str(tmp_path / "a.png"), full=True)
     assert found.mean == pytest.approx(pixels.mean(axis=(0, 1)), abs=1e-5)
     assert found.std == pytest.approx(pixels.std(axis=(0, 1)).mean(), abs=1e-4)
 
@@ -41,7 +42,7 @@ def test_examine_means_are_those_of_all_pixels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\xff\xd8\xff\xe0 cut"])
 def test_examine_says_why_a_file_cannot_be_read(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
-    assert examine(str(tmp_path / "a.jpg"), full=True).reason
+    assert read_info(str(tmp_path / "a.jpg"), full=True).reason
 
 
 def test_look_reads_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,20 +50,20 @@ def test_look_reads_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for i, path in enumerate(paths):
         picture(i).save(path)
     cache = Cache(tmp_path / "cache")
-    first = look(paths, tmp_path, cache, full=True)
+    first = scan_images(paths, tmp_path, cache, full=True)
     looked: list[str] = []
 
-    def _noted(path: str, full: bool) -> facts.Fact:
+    def _noted(path: str, full: bool) -> info.ImageInfo:
         looked.append(path)
-        return examine(path, full)
+        return read_info(path, full)
 
-    monkeypatch.setattr(facts, "examine", _noted)
-    assert look(paths, tmp_path, cache, full=True) == first
-    assert look(paths[:2], tmp_path, cache) == {p: first[p] for p in paths[:2]}  # all of it is enough for a part
+    monkeypatch.setattr(info, "read_info", _noted)
+    assert scan_images(paths, tmp_path, cache, full=True) == first
+    assert scan_images(paths[:2], tmp_path, cache) == {p: first[p] for p in paths[:2]}  # all of it is enough for a part
     assert looked == []
     picture(7).save(paths[1])
     os.utime(paths[1], ns=(1, 1))
-    assert look(paths, tmp_path, cache, full=True)[paths[1]] != first[paths[1]]
+    assert scan_images(paths, tmp_path, cache, full=True)[paths[1]] != first[paths[1]]
     assert looked == [paths[1]]
 
 
@@ -70,38 +71,38 @@ def test_look_in_full_after_a_quick_look_reads_again(tmp_path: Path) -> None:
     path = str(tmp_path / "a.png")
     picture().save(path)
     cache = Cache(tmp_path / "cache")
-    assert not look([path], tmp_path, cache)[path].full
-    assert look([path], tmp_path, cache, full=True)[path].full
+    assert not scan_images([path], tmp_path, cache)[path].full
+    assert scan_images([path], tmp_path, cache, full=True)[path].full
 
 
 def test_look_without_a_cache_that_can_be_written(tmp_path: Path) -> None:
     path = str(tmp_path / "a.png")
     picture().save(path)
     (tmp_path / "file").write_text("")
-    assert look([path], tmp_path, Cache(tmp_path / "file"))[path].width == 96
-    assert look([path], tmp_path, Cache(tmp_path / "cache", gib=0))[path].width == 96
+    assert scan_images([path], tmp_path, Cache(tmp_path / "file"))[path].width == 96
+    assert scan_images([path], tmp_path, Cache(tmp_path / "cache", gib=0))[path].width == 96
 
 
 def test_look_again_at_what_could_not_be_read(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"no")
     cache, stamp = Cache(tmp_path / "cache"), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
-    assert look([str(path)], tmp_path, cache)[str(path)].reason
+    assert scan_images([str(path)], tmp_path, cache)[str(path)].reason
     picture(side=8).save(tmp_path / "b.png")
     content = (tmp_path / "b.png").read_bytes()
     path.write_bytes(content)
     os.utime(path, ns=stamp)  # as if it were the same: a permission, say, leaves no trace
-    assert look([str(path)], tmp_path, cache)[str(path)].reason is None
+    assert scan_images([str(path)], tmp_path, cache)[str(path)].reason is None
 
 
 def test_look_knows_a_root_by_whatever_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture().save(tmp_path / "a.png")
     cache = Cache(tmp_path / "cache")
-    look([str(tmp_path / "a.png")], tmp_path, cache)
+    scan_images([str(tmp_path / "a.png")], tmp_path, cache)
     monkeypatch.chdir(tmp_path.parent)
-    monkeypatch.setattr(facts, "examine", lambda path, full: pytest.fail(path))
+    monkeypatch.setattr(info, "read_info", lambda path, full: pytest.fail(path))
     name = tmp_path.name
-    assert look([f"{name}/a.png"], Path(name), cache)[f"{name}/a.png"].width == 96
+    assert scan_images([f"{name}/a.png"], Path(name), cache)[f"{name}/a.png"].width == 96
 
 
 def test_examine_takes_a_file_whose_first_picture_is_whole(tmp_path: Path) -> None:
@@ -109,19 +110,19 @@ def test_examine_takes_a_file_whose_first_picture_is_whole(tmp_path: Path) -> No
     picture().save(path, save_all=True, append_images=[picture(1)])
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[: size - size // 3])
-    if images.check_image(path) is None:  # as training reads it
-        assert examine(str(path), full=True).reason is None
-        assert examine(str(path)).reason is None
+    if decode.check_image(path) is None:  # as training reads it
+        assert read_info(str(path), full=True).reason is None
+        assert read_info(str(path)).reason is None
 
 
 def test_look_survives_a_damaged_entry(tmp_path: Path) -> None:
     path = str(tmp_path / "a.png")
     picture().save(path)
     cache = Cache(tmp_path / "cache")
-    look([path], tmp_path, cache)
+    scan_images([path], tmp_path, cache)
     kept = next((tmp_path / "cache").glob("facts-*/facts.jsonl"))
     kept.write_text('["half')
-    assert look([path], tmp_path, cache)[path].width == 96
+    assert scan_images([path], tmp_path, cache)[path].width == 96
 
 
 def test_near_pairs_finds_copies_of_other_size_and_quality_only(tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_near_pairs_finds_copies_of_other_size_and_quality_only(tmp_path: Path) 
         picture(i).save(tmp_path / f"{i:02d}.png")
     picture(3).resize((61, 61)).save(tmp_path / "copy.jpg", quality=50)
     paths = [str(p) for p in sorted(tmp_path.iterdir())]
-    found = look(paths, full=True)
+    found = scan_images(paths, full=True)
     pairs = list(near_pairs([found[p].phash or "" for p in paths], most=6))
     assert [(Path(paths[a]).name, Path(paths[b]).name) for a, b in pairs] == [("03.png", "copy.jpg")]
 
@@ -150,11 +151,11 @@ def test_near_pairs_are_those_of_comparing_all(most: int) -> None:
 
 
 def test_connected_joins_chains() -> None:
-    assert connected(6, [(0, 1), (4, 1), (2, 3)]) == [[0, 1, 4], [2, 3]]
+    assert connected_groups(6, [(0, 1), (4, 1), (2, 3)]) == [[0, 1, 4], [2, 3]]
 
 
 def test_content_is_compared_by_its_bytes(tmp_path: Path) -> None:
     picture().save(tmp_path / "a.png")
     shutil.copy(tmp_path / "a.png", tmp_path / "b.png")
-    a, b = (examine(str(tmp_path / f"{n}.png")) for n in "ab")
+    a, b = (read_info(str(tmp_path / f"{n}.png")) for n in "ab")
     assert a.sha1 == b.sha1 != ""

@@ -15,28 +15,29 @@ from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 
-from finetune import cli, composing, config, faults, train
-from finetune.preprocess import Preprocess
-from finetune.strategy import Group, Strategy
+from finetune import train
+from finetune.cli import arguments, compose, groups, run_folder, schema
+from finetune.images.transforms import Preprocess
+from finetune.training.strategy import ParamGroup, Strategy
 
 
 @pytest.fixture(autouse=True)
 def _hydra() -> Iterator[None]:
-    OmegaConf.register_new_resolver("unique_dir", cli.unique_dir, replace=True)
-    config.register_models()
+    OmegaConf.register_new_resolver("unique_dir", run_folder.unique_dir, replace=True)
+    groups.register_models()
     yield
     GlobalHydra.instance().clear()
 
 
 def test_known_fields_are_those_of_the_classes() -> None:
-    assert tuple(f.name for f in dataclasses.fields(Strategy)) == faults.STRATEGY_FIELDS
-    assert tuple(f.name for f in dataclasses.fields(Group)) == faults.GROUP_FIELDS
-    assert tuple(f.name for f in dataclasses.fields(Preprocess)) == faults.PREPROCESS_FIELDS
+    assert tuple(f.name for f in dataclasses.fields(Strategy)) == schema.STRATEGY_FIELDS
+    assert tuple(f.name for f in dataclasses.fields(ParamGroup)) == schema.GROUP_FIELDS
+    assert tuple(f.name for f in dataclasses.fields(Preprocess)) == schema.PREPROCESS_FIELDS
     ours = {
         "logger", "callbacks", "plugins", "default_root_dir", "enable_progress_bar", "enable_model_summary",
         "num_sanity_val_steps", "use_distributed_sampler",
     }  # fmt: skip
-    assert set(inspect.signature(Trainer).parameters) - ours == set(faults.TRAINER_FIELDS)
+    assert set(inspect.signature(Trainer).parameters) - ours == set(schema.TRAINER_FIELDS)
 
 
 WRONG = {
@@ -124,7 +125,7 @@ WRONG = {
 )
 def test_every_wrong_word_is_answered_before_torch(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = faults_of("train", *cli.quote_paths([word]))
+    found = faults_of("train", *arguments.quote_paths([word]))
     assert len(found) == 1, found
     assert WRONG[word] in found[0]
 
@@ -172,7 +173,7 @@ def test_all_faults_of_a_sweep_are_reported_together_and_leave_nothing(
     ],
 )
 def test_first_point_of_a_sweep(words: list[str], first: list[str] | None) -> None:
-    assert composing.first_point(words) == first
+    assert compose.first_point(words) == first
 
 
 def sorted_as(lines: list[str]) -> list[str]:
@@ -217,7 +218,7 @@ def test_other_commands_have_faults_too(
     name: str, words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert any(message in fault for fault in faults_of(name, *cli.quote_paths(words)))
+    assert any(message in fault for fault in faults_of(name, *arguments.quote_paths(words)))
 
 
 def test_a_sweep_over_several_devices_is_refused(

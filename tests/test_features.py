@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
-from finetune import FineTuner, ImageDataModule, cuts, features
-from finetune.backbones import Backbone
-from finetune.cache import ABOUT, Cache
-from finetune.families import FAMILIES, Family
-from finetune.features import VALUES, FeatureFile
-from finetune.folding import folded
+from finetune import FineTuner, ImageDataModule
+from finetune.io.store import METADATA_FILE, Cache
+from finetune.models import partition
+from finetune.models.backbone import Backbone
+from finetune.models.fusion import fuse_conv_bn
+from finetune.models.specs import FAMILIES, Family
+from finetune.training import feature_store
+from finetune.training.feature_store import VALUES, FeatureStore
 
 # One of each row of the table of families, the smallest.
 ONE_OF_EACH = {
@@ -59,7 +61,7 @@ def fit(few: Path, trainer: Callable[..., Trainer], tmp_path: Path) -> Fit:
         data_options = {k: options.pop(k) for k in ("augment", "seed", "cache_gib", "cache_dir") if k in options}
         trainer_options = options.pop("trainer", {})
         if isinstance(strategy, str):
-            from finetune.strategy import Strategy
+            from finetune.training.strategy import Strategy
 
             strategy = Strategy.load(strategy).to_dict()
         strategy = {**strategy, "cache": cache, **{k: options.pop(k) for k in ("views", "cache_dtype") if k in options}}
@@ -103,11 +105,13 @@ def test_every_stage_is_a_place_to_cut(model: str) -> None:
     backbone = Backbone.create(model, "none", size=ONE_OF_EACH[model])
     network = backbone.network.eval()
     images = torch.randn(2, 3, ONE_OF_EACH[model], ONE_OF_EACH[model])
-    found = cuts.cuts(network, backbone.family)
+    found = partition.split_points(network, backbone.family)
     assert len(found) > 3
     with torch.inference_mode():
         for cut in found:
-            cuts.check(network, cut, backbone.family.head, cuts.entering(network, cut, images), images)
+            partition.verify_partition(
+                network, cut, backbone.family.head, partition.forward_to(network, cut, images), images
+            )
 
 
 def test_a_partly_frozen_trunk_is_cut_where_it_begins_to_learn(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +182,7 @@ def test_a_scheduler_that_asks_for_the_number_of_steps_leaves_the_features_in_us
 
     monkeypatch.setattr(FineTuner, "training_step", training_step)
     cached, _ = fit("resnet18", scheduler=scheduler)
-    assert set(seen) == {"Features"}
+    assert set(seen) == {"FeatureBatch"}
     plain, _ = fit("resnet18", scheduler=scheduler, cache="never")
     assert torch.allclose(heads(cached), heads(plain), atol=1e-5)
 
@@ -245,7 +249,7 @@ def test_a_disk_that_fills_up_is_no_failure(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(features, "write_rows", full)
+    monkeypatch.setattr(feature_store, "write_rows", full)
     fit(epochs=1)
     assert "No space left on device" in capsys.readouterr().out
     assert not list((tmp_path / "cache").glob("*features*/*"))
@@ -372,7 +376,7 @@ def test_check_is_not_deceived_by_a_head_of_zeros() -> None:
     nn.init.zeros_(network.fc.weight)
     nn.init.zeros_(network.fc.bias)
     with pytest.raises(ValueError, match="what follows drop is more than its modules"):
-        cuts.check(network, "drop", "fc", cuts.entering(network, "drop", images), images)
+        partition.verify_partition(network, "drop", "fc", partition.forward_to(network, "drop", images), images)
 
 
 def test_a_network_that_cannot_be_run_from_the_cut_is_trained_whole(
@@ -401,7 +405,7 @@ def test_damaged_files_are_made_anew(fit: Fit, capsys: pytest.CaptureFixture[str
         np.save(entry / VALUES, np.zeros((7, 3), np.float32))
 
     def no_about(entry: Path) -> None:
-        (entry / ABOUT).write_text("{")
+        (entry / METADATA_FILE).write_text("{")
 
     def zeros(entry: Path) -> None:
         size = (entry / VALUES).stat().st_size
@@ -425,10 +429,10 @@ def test_rows_come_back_in_any_order(tmp_path: Path) -> None:
     shape = [10, 3, 2, 4]
 
     def fill(folder: Path) -> None:
-        features.write_rows(folder / VALUES, values.split(3), shape, "float32")
+        feature_store.write_rows(folder / VALUES, values.split(3), shape, "float32")
 
     cache.make(path, {"shape": shape}, values.nbytes, fill)
-    file = FeatureFile(path)
+    file = FeatureStore(path)
     assert len(file) == 10
     assert torch.equal(file.take([3, 9, 0]), values[[3, 9, 0]])
     assert file.take([1, 2]).is_contiguous(memory_format=torch.channels_last)
@@ -442,12 +446,12 @@ def test_memory_stays_flat_however_large_the_file(tmp_path: Path) -> None:
     path = cache.path("features", {})
 
     def fill(folder: Path) -> None:
-        features.write_rows(
+        feature_store.write_rows(
             folder / VALUES, (torch.full((500, width), float(k)) for k in range(100)), [rows, width], "float32"
         )
 
     cache.make(path, {"shape": [rows, width]}, rows * width * 4, fill)
-    file = FeatureFile(path)
+    file = FeatureStore(path)
 
     def resident() -> float:
         line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS"))
@@ -464,17 +468,17 @@ def test_memory_stays_flat_however_large_the_file(tmp_path: Path) -> None:
 
 def test_half_dropout_drops_half_and_keeps_the_mean() -> None:
     values = torch.ones(8, 64, 9, 9).to(memory_format=torch.channels_last)
-    dropped = cuts.half_dropout(values)
+    dropped = partition.half_dropout(values)
     assert set(dropped.unique().tolist()) == {0.0, 2.0}
     assert float(dropped.mean()) == pytest.approx(1, abs=0.02)
     assert float((dropped[0] == dropped[1]).float().mean()) == pytest.approx(0.5, abs=0.03)  # masks are independent
     assert float((dropped[:, 1:] == dropped[:, :-1]).float().mean()) == pytest.approx(0.5, abs=0.02)
     torch.manual_seed(5)
-    first = cuts.half_dropout(values)
+    first = partition.half_dropout(values)
     torch.manual_seed(5)
-    assert torch.equal(first, cuts.half_dropout(values))
+    assert torch.equal(first, partition.half_dropout(values))
     leaf = torch.randn(3, 5, requires_grad=True)
-    cuts.half_dropout(leaf).sum().backward()
+    partition.half_dropout(leaf).sum().backward()
     assert leaf.grad is not None
     assert set(leaf.grad.unique().tolist()) <= {0.0, 2.0}
 
@@ -493,8 +497,8 @@ def test_folding_changes_nothing_and_leaves_few_norms(model: str) -> None:
     tail = FAMILIES[model].tail
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with torch.inference_mode():
-        twin = folded(network, tail, images)
-        was, now = cuts.entering(network, tail, images), cuts.entering(twin, tail, images)
+        twin = fuse_conv_bn(network, tail, images)
+        was, now = partition.forward_to(network, tail, images), partition.forward_to(twin, tail, images)
     count = {n: sum(isinstance(m, nn.BatchNorm2d) for m in x.modules()) for n, x in (("was", network), ("now", twin))}
     assert count["now"] < count["was"] / 3  # googlenet's auxiliary heads are not run
     assert torch.allclose(was, now, rtol=1e-3, atol=1e-4 * float(was.abs().max()))
@@ -516,7 +520,7 @@ class Twice(nn.Module):
 def test_folding_lets_be_what_it_cannot_fold() -> None:
     network = Twice().eval()
     nn.init.uniform_(network.norm.weight, 2, 3)
-    assert folded(network, "fc", torch.randn(2, 3, 8, 8)) is network
+    assert fuse_conv_bn(network, "fc", torch.randn(2, 3, 8, 8)) is network
 
 
 def test_a_family_of_your_own_is_cached_at_its_tail(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
@@ -530,7 +534,7 @@ def test_a_family_of_your_own_is_cached_at_its_tail(fit: Fit, capsys: pytest.Cap
 
 def test_about_says_what_is_kept(fit: Fit, tmp_path: Path) -> None:
     fit(epochs=1)
-    abouts = [json.loads(p.read_text()) for p in (tmp_path / "cache").glob(f"*/{ABOUT}")]
+    abouts = [json.loads(p.read_text()) for p in (tmp_path / "cache").glob(f"*/{METADATA_FILE}")]
     assert {a["what"] for a in abouts if not a["what"].startswith("facts")} == {
         "features of resnet18 before fc, 7 train images",
         "features of resnet18 before fc, 3 val images",
@@ -546,7 +550,7 @@ def test_cached_training_gives_the_head_of_uncached_training_on_real_data(
         torch.manual_seed(0)
         from dataclasses import replace
 
-        from finetune.strategy import Strategy
+        from finetune.training.strategy import Strategy
 
         module = FineTuner(
             "squeezenet1_1", ["ants", "bees"], replace(Strategy.load("feature_extract"), cache=cache),

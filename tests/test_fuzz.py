@@ -21,9 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from finetune import FineTuner, cli, config, faults, load
-from finetune.download import extract_zip
-from finetune.images import BadImageError, load_image, read_pixels
+from finetune import FineTuner, load
+from finetune.cli import arguments, groups, run_folder, validation
+from finetune.images.decode import BadImageError, load_image, read_pixels
+from finetune.io import paths
+from finetune.io.download import extract_zip
 
 pytestmark = pytest.mark.slow
 SECONDS = 5.0
@@ -174,8 +176,8 @@ WORDS = st.tuples(st.sampled_from(["", "+", "++", "~"]), st.sampled_from(KEYS) |
 @pytest.fixture
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
-    OmegaConf.register_new_resolver("unique_dir", cli.unique_dir, replace=True)
-    config.register_models()
+    OmegaConf.register_new_resolver("unique_dir", run_folder.unique_dir, replace=True)
+    groups.register_models()
     yield tmp_path
     GlobalHydra.instance().clear()
 
@@ -188,10 +190,10 @@ def test_five_hundred_random_shell_lines_are_composed_or_explained(
     line = [f"{sign}{key}={value}" for sign, key, value in words]
     line = [word for word in line if not word.startswith("-")]
     with in_time():
-        found = faults_of("train", *cli.quote_paths(line))
+        found = faults_of("train", *arguments.quote_paths(line))
     assert all(isinstance(fault, str) and fault for fault in found)
     assert not any("Traceback" in fault or "object at 0x" in fault for fault in found)
     if not found:  # what passes can be resolved and checked again
-        with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
-            faults.check(hydra.compose("train", cli.quote_paths(line)))
+        with hydra.initialize_config_dir(str(paths.CONF), version_base="1.3"):
+            validation.validate(hydra.compose("train", arguments.quote_paths(line)))
     assert files_below(in_empty_folder) == set()

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.images import BadImageError, check_image, list_images, load_image, subfolders
+from finetune.images.decode import BadImageError, check_image, load_image
+from finetune.io.listing import list_images, subfolders
 
 
 def pixel(path: Path) -> tuple[int, ...]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from finetune import machine
+from finetune.runtime import hardware
 
 
 @pytest.mark.parametrize(
@@ -18,9 +18,9 @@ from finetune import machine
 def test_precision_of_a_cpu_is_what_it_computes_natively(
     flags: set[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset(flags))
-    assert machine.precision("cpu") == expected
-    assert machine.precision("mps") == "32-true"
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset(flags))
+    assert hardware.native_precision("cpu") == expected
+    assert hardware.native_precision("mps") == "32-true"
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_precision_of_a_gpu(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    assert machine.precision("cuda") == expected
+    assert hardware.native_precision("cuda") == expected
 
 
 @pytest.mark.parametrize(
@@ -43,18 +43,18 @@ def test_precision_of_a_gpu(
 def test_workers_leave_the_cpu_to_a_network_that_computes_on_it(
     cores: int, images: int, on_cpu: bool, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "cores", lambda: cores)
-    monkeypatch.setattr(machine, "free_memory", lambda: 2**36)
-    assert machine.workers(images, on_cpu) == expected
-    assert machine.workers(images, on_cpu, processes=cores) == 0
-    monkeypatch.setattr(machine, "free_memory", lambda: 3 * machine.WORKER_BYTES)
-    assert machine.workers(images, on_cpu) == min(expected, 3)
+    monkeypatch.setattr(hardware, "cpu_count", lambda: cores)
+    monkeypatch.setattr(hardware, "free_memory", lambda: 2**36)
+    assert hardware.default_num_workers(images, on_cpu) == expected
+    assert hardware.default_num_workers(images, on_cpu, processes=cores) == 0
+    monkeypatch.setattr(hardware, "free_memory", lambda: 3 * hardware.WORKER_BYTES)
+    assert hardware.default_num_workers(images, on_cpu) == min(expected, 3)
 
 
 def test_free_memory_is_less_than_there_is() -> None:
-    assert 0 < machine.free_memory() < 2**44
+    assert 0 < hardware.free_memory() < 2**44
 
 
 def test_keep_freed_memory_can_be_called_twice() -> None:
-    machine.keep_freed_memory()
-    machine.keep_freed_memory()
+    hardware.keep_freed_memory()
+    hardware.keep_freed_memory()

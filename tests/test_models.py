@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from finetune import models
-from finetune.families import FAMILIES
+from finetune.models import __main__
+from finetune.models.specs import FAMILIES
 
 
 def test_models_table_has_all_eighty_in_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    models.main([])
+    __main__.main([])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("80 models")
     assert max(map(len, lines)) <= 80
@@ -24,11 +24,11 @@ def test_models_table_has_all_eighty_in_80_columns(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize(("pattern", "expected"), [("resnet18", 1), ("vit_b_??", 2), ("vgg*_bn", 4), ("googlenet", 1)])
 def test_models_patterns(pattern: str, expected: int) -> None:
-    assert len(models.matching(pattern)) == expected
+    assert len(__main__.matching(pattern)) == expected
 
 
 def test_models_nothing_matches_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        models.main(["resnt19"])
+        __main__.main(["resnt19"])
     assert stop.value.code == 2
     assert "The nearest are resnet" in capsys.readouterr().err

@@ -16,10 +16,11 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from finetune import FineTuner, ImageDataModule, checkpoint, load
-from finetune.config import options
-from finetune.families import FAMILIES
-from finetune.strategy import Strategy
+from finetune import FineTuner, ImageDataModule, load
+from finetune.checkpoints import format
+from finetune.cli.groups import group_options
+from finetune.models.specs import FAMILIES
+from finetune.training.strategy import Strategy
 
 CLASSES = ["cat", "dog", "emu"]
 SMALLEST = {"inception_v3": 299, "vit_b_16": 224, "alexnet": 63}
@@ -445,7 +446,7 @@ def test_checkpoint_of_ones_own_network_asks_for_it(trainer: Callable[..., Train
     assert torch.equal(loaded.head.weight, module.head.weight)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("strategy", options("strategy"))
+@pytest.mark.parametrize("strategy", group_options("strategy"))
 def test_every_strategy_trains_in_a_strangers_trainer(
     strategy: str, trainer: Callable[..., Trainer], photos: Path
 ) -> None:
@@ -523,7 +524,7 @@ def test_what_a_checkpoint_says_of_validation_is_of_its_last_epoch(
     module = FineTuner("resnet18", classes=data.classes, weights="none", preprocess={"size": 32})
     trainer(max_epochs=2).fit(module, datamodule=data)
     module.save(tmp_path / "model.ckpt")
-    said = checkpoint.read(tmp_path / "model.ckpt")[checkpoint.ABOUT]["validated"]
+    said = format.read_checkpoint(tmp_path / "model.ckpt")[format.METADATA]["validated"]
     assert said["epoch"] == 1
     assert said["features_before"] == "fc"
     assert said["results"]["acc"] == module.results["val"]["acc"]

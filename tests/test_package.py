@@ -29,7 +29,9 @@ def test_public_names_are_there() -> None:
         _ = finetune.Finetuner
 
 
-@pytest.mark.parametrize("name", sorted({*finetune._PUBLIC.values(), "finetune.scores"}))
+@pytest.mark.parametrize(
+    "name", sorted({*finetune._PUBLIC.values(), "finetune.metrics.statistics", "finetune.metrics.calibration"})
+)
 def test_examples_of_docstrings_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
@@ -75,11 +77,11 @@ def test_nothing_unsafe_is_called() -> None:
 
 
 def test_readme_names_what_exists() -> None:
-    from finetune.config import options
+    from finetune.cli.groups import group_options
 
     text = (ROOT / "README.md").read_text()
     for group in ("strategy", "data"):
-        for name in options(group):
+        for name in group_options(group):
             if not name.startswith("_"):
                 assert f"`{name}`" in text, f"{group}={name} is not in the README"
     for link in re.findall(r"\]\(([\w/.]+)\)", text):

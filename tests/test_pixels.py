@@ -14,10 +14,13 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor
 
-from finetune import FineTuner, ImageDataModule, images, machine, pixels
-from finetune.cache import Cache
-from finetune.pixels import PIXELS, SUMS, KeptPixels
-from finetune.splits import Files
+from finetune import FineTuner, ImageDataModule
+from finetune.data import pixel_cache
+from finetune.data.pixel_cache import PIXELS, SUMS, PixelCache
+from finetune.data.readers import FileReader
+from finetune.images import decode
+from finetune.io.store import Cache
+from finetune.runtime import hardware
 
 
 @pytest.fixture
@@ -43,31 +46,31 @@ class Counted:
     """A loader that counts."""
 
     def __init__(self, paths: list[str]) -> None:
-        self.load, self.calls = Files(paths), 0
+        self.load, self.calls = FileReader(paths), 0
 
     def __call__(self, i: int) -> Tensor:
         self.calls += 1
         return self.load(i)
 
 
-def kept(paths: list[str], folder: Path) -> tuple[KeptPixels, Counted]:
+def kept(paths: list[str], folder: Path) -> tuple[PixelCache, Counted]:
     counted = Counted(paths)
-    store = KeptPixels(counted, pixels.sizes_of(paths), folder)
+    store = PixelCache(counted, pixel_cache.sizes_of(paths), folder)
     folder.mkdir(exist_ok=True)
     store.reserve(folder)
     return store, counted
 
 
 def test_size_of_is_that_of_the_upright_picture(paths: list[str], tmp_path: Path) -> None:
-    assert [pixels.size_of(p) for p in paths] == [tuple(images.load_pixels(p).shape[1:]) for p in paths]
-    assert pixels.size_of(paths[1]) == (30, 21)
+    assert [pixel_cache.size_of(p) for p in paths] == [tuple(decode.load_pixels(p).shape[1:]) for p in paths]
+    assert pixel_cache.size_of(paths[1]) == (30, 21)
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    assert pixels.size_of(str(tmp_path / "bad.jpg")) == (0, 0)
+    assert pixel_cache.size_of(str(tmp_path / "bad.jpg")) == (0, 0)
 
 
 def test_load_pixels_is_what_pillow_gives(paths: list[str]) -> None:
     for path in paths:
-        ours, theirs = images.load_pixels(path), images.to_pixels(images.load_image(path))
+        ours, theirs = decode.load_pixels(path), decode.to_pixels(decode.load_image(path))
         assert ours.shape == theirs.shape
         assert (ours.int() - theirs.int()).abs().max() <= 2, path
 
@@ -79,15 +82,15 @@ def test_load_pixels_honours_exif_orientation(orientation: int, tmp_path: Path) 
     array = np.zeros((16, 32, 3), np.uint8)
     array[:8, :16] = 255
     Image.fromarray(array).save(tmp_path / "a.jpg", exif=exif, quality=95)
-    ours, theirs = images.load_pixels(tmp_path / "a.jpg"), images.to_pixels(images.load_image(tmp_path / "a.jpg"))
+    ours, theirs = decode.load_pixels(tmp_path / "a.jpg"), decode.to_pixels(decode.load_image(tmp_path / "a.jpg"))
     assert (ours.int() - theirs.int()).abs().max() <= 2
 
 
 def test_load_pixels_names_a_truncated_file(paths: list[str], tmp_path: Path) -> None:
     data = Path(paths[0]).read_bytes()
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
-    with pytest.raises(images.BadImageError, match=r"cut\.jpg: is damaged"):
-        images.load_pixels(tmp_path / "cut.jpg")
+    with pytest.raises(decode.BadImageError, match=r"cut\.jpg: is damaged"):
+        decode.load_pixels(tmp_path / "cut.jpg")
 
 
 def test_each_image_is_decoded_once(paths: list[str], tmp_path: Path) -> None:
@@ -148,20 +151,20 @@ def test_a_full_disk_costs_a_decoding(paths: list[str], tmp_path: Path, monkeypa
 
 
 def test_on_disk_serves_the_next_run(paths: list[str], tmp_path: Path) -> None:
-    cache, sizes = Cache(tmp_path / "cache"), pixels.sizes_of(paths)
-    first = pixels.on_disk(Counted(paths), sizes, cache, {"a": 1}, "pixels")
+    cache, sizes = Cache(tmp_path / "cache"), pixel_cache.sizes_of(paths)
+    first = pixel_cache.on_disk(Counted(paths), sizes, cache, {"a": 1}, "pixels")
     image = first(2)
     counted = Counted(paths)
-    second = pixels.on_disk(counted, sizes, cache, {"a": 1}, "pixels")
+    second = pixel_cache.on_disk(counted, sizes, cache, {"a": 1}, "pixels")
     assert torch.equal(second(2), image)
     assert counted.calls == 0
     (second.folder / PIXELS).write_bytes(b"short")
-    third = pixels.on_disk(Counted(paths), sizes, cache, {"a": 1}, "pixels")
+    third = pixel_cache.on_disk(Counted(paths), sizes, cache, {"a": 1}, "pixels")
     assert torch.equal(third(2), image)
 
 
 def test_in_memory_goes_with_its_loader(paths: list[str]) -> None:
-    store = pixels.in_memory(Counted(paths), pixels.sizes_of(paths))
+    store = pixel_cache.in_temporary_file(Counted(paths), pixel_cache.sizes_of(paths))
     store(0)
     folder = store.folder
     descriptors = len(os.listdir("/proc/self/fd")) if Path("/proc").is_dir() else 0
@@ -181,7 +184,7 @@ def test_in_memory_refuses_what_has_no_room_and_clears_up_after_the_killed(
     mine = tmp_path / f"finetune-pixels-{os.getpid()}-x"
     mine.mkdir()
     with pytest.raises(OSError, match="more than half of what is free"):
-        pixels.in_memory(Counted(paths), [(2**20, 2**20)])
+        pixel_cache.in_temporary_file(Counted(paths), [(2**20, 2**20)])
     assert list(tmp_path.glob("finetune-pixels-*")) == [mine]
 
 
@@ -214,22 +217,22 @@ def test_auto_keeps_nothing_that_does_not_fit(
     photos: Path, monkeypatch: pytest.MonkeyPatch, make_images: Callable[..., Path]
 ) -> None:
     data = ImageDataModule(photos).prepare()
-    monkeypatch.setattr(machine, "free_memory", lambda: 1000)
+    monkeypatch.setattr(hardware, "free_memory", lambda: 1000)
     assert "are more than a quarter of free memory" in data.keep_pixels(5)
-    monkeypatch.setattr(machine, "free_memory", lambda: 0)
+    monkeypatch.setattr(hardware, "free_memory", lambda: 0)
     assert "how much memory is free is not known" in data.keep_pixels(5)
-    monkeypatch.setattr(machine, "free_memory", lambda: 1000)
+    monkeypatch.setattr(hardware, "free_memory", lambda: 1000)
     assert data.keep_pixels(1) == ""
-    monkeypatch.setattr(machine, "free_memory", lambda: 10**9)
+    monkeypatch.setattr(hardware, "free_memory", lambda: 10**9)
     assert "kept in a temporary file" in data.keep_pixels(5)
     data.cache_images, data.cache.limit = "disk", 10
     assert "more than paths.cache_gib" in data.keep_pixels(5)
 
 
 def test_load_pixels_without_torchvisions_decoder(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    before = images.load_pixels(paths[0])
-    monkeypatch.setattr(images, "decode_jpeg", None)
-    assert (images.load_pixels(paths[0]).int() - before.int()).abs().max() <= 2
+    before = decode.load_pixels(paths[0])
+    monkeypatch.setattr(decode, "decode_jpeg", None)
+    assert (decode.load_pixels(paths[0]).int() - before.int()).abs().max() <= 2
 
 
 def test_a_split_that_was_held_out_is_kept_too(make_images: Callable[..., Path]) -> None:

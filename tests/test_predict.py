@@ -18,8 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune import FineTuner, load, predict, prediction, sources
-from finetune.images import BadImageError
+from finetune import FineTuner, load, predict
+from finetune.images.decode import BadImageError
+from finetune.inference import inputs, prediction
 
 Command = Callable[..., tuple[Path, int]]
 
@@ -64,7 +65,7 @@ def test_predict_a_folder_answers_in_order_and_names_bad_files(
     folder, code = command("predict", best, f"source={mixed}", "report=true")
     assert code == 3
     table = rows(folder / "predictions.csv")
-    assert [r["path"] for r in table] == sources.find(str(mixed)).names
+    assert [r["path"] for r in table] == inputs.find_inputs(str(mixed)).names
     assert len(table) == 8
     bad = {Path(r["path"]).name: r["error"] for r in table if r["status"] == "error"}
     assert bad.keys() == {"empty.jpg", "text.png", "cut.jpg"}
@@ -98,16 +99,16 @@ def test_predict_top_k_is_sorted_and_clipped(best: str, photos: Path, command: C
 
 def test_find_each_kind_of_source(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = photos / "val" / "cat" / "00.png"
-    assert list(sources.find(str(one)).names) == [str(one)]
-    assert sources.find(str(photos)).total == 36
-    assert sources.find(f"{photos}/val/**/*.png").total == 12
+    assert list(inputs.find_inputs(str(one)).names) == [str(one)]
+    assert inputs.find_inputs(str(photos)).total == 36
+    assert inputs.find_inputs(f"{photos}/val/**/*.png").total == 12
     (tmp_path / "list.txt").write_text(f"{one}\n\nnone.png\n{one}\n")
-    assert list(sources.find(str(tmp_path / "list.txt")).names) == [str(one), "none.png", str(one)]
+    assert list(inputs.find_inputs(str(tmp_path / "list.txt")).names) == [str(one), "none.png", str(one)]
     (tmp_path / "table.csv").write_text("label,path\ncat,x.png\ndog,http://h/y.png\n")
-    assert list(sources.find(str(tmp_path / "table.csv")).names) == [f"{tmp_path}/x.png", "http://h/y.png"]
-    assert list(sources.find("https://example.org/a.jpg").names) == ["https://example.org/a.jpg"]
+    assert list(inputs.find_inputs(str(tmp_path / "table.csv")).names) == [f"{tmp_path}/x.png", "http://h/y.png"]
+    assert list(inputs.find_inputs("https://example.org/a.jpg").names) == ["https://example.org/a.jpg"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("a.png\n\nb c.png\n"))
-    found = sources.find("-")
+    found = inputs.find_inputs("-")
     assert (list(found.names), found.total) == (["a.png", "b c.png"], None)
 
 
@@ -205,7 +206,7 @@ def server(photos: Path) -> Iterator[str]:
 
 
 def test_read_from_an_address(server: str, photos: Path) -> None:
-    assert torch.equal(sources.read(f"{server}/a.png"), sources.read(f"{photos}/val/cat/00.png"))
+    assert torch.equal(inputs.read_input(f"{server}/a.png"), inputs.read_input(f"{photos}/val/cat/00.png"))
 
 
 @pytest.mark.parametrize(
@@ -221,17 +222,17 @@ def test_read_from_an_address(server: str, photos: Path) -> None:
 )
 def test_read_from_an_address_has_limits(name: str, message: str, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "long.png":
-        monkeypatch.setattr(sources, "MAX_BYTES", 2000)
+        monkeypatch.setattr(inputs, "MAX_BYTES", 2000)
     if name in ("slow.png", "trickle.png"):
-        monkeypatch.setattr(sources, "TIMEOUT_S", 0.1)
+        monkeypatch.setattr(inputs, "TIMEOUT_S", 0.1)
     with pytest.raises(BadImageError, match=message) as error:
-        sources.read(f"{server}/{name}")
+        inputs.read_input(f"{server}/{name}")
     assert str(error.value).startswith(f"{server}/{name}: ")
 
 
 @pytest.mark.parametrize("name", ["my photo.jpg", "a\0.jpg", "x" * 9])
 def test_names_that_break_the_library_get_a_row_of_their_own(name: str, server: str) -> None:
-    items = list(sources.read_all([f"{server}/{name}", f"{name}"], lambda pixels: pixels, 4))
+    items = list(inputs.read_inputs([f"{server}/{name}", f"{name}"], lambda pixels: pixels, 4))
     assert len(items) == 2
     assert items[1].image is None
     assert items[1].error
@@ -240,15 +241,15 @@ def test_names_that_break_the_library_get_a_row_of_their_own(name: str, server: 
 def test_pictures_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
     Image.new("L", (1, 30000)).save(tmp_path / "thin.png")
     with pytest.raises(BadImageError, match="one side is over 200 times the other"):
-        sources.read(str(tmp_path / "thin.png"))
+        inputs.read_input(str(tmp_path / "thin.png"))
     whole = picture(tmp_path / "large.jpg").read_bytes()
     at = whole.index(b"\xff\xc0") + 5  # height and width in the frame's header
     (tmp_path / "large.jpg").write_bytes(whole[:at] + b"\xff\xdc\xff\xdc" + whole[at + 4 :])
     with pytest.raises(BadImageError, match="has more than 89478485 pixels; shrink"):
-        sources.read(str(tmp_path / "large.jpg"))
+        inputs.read_input(str(tmp_path / "large.jpg"))
     (tmp_path / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
     with pytest.raises(BadImageError, match="not a picture"):
-        sources.read(str(tmp_path / "page.png"))
+        inputs.read_input(str(tmp_path / "page.png"))
 
 
 @pytest.mark.slow
@@ -273,7 +274,7 @@ def test_predict_says_what_must_be_given(
 
 def test_read_from_an_address_where_nobody_listens() -> None:
     with pytest.raises(BadImageError, match=r"127\.0\.0\.1:9/a\.png: cannot be fetched"):
-        sources.read("http://127.0.0.1:9/a.png")
+        inputs.read_input("http://127.0.0.1:9/a.png")
 
 
 # --- what is written ---------------------------------------------------------------------------------------------
@@ -421,7 +422,7 @@ def test_load_keeps_order_and_does_not_run_ahead(photos: Path) -> None:
             taken.append(f"{photos}/val/cat/{i % 4:02d}.png" if i % 5 else f"none{i}.png")
             yield taken[-1]
 
-    loaded = sources.read_all(names(), lambda pixels: pixels, ahead=10)
+    loaded = inputs.read_inputs(names(), lambda pixels: pixels, ahead=10)
     for i in range(100):
         item = next(loaded)
         assert item.name == taken[i]

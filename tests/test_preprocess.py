@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from finetune.preprocess import AUGMENTATIONS, Preprocess
+from finetune.images.transforms import AUGMENTATIONS, Preprocess
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ import pytest
 import torch
 from conftest import Start, finished, wait_for
 
-from finetune import load, runs
+from finetune import load
+from finetune.reporting import runs
 
 pytestmark = pytest.mark.slow
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=4", "strategy=finetune")
@@ -99,7 +100,7 @@ def test_two_processes_end_with_identical_weights(argv: list[str], start: Start,
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert sum(map(sum, found["confusion_matrix"])) == 12  # each image once
     assert len(rows(tmp_path / "out")) == 3
-    left = runs.read(tmp_path / "out")
+    left = runs.read_run(tmp_path / "out")
     assert left.answers is not None  # in the order of split.csv, whichever process had the image
     assert [Path(key).parts[1] for key in left.val_images] == [left.metrics["classes"][i] for i in left.answers.labels]
     model = load(left.best, device="cpu", precision="32-true")

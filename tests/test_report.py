@@ -21,10 +21,12 @@ from conftest import picture
 from PIL import Image
 from torch import nn
 
-from finetune import compare, heatmaps, pages, plots, report, runs, suspects, verdicts
-from finetune.classifier import Classifier
-from finetune.families import FAMILIES
-from finetune.module import FineTuner
+from finetune import compare, report
+from finetune.inference.classifier import Classifier
+from finetune.models.specs import FAMILIES
+from finetune.reporting import diagnostics, figures, label_issues, runs, saliency
+from finetune.reporting.html import svg, thumbnail
+from finetune.training.module import FineTuner
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -107,7 +109,7 @@ def test_report_writes_suspicious_labels(page: Path) -> None:
 
 def test_report_names_the_file_whose_label_is_wrong(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "run")
-    answers = runs.read(trained).answers
+    answers = runs.read_run(trained).answers
     assert answers is not None
     sure = np.where(np.eye(3)[answers.labels] == 1, 0.94, 0.03)
     sure[5] = [0.02, 0.02, 0.96]  # the second dog
@@ -188,8 +190,8 @@ def test_report_of_some_of_the_batches_counts_those(photos: Path, command: Any) 
     folder, code = command("train", *words, "trainer.max_epochs=1")
     assert code == 0
     assert " of 8 right" in (folder / "report.html").read_text()
-    assert len(runs.read(folder).answers or []) == 3
-    assert runs.read(folder).judged == 8
+    assert len(runs.read_run(folder).answers or []) == 3
+    assert runs.read_run(folder).judged == 8
 
 
 def test_report_shows_names_as_they_are(trained: Path, tmp_path: Path) -> None:
@@ -276,7 +278,7 @@ GOOD = [[480, 20], [20, 480]]
 
 
 def test_verdicts_of_a_good_run_are_few() -> None:
-    found = verdicts.of_run(metrics_of(GOOD), losses(0.5, 0.3, 0.3, 0.3), 1000)
+    found = diagnostics.diagnose_run(metrics_of(GOOD), losses(0.5, 0.3, 0.3, 0.3), 1000)
     assert {f.name for f in found} == {"uncertainty", "chosen_on_val"}
     assert {f.level for f in found} == {"note"}
 
@@ -296,25 +298,25 @@ def test_verdicts_of_a_good_run_are_few() -> None:
 def test_verdicts_name(
     name: str, metrics: dict[str, Any], rows: list[dict[str, Any]], calibration: dict[str, float] | None
 ) -> None:
-    found = {f.name for f in verdicts.of_run(metrics, rows, 100, calibration)}
+    found = {f.name for f in diagnostics.diagnose_run(metrics, rows, 100, calibration)}
     assert found - {"uncertainty", "chosen_on_val"} == {name}
 
 
 def test_verdicts_with_a_test_split_have_an_untouched_number() -> None:
-    found = verdicts.of_run({**metrics_of(GOOD), "test": {"test/acc": 0.9}}, losses(0.5, 0.5), 1000)
+    found = diagnostics.diagnose_run({**metrics_of(GOOD), "test": {"test/acc": 0.9}}, losses(0.5, 0.5), 1000)
     assert {f.name for f in found} == {"uncertainty"}
 
 
 def test_suspects_are_those_surely_of_another_class() -> None:
     sure, unsure = [0.95, 0.03, 0.02], [0.45, 0.30, 0.25]
     rows = np.array([sure, sure, unsure, sure[::-1], sure[::-1], sure])
-    found = suspects.find(rows, np.array([0, 0, 0, 2, 2, 2]))
+    found = label_issues.find_label_issues(rows, np.array([0, 0, 0, 2, 2, 2]))
     assert [(s.position, s.label, s.suggested) for s in found] == [(5, 2, 0)]
     assert found[0].other == pytest.approx(0.95)
 
 
 def test_suspects_of_a_class_without_images_are_none() -> None:
-    assert suspects.find(np.array([[0.1, 0.9], [0.2, 0.8]]), np.array([0, 0])) == []
+    assert label_issues.find_label_issues(np.array([[0.1, 0.9], [0.2, 0.8]]), np.array([0, 0])) == []
 
 
 # --- where the network looked ------------------------------------------------------------------------------------
@@ -334,12 +336,12 @@ def test_maps_of_every_family_that_has_some(name: str) -> None:
     module = FineTuner(name, classes=["a", "b", "c"], weights="none")
     model = Classifier(module, device="cpu")
     images = torch.from_numpy(np.stack([np.asarray(picture(i, SMALLEST[name])) for i in range(2)])).permute(0, 3, 1, 2)
-    found = heatmaps.maps(model, images, torch.tensor([0, 2]))
+    found = saliency.gradcam(model, images, torch.tensor([0, 2]))
     assert found is not None
     assert found.shape == (2, SMALLEST[name], SMALLEST[name])
     assert 0 <= float(found.min()) <= float(found.max()) <= 1
     assert all(p.grad is None for p in module.parameters())
-    assert heatmaps.overlay(images[0], found[0]).dtype == torch.uint8
+    assert saliency.overlay(images[0], found[0]).dtype == torch.uint8
 
 
 def test_maps_cover_every_family() -> None:
@@ -352,7 +354,7 @@ def test_maps_of_a_vit_are_none() -> None:
     pytest.importorskip("captum")
     module = FineTuner("vit_b_32", classes=2, weights="none")
     assert (
-        heatmaps.maps(
+        saliency.gradcam(
             Classifier(module, device="cpu"), torch.zeros(1, 3, 224, 224, dtype=torch.uint8), torch.tensor([0])
         )
         is None
@@ -381,7 +383,7 @@ def test_maps_are_high_where_the_class_is() -> None:
         backbone.fc.weight.copy_(torch.tensor([[0.0], [1.0]]))
     images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     images[0, 0, :4, :4] = 255
-    found = heatmaps.maps(Classifier(module, device="cpu"), images, torch.tensor([1]))
+    found = saliency.gradcam(Classifier(module, device="cpu"), images, torch.tensor([1]))
     assert found is not None
     assert float(found[0, :4, :4].min()) == 1
     assert float(found[0, 4:].max()) == 0
@@ -391,7 +393,7 @@ def test_report_without_captum_says_how_to_have_maps(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(trained, tmp_path / "run")
-    monkeypatch.setattr(heatmaps, "available", lambda: False)
+    monkeypatch.setattr(saliency, "available", lambda: False)
     report.main([str(tmp_path / "run")])
     assert "finetune-lightning[inspect]" in capsys.readouterr().out
     assert "<img" in (tmp_path / "run/report.html").read_text()
@@ -401,7 +403,7 @@ def test_report_without_captum_says_how_to_have_maps(
 
 
 def test_svg_takes_the_colour_of_the_text_around_it() -> None:
-    drawn = str(pages.svg(plots.matrix_figure([[3, 1], [0, 4]], ["<a>", "b$"], "counts"), "counts"))
+    drawn = str(svg(figures.matrix_figure([[3, 1], [0, 4]], ["<a>", "b$"], "counts"), "counts"))
     assert "currentColor" in drawn
     assert "#000000" not in drawn
     assert "&lt;a&gt;" in drawn
@@ -410,11 +412,11 @@ def test_svg_takes_the_colour_of_the_text_around_it() -> None:
 
 def test_thumbnail_of_a_bad_file_is_none(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no")
-    assert pages.thumbnail(tmp_path / "a.jpg") is None
+    assert thumbnail(tmp_path / "a.jpg") is None
 
 
 def test_run_read_gives_answers_in_the_order_of_its_images(trained: Path) -> None:
-    run = runs.read(trained)
+    run = runs.read_run(trained)
     assert run.answers is not None
     assert run.answers.probabilities.shape == (12, 3)
     assert run.answers.right.mean() == pytest.approx(run.acc)

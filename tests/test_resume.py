@@ -18,8 +18,10 @@ import pytest
 import torch
 from conftest import TINY, Start, finished, wait_for
 
-from finetune import FineTuner, runs, stopping, train
-from finetune.callbacks import SeedEveryBatch
+from finetune import FineTuner, train
+from finetune.reporting import runs
+from finetune.training import shutdown
+from finetune.training.callbacks import SeedEveryBatch
 
 Run = Callable[..., Path]
 
@@ -85,7 +87,7 @@ def assert_same_run(whole: Path, rest: Path) -> None:
         assert_same(a.get(key), b.get(key), key)
     assert rows(whole) == rows(rest)
     assert_same(stored(whole, "best")["state_dict"], stored(rest, "best")["state_dict"])
-    there, here = runs.read(whole).answers, runs.read(rest).answers
+    there, here = runs.read_run(whole).answers, runs.read_run(rest).answers
     assert there is not None
     assert here is not None
     assert (there.probabilities == here.probabilities).all()
@@ -290,7 +292,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_files_and_keeps_what_was_good(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "finetune.build.SeedEveryBatch", type("Poison", (SeedEveryBatch,), {"on_train_batch_start": poison})
+            "finetune.cli.factories.SeedEveryBatch", type("Poison", (SeedEveryBatch,), {"on_train_batch_start": poison})
         )
         folder = run("strategy=finetune", code=2)
     error = capsys.readouterr().err
@@ -366,7 +368,7 @@ def test_a_power_cut_in_a_long_epoch_costs_what_was_not_saved_yet(run: Run, monk
         return real(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stopping, "SAVE_EVERY_S", 0.0)
+        patch.setattr(shutdown, "SAVE_EVERY_S", 0.0)
         patch.setattr(FineTuner, "training_step", step)
         half = run(*argv, code=1)
     assert stored(half)["global_step"] == 5  # of the three of each epoch, two of the second

@@ -8,10 +8,11 @@ import torch
 import torchvision
 from torch import nn
 
-from finetune.config import options
-from finetune.strategy import Group, Plan, Strategy, apply, assign, names_before, param_groups, set_modes, table
+from finetune.cli.groups import group_options
+from finetune.training.schedule import Plan, assign, names_before, param_groups, set_modes, set_requires_grad, table
+from finetune.training.strategy import ParamGroup, Strategy
 
-SHIPPED = options("strategy")
+SHIPPED = group_options("strategy")
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ HEAD = ["fc.weight", "fc.bias"]
 
 
 def plan_of(network: nn.Module, *groups: dict[str, Any], **options: Any) -> Plan:
-    return assign(Strategy([Group(**g) for g in groups], **options), network, HEAD)
+    return assign(Strategy([ParamGroup(**g) for g in groups], **options), network, HEAD)
 
 
 def test_shipped_strategies_are_the_nine() -> None:
@@ -36,8 +37,8 @@ def test_shipped_strategies_are_the_nine() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 @pytest.mark.parametrize("model", ["resnet18", "alexnet", "vgg11", "squeezenet1_1", "googlenet", "swin_t", "vit_b_32"])
 def test_shipped_strategies_claim_every_parameter_once_in_every_family(name: str, model: str) -> None:
-    from finetune.backbones import names_under
-    from finetune.families import find_family
+    from finetune.models.backbone import names_under
+    from finetune.models.specs import find_family
 
     extra: dict[str, Any] = {"aux_logits": True, "init_weights": False} if find_family(model).aux else {}
     with torch.device("meta"):
@@ -76,14 +77,14 @@ def test_load_unknown_names_give_the_nearest() -> None:
 )
 def test_group_bad_values_are_errors(group: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Group(**group)
+        ParamGroup(**group)
 
 
 def test_strategy_that_learns_nothing_at_first_is_an_error() -> None:
     with pytest.raises(ValueError, match="no group that learns from epoch 0"):
-        Strategy([Group(match=".*", start=2)])
+        Strategy([ParamGroup(match=".*", start=2)])
     with pytest.raises(ValueError, match="no group that learns from epoch 0"):
-        Strategy([Group(match=".*", lr=0)])
+        Strategy([ParamGroup(match=".*", lr=0)])
 
 
 def test_assign_first_match_wins(network: nn.Module) -> None:
@@ -145,18 +146,18 @@ def test_layer_decay_slows_each_slice_by_the_factor() -> None:
 def test_apply_depends_on_the_epoch_alone(network: nn.Module) -> None:
     plan = plan_of(network, {"match": "@head"}, {"match": "top", "start": 2}, {"match": ".*", "start": None})
     for epoch in (3, 0, 2, 1):
-        apply(plan, network, epoch, 10)
+        set_requires_grad(plan, network, epoch, 10)
         learning = {n.split(".")[0] for n, p in network.named_parameters() if p.requires_grad}
         assert learning == ({"fc", "top"} if epoch >= 2 else {"fc"})
-    assert apply(plan, network, 2, 10)
-    assert not apply(plan, network, 2, 10)
+    assert set_requires_grad(plan, network, 2, 10)
+    assert not set_requires_grad(plan, network, 2, 10)
 
 
 def test_apply_drops_stale_gradients(network: nn.Module) -> None:
     plan = plan_of(network, {"match": "@head"}, {"match": ".*", "start": None})
     parameter = network.get_parameter("body.conv.weight")
     parameter.grad = torch.ones_like(parameter)
-    apply(plan, network, 0, 10)
+    set_requires_grad(plan, network, 0, 10)
     assert parameter.grad is None
 
 
@@ -165,12 +166,12 @@ def test_apply_drops_stale_gradients(network: nn.Module) -> None:
     [(0, 9, 0), (2, 9, 2), (0.3333, 15, 5), (0.3333, 2, 1), (0.5, 1, 1), (None, 9, None)],
 )
 def test_first_epoch(start: float | None, max_epochs: int, first: int | None) -> None:
-    assert Group(match=".*", start=start).first_epoch(max_epochs) == first
+    assert ParamGroup(match=".*", start=start).first_epoch(max_epochs) == first
 
 
 def test_first_epoch_share_of_an_endless_run_is_an_error() -> None:
     with pytest.raises(ValueError, match="share of the run, which has no end"):
-        Group(match=".*", start=0.5).first_epoch(-1)
+        ParamGroup(match=".*", start=0.5).first_epoch(-1)
 
 
 def test_ramp_warms_up_linearly_from_the_start(network: nn.Module) -> None:

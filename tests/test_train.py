@@ -15,8 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune import Family, FineTuner, evaluate, families, register, runs, train
-from finetune.config import options
+from finetune import Family, FineTuner, evaluate, register, train
+from finetune.cli.groups import group_options
+from finetune.models import specs
+from finetune.reporting import runs
 
 TINY = [
     "model=resnet18",
@@ -133,7 +135,7 @@ def test_same_seed_same_metrics_and_another_seed_others(run: Callable[..., Path]
 
 @pytest.mark.parametrize(
     "strategy",
-    [pytest.param(s, marks=[] if s == "gradual" else [pytest.mark.slow]) for s in options("strategy")],
+    [pytest.param(s, marks=[] if s == "gradual" else [pytest.mark.slow]) for s in group_options("strategy")],
 )
 def test_resume_continues_where_the_run_stopped(strategy: str, run: Callable[..., Path]) -> None:
     argv = [f"strategy={strategy}", "scheduler=constant", "model=squeezenet1_1", "optimizer.lr=0.01"]
@@ -147,7 +149,10 @@ def test_resume_continues_where_the_run_stopped(strategy: str, run: Callable[...
     assert [r["epoch"] for r in rows(rest)] == ["0", "1", "2", "3"]
     assert timeless(metrics(rest)) == timeless(metrics(whole))
     assert (rest / "checkpoints" / "best.ckpt").exists()
-    there, here = runs.read(whole).answers, runs.read(rest).answers  # copied, if the best epoch was before the stop
+    there, here = (
+        runs.read_run(whole).answers,
+        runs.read_run(rest).answers,
+    )  # copied, if the best epoch was before the stop
     assert there is not None
     assert here is not None
     assert (there.probabilities == here.probabilities).all()
@@ -302,7 +307,7 @@ def test_registered_family_is_a_name_on_the_command_line(run: Callable[..., Path
         assert metrics(folder)["trainable_parameters"] == 15
         assert FineTuner.load_from_checkpoint(folder / "checkpoints" / "best.ckpt").classes == ["cat", "dog", "emu"]
     finally:
-        del families.FAMILIES["mynet"]
+        del specs.FAMILIES["mynet"]
 
 
 def test_bad_files_are_named_on_the_terminal_and_in_a_table(

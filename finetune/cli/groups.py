@@ -1,0 +1,30 @@
+"""Name the options of each Hydra config group."""
+
+from __future__ import annotations
+
+import functools
+
+from finetune.io.paths import CONF
+from finetune.models.specs import FAMILIES
+
+
+def group_options(group: str) -> list[str]:
+    """The names that a config group takes, sorted."""
+    names = {path.stem for path in (CONF / group).glob("*.yaml")}
+    names = {name for name in names if not name.startswith("_")}
+    return sorted(names | set(FAMILIES) if group == "model" else names)
+
+
+def register_models() -> None:
+    """Fill Hydra's `model` group from the table of families; `model/_base.yaml` holds the other keys."""
+    for name in FAMILIES:
+        _register_model(name)
+
+
+@functools.cache
+def _register_model(name: str) -> None:
+    from hydra.core.config_store import ConfigStore  # here: the classes work without hydra
+
+    if not (CONF / "model" / f"{name}.yaml").exists():
+        node = {"defaults": ["_base", "_self_"], "name": name}
+        ConfigStore.instance().store(group="model", name=name, node=node)

@@ -1,0 +1,96 @@
+"""What `--help` prints: the groups and the keys of a command, with what its YAML says of each."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from textwrap import fill
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from finetune.cli.groups import group_options
+from finetune.io import paths
+
+EXAMPLES = {
+    "train": (
+        "data=imagefolder data.root=my_photos model=resnet18",
+        "-m optimizer.lr=1e-3,1e-2 seed=0,1,2    # 6 runs",
+    ),
+    "check": ("data.root=my_photos", "data=csv data.root=table.csv model=convnext_tiny"),
+    "evaluate": ("ckpt=best.ckpt", "ckpt=best.ckpt data.root=other_photos"),
+    "predict": ("ckpt=best.ckpt source=my_photos", "ckpt=best.ckpt source=photo.jpg top_k=3"),
+    "export": ("ckpt=best.ckpt format=onnx",),
+}
+
+
+HELP = """\
+python -m finetune.{name} [key=value ...]
+
+Give a group's name to choose a file of it, a dotted key to change one value:
+{examples}
+
+{options}== Keys and their defaults (key=value) ==
+{keys}
+== Flags ==
+-m                sweep: a run for every combination of values
+--cfg job         show the configuration and stop
+--config-dir DIR  your own YAML files
+--hydra-help      all flags
+"""
+
+
+def print_help(name: str, words: list[str]) -> None:
+    """The groups and the keys. Hydra's own help takes two seconds to list the groups, and more than 80 columns."""
+    sweep = bool({"-m", "--multirun"} & set(words))
+    overrides = [w for w in words if "=" in w and w[0] != "-" and not sweep]
+    parts = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for flag, folder in pairwise(parts):
+        if flag in ("--config-dir", "-cd"):
+            overrides.append(f"hydra.searchpath=['file://{Path(folder).resolve()}']")
+    with hydra.initialize_config_dir(str(paths.CONF), version_base="1.3"):
+        composed = hydra.compose(name, overrides)
+    examples = "\n".join(f"  python -m finetune.{name} {example}" for example in EXAMPLES[name])
+    values = {
+        "examples": examples,
+        "options": _option_lists(composed),
+        "keys": _explained(name, OmegaConf.to_yaml(composed)),
+    }
+    print(HELP.format(name=name, **values), end="")
+
+
+def _explained(name: str, keys: str) -> str:
+    """A command's keys with what its YAML says of each."""
+    text = (paths.CONF / f"{name}.yaml").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^(\w+):[^#\n]*# (.+)$", text, re.MULTILINE))
+    lines = []
+    for line in keys.splitlines():
+        if (comment := said.get(line.partition(":")[0])) is not None:
+            lines.append(fill(comment, 80, initial_indent="# ", subsequent_indent="# "))
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def command_groups(cfg: DictConfig) -> list[str]:
+    """The config groups that a command has."""
+    optional = ("callbacks", "experiment") if "model" in cfg else ()
+    return [g.name for g in paths.CONF.iterdir() if g.is_dir() and (g.name in cfg or g.name in optional)]
+
+
+def _option_lists(cfg: DictConfig) -> str:
+    """Every group of a command with its options; the models are too many."""
+    lists = {name: group_options(name) for name in command_groups(cfg)}
+    if not lists:
+        return ""
+    if "model" in lists:
+        lists["model"] = [f"`python -m finetune.models` lists the {len(lists['model'])} of them"]
+    width = max(map(len, lists))
+    return (
+        "== Groups (group=option) ==\n"
+        + "".join(
+            fill(f"{group + ':':{width + 2}}{', '.join(names)}", 80, subsequent_indent=" " * (width + 2)) + "\n"
+            for group, names in sorted(lists.items())
+        )
+        + "\n"
+    )

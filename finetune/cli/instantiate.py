@@ -1,0 +1,81 @@
+"""Instantiate the classes that a configuration names, from an allow-list of packages."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from finetune.runtime.suggestions import unknown_name
+
+
+def plain_values(node: Any) -> dict[str, Any]:
+    values: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else {}
+    return dict(values)
+
+
+ALLOWED = (
+    "finetune.", "lightning.pytorch.", "timm.optim.", "torch.optim.", "torchmetrics.", "torchvision.datasets.",
+    "torchvision.transforms.",
+)  # fmt: skip
+"""What `_target_` may name; FINETUNE_ALLOW=package adds to it."""
+
+
+def factory(spec: Mapping[str, Any] | DictConfig, base: type | tuple[type, ...]) -> partial[Any]:
+    """`_target_` and its arguments as a partial: the one place where a configuration names code.
+
+    Only classes under the allowed prefixes, and only subclasses of `base`, checked on the class itself and not on its
+    name. Arguments are plain values; nested `_target_`s are not followed.
+
+    Raises:
+        ValueError: the target is not allowed, does not exist, or is of another kind.
+    """
+    values: Any = OmegaConf.to_container(spec, resolve=True) if isinstance(spec, DictConfig) else dict(spec)
+    target = values.pop("_target_", None)
+    bases = base if isinstance(base, tuple) else (base,)
+    wanted = " or ".join(b.__name__ for b in bases)
+    if not isinstance(target, str):
+        raise ValueError(f"A {wanted} is named by _target_, got {target!r}.")
+    cls = _locate(target)
+    if not (inspect.isclass(cls) and issubclass(cls, bases) and f"{cls.__module__}.".startswith(allowed_prefixes())):
+        raise ValueError(f"_target_: {target} is not a {wanted} from {', '.join(p[:-1] for p in allowed_prefixes())}.")
+    try:
+        inspect.signature(cls).bind_partial(**values)
+    except TypeError as error:
+        takes = [n for n in inspect.signature(cls).parameters if n not in ("self", "args", "kwargs", "params")]
+        raise ValueError(f"{target}: {error}. It takes {', '.join(takes)}.") from error
+    return partial(cls, **values)
+
+
+def describe_allowed_targets() -> str:
+    """What `_target_` may name, in words."""
+    names = ", ".join(prefix[:-1] for prefix in allowed_prefixes())
+    return f"A configuration may name classes under {names}; FINETUNE_ALLOW=package adds one."
+
+
+def allowed_prefixes() -> tuple[str, ...]:
+    return (
+        *ALLOWED,
+        *(f"{p.strip()}." for p in os.environ.get("FINETUNE_ALLOW", "").split(",") if p.strip()),
+    )
+
+
+def _locate(target: str) -> Any:
+    from importlib import import_module
+
+    if not target.startswith(allowed_prefixes()):
+        raise ValueError(f"_target_: {target} is not allowed. {describe_allowed_targets()}")
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        extra = f" Is its package installed ({error.name})?" if error.name else ""
+        raise ValueError(f"_target_: {target} cannot be imported.{extra}") from error
+    except AttributeError as error:
+        names = [n for n in dir(import_module(module)) if not n.startswith("_")]
+        raise ValueError(unknown_name(f"class in {module}", name, names)) from error
+    return found

@@ -1,0 +1,280 @@
+"""Files that other programs load, one function a format; each comes with a way to run it as those programs would."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from finetune.io.files import write_atomically
+from finetune.models.specs import FAMILIES
+from finetune.training.module import FineTuner
+
+Runner = Callable[[Tensor], Tensor]
+"""Images (N, 3, size, size) uint8, resized and cropped, to probabilities (N, classes)."""
+
+
+class Exported(NamedTuple):
+    """A file, and its answers in its own runtime."""
+
+    path: Path
+    run: Runner
+
+
+class Graph(nn.Module):
+    """What goes into a graph: uint8 images (N, 3, size, size) in, probabilities (N, classes) out."""
+
+    def __init__(self, module: FineTuner) -> None:
+        super().__init__()
+        self.network, self.preprocess = module.backbone, module.preprocess
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise, run, softmax."""
+        out = self.network(self.preprocess.normalize(images))
+        logits: Tensor = out[0] if isinstance(out, tuple) else out
+        return logits.softmax(dim=1)
+
+
+def export_metadata(module: FineTuner, load: str, graph: bool) -> dict[str, Any]:
+    """What must be known to use an export; it is written beside it, and into it where the format allows."""
+    p = module.preprocess
+    resized = f"upright (EXIF orientation applied), shorter side resized to {p.resize} ({p.interpolation}, antialiased), centre {p.size} x {p.size}"
+    pixels = f"uint8 (N, 3, {p.size}, {p.size}), RGB" if graph else f"float32 (N, 3, {p.size}, {p.size}), RGB"
+    normalised = "" if graph else f"; then (pixels / 255 - {list(p.mean)}) / {list(p.std)} per channel"
+    return {
+        "model": module.hparams["model"],
+        "classes": module.classes,
+        "preprocess": p.to_dict(),
+        "input": f"{pixels}: {resized}{normalised}",
+        "output": f"probabilities (N, {len(module.classes)})" if graph else f"logits (N, {len(module.classes)})",
+        "load": load,
+    }
+
+
+# --- graphs ------------------------------------------------------------------------------------------------------
+
+
+def export_onnx(module: FineTuner, folder: Path) -> Exported:
+    """ONNX with normalisation and softmax inside; classes and preprocessing as metadata.
+
+    Raises:
+        ValueError: the packages are not installed.
+    """
+    _need("onnx", "onnxscript", "onnxruntime")
+    path, size = folder / "model.onnx", module.preprocess.size
+    words = export_metadata(
+        module, "onnxruntime.InferenceSession('model.onnx').run(None, {'images': images})[0]", graph=True
+    )
+    with _quiet():
+        program: Any = torch.onnx.export(
+            Graph(module).eval(),
+            (torch.zeros(2, 3, size, size, dtype=torch.uint8),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=["images"],
+            output_names=["probabilities"],
+            verbose=False,
+        )
+        program.model.metadata_props.update({key: json.dumps(value) for key, value in words.items()})
+        program.save(path)  # in one file, where it is not above the 2 GB that one may have
+    _write_metadata(words, folder)
+    return Exported(path, onnx_runner(path))
+
+
+def onnx_runner(path: Path) -> Runner:
+    """An ONNX file in onnxruntime on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def export_torch(module: FineTuner, folder: Path) -> Exported:
+    """torch.export's program, for Python without this package, or C++; normalisation and softmax inside."""
+    path, size = folder / "model.pt2", module.preprocess.size
+    words = export_metadata(module, "torch.export.load('model.pt2').module()(images)", graph=True)
+    with _quiet():
+        program = torch.export.export(
+            Graph(module).eval(),
+            (torch.zeros(2, 3, size, size, dtype=torch.uint8),),
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+        torch.export.save(program, path, extra_files={"about.json": json.dumps(words)})
+        loaded = torch.export.load(path).module()
+    _write_metadata(words, folder)
+    return Exported(path, lambda images: loaded(images))
+
+
+# --- weights -----------------------------------------------------------------------------------------------------
+
+
+def export_safetensors(module: FineTuner, folder: Path) -> Exported:
+    """The weights under their torchvision names, with classes and preprocessing in the header.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+    _need("safetensors")
+    from safetensors.torch import load_file, save
+
+    path = folder / "model.safetensors"
+    # by update: torchvision's MNASNet wants the version that a state dict of its own has, and this format has not
+    load = "state = network.state_dict(); state.update(safetensors.torch.load_file('model.safetensors')); "
+    words = export_metadata(
+        module, f"{_recipe(module)}{load}network.load_state_dict(state); network.eval()", graph=False
+    )
+    metadata = {key: json.dumps(value) for key, value in words.items()}
+    write_atomically(path, save(dict(_weights(module)), metadata))
+    _write_metadata(words, folder)
+    network = _new_network(module)
+    state = network.state_dict()
+    state.update(load_file(path))
+    return Exported(path, _runner(module, network, state))
+
+
+def export_state_dict(module: FineTuner, folder: Path) -> Exported:
+    """The weights under their torchvision names, as torch saves them."""
+    path = folder / "model.pth"
+    load = "network.load_state_dict(torch.load('model.pth', weights_only=True)); network.eval()"
+    words = export_metadata(module, f"{_recipe(module)}{load}", graph=False)
+    torch.save(_weights(module), path)
+    _write_metadata(words, folder)
+    return Exported(path, _runner(module, _new_network(module), torch.load(path, weights_only=True)))
+
+
+def _weights(module: FineTuner) -> dict[str, Tensor]:
+    state = module.backbone.state_dict()
+    for name, tensor in state.items():  # cloned: a view would be saved with all that it is a view of
+        state[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return state
+
+
+def _arguments(module: FineTuner) -> dict[str, Any] | None:
+    """What torchvision's `get_model` needs beside the name; None for a network that is not torchvision's."""
+    family = FAMILIES.get(str(module.hparams["model"]))
+    if family is None or family.build is not None:
+        return None
+    arguments: dict[str, Any] = {"num_classes": len(module.classes)}
+    if family.aux:  # neither flag is in a state dict
+        transform_input = bool(module.hparams["transform_input"])
+        arguments |= {"aux_logits": True, "transform_input": transform_input, "init_weights": False}
+    size = getattr(module.backbone, "image_size", None)
+    if family.size_argument and size is not None:
+        arguments[family.size_argument] = size
+    return arguments
+
+
+def _recipe(module: FineTuner) -> str:
+    arguments = _arguments(module)
+    if arguments is None:
+        return "network = ...  # yours; "
+    given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return f"network = torchvision.models.get_model({module.hparams['model']!r}, {given}); "
+
+
+def _new_network(module: FineTuner) -> nn.Module:
+    """Built as the recipe says."""
+    arguments = _arguments(module)
+    if arguments is None:
+        return copy.deepcopy(module.backbone)
+    network: nn.Module = torchvision.models.get_model(str(module.hparams["model"]), **arguments)
+    return network
+
+
+def _runner(module: FineTuner, network: nn.Module, state: dict[str, Tensor]) -> Runner:
+    network.load_state_dict(state, strict=True)
+    network.eval()
+    return lambda images: network(module.preprocess.normalize(images)).softmax(dim=1)
+
+
+# --- 8 bits ------------------------------------------------------------------------------------------------------
+
+
+def quantize_int8(exported: Exported, images: Tensor) -> Exported:
+    """An ONNX file with weights and activations in 8 bits, their ranges taken from some images (N, 3, size, size).
+
+    Raises:
+        ValueError: the packages are not installed.
+    """
+    _need("onnx", "onnxruntime")
+    import onnx as onnx_package
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches: Iterator[Tensor] = iter(images.split(8))
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {"images": batch.numpy()}
+
+    path = exported.path.with_name("model.int8.onnx")
+    prepared = exported.path.with_name(".model.prepared.onnx")
+    try:
+        with _quiet():
+            quant_pre_process(exported.path, prepared, skip_symbolic_shape=True)
+            nodes = onnx_package.load(prepared, load_external_data=False).graph.node
+            quantize_static(
+                prepared,
+                path,
+                Reader(),
+                per_channel=True,
+                nodes_to_exclude=[node.name for node in nodes if node.op_type == "Softmax"],  # else they sum to 0.99
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+            model = onnx_package.load(path)
+            words = {p.key: p.value for p in model.metadata_props}
+            words["load"] = words["load"].replace(exported.path.name, path.name)
+            onnx_package.helper.set_model_props(model, words)
+            onnx_package.save(model, path)
+    finally:
+        prepared.unlink(missing_ok=True)
+    return Exported(path, onnx_runner(path))
+
+
+# --- common ------------------------------------------------------------------------------------------------------
+
+
+def _need(*packages: str) -> None:
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"This needs {', '.join(missing)}: pip install 'finetune-lightning[export]'")
+
+
+def _write_metadata(words: dict[str, Any], folder: Path) -> None:
+    text = json.dumps(words, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder / "model.json", text.encode(errors="backslashreplace"))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' advice, which is meant for those who write networks."""
+    root, level = logging.getLogger(), logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            root.manager.disable = level
+
+
+EXPORTERS: dict[str, Callable[[FineTuner, Path], Exported]] = {
+    "onnx": export_onnx,
+    "torch_export": export_torch,
+    "safetensors": export_safetensors,
+    "state_dict": export_state_dict,
+}
+"""Format -> function of a module in evaluation mode on the CPU, and a folder."""

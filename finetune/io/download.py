@@ -1,0 +1,264 @@
+"""Fetching data sets: resumed, checked, extracted safely, moved into place at once, by one process."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import shutil
+import stat
+import tempfile
+import time
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from rich.progress import Progress
+
+from finetune.io import listing
+from finetune.io.paths import UNWRITABLE_ERRNOS
+
+ATTEMPTS = 4
+
+TIMEOUT_S = 30.0
+
+MAX_TOTAL_BYTES = 64 << 30
+
+MAX_RATIO = 200
+"""An archive that unpacks to more than this many times its size is a bomb."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Where a data set comes from and how it is checked."""
+
+    url: str
+    sha1: str | None = None
+    sha256: str | None = None
+    tree_sha256: str | None = None
+
+
+def fetch(source: Archive, root: Path) -> None:
+    """Make `root` from a source, or leave nothing behind.
+
+    Several processes may call this at the same time: one works, the others wait.
+
+    Raises:
+        FileNotFoundError: it cannot be downloaded; says which folder to fill by hand.
+        ValueError: what came is not what was expected.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(root.parent / f".{root.name}.lock"):
+        if root.exists():
+            return
+        scheme = source.url.split(":", 1)[0]
+        if scheme in MAKERS:
+            with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
+                MAKERS[scheme](Path(folder) / root.name)
+                os.replace(Path(folder) / root.name, root)
+            return
+        archive = root.parent / f".{root.name}.download"
+        if not (source.sha1 or source.sha256 or source.tree_sha256):
+            archive.unlink(missing_ok=True)  # nothing could tell whether its two halves belong together
+        try:
+            _download(source.url, archive)
+        except DownloadError as error:
+            raise FileNotFoundError(
+                f"{root} does not exist and {source.url} could not be downloaded ({error}). Without a network, fetch "
+                f"the archive elsewhere and unpack it so that {root} is its folder, or give another with data.root=FOLDER."
+            ) from error
+        _check_file(source, archive)
+        with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
+            extract_zip(archive, Path(folder) / "tree")
+            tree = _single_folder(Path(folder) / "tree")
+            if source.tree_sha256 and (found := tree_digest(tree)) != source.tree_sha256:
+                archive.unlink()
+                raise ValueError(
+                    f"{source.url} is not the data set that was expected: the digest of its files is {found}, "
+                    f"not {source.tree_sha256}. Nothing was kept."
+                )
+            os.replace(tree, root)
+        archive.unlink()
+
+
+def fetch_file(url: str, target: Path, sha256_begins: str) -> None:
+    """Make a file from an address, or leave what was there; several processes may ask for it at the same time.
+
+    Raises:
+        DownloadError: it cannot be downloaded, or is not the one that was expected.
+    """
+    if target.exists():  # also where nothing may be written
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / f".{target.name}.lock"):
+        if target.exists():
+            return
+        part = target.parent / f".{target.name}.download"
+        _download(url, part)
+        with part.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(sha256_begins):
+            part.unlink()
+            raise DownloadError(f"what came is not the file: its SHA-256 is {found}, not {sha256_begins}...")
+        os.replace(part, target)
+
+
+class DownloadError(OSError):
+    """A file cannot be had from its address."""
+
+
+def _download(url: str, part: Path) -> None:
+    """Fetch to `part`, going on where an earlier try stopped.
+
+    Raises:
+        DownloadError: after several tries.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            _transfer(url, part)
+            return
+        except (OSError, EOFError, http.client.HTTPException, ValueError) as error:
+            last = error
+            if isinstance(error, OSError) and error.errno in UNWRITABLE_ERRNOS:
+                raise
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it holds the connection
+            if isinstance(error, urllib.error.HTTPError) and error.code == 416:
+                have = part.stat().st_size if part.exists() else -1
+                if error.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
+                    return  # all of it is here
+                part.unlink(missing_ok=True)  # what is here is longer than the file there: start anew
+            elif isinstance(error, ValueError) or (isinstance(error, urllib.error.HTTPError) and error.code < 500):
+                break
+            if attempt + 1 < ATTEMPTS:
+                time.sleep(0.2 * 2**attempt)
+    raise DownloadError(str(last) or type(last).__name__) from last
+
+
+class _NoDowngrade(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but never from https to what anybody on the way can change."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise ValueError(f"it redirects to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _transfer(url: str, part: Path) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    opener = urllib.request.build_opener(_NoDowngrade)
+    with opener.open(request, timeout=TIMEOUT_S) as answer, Progress(transient=True) as progress:
+        if have and answer.status != 206:  # the server sends it whole
+            have = 0
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        if (total or 0) > MAX_TOTAL_BYTES:
+            raise ValueError(f"it is {total} bytes long, which is not credible")
+        task = progress.add_task(f"download {os.path.basename(url)}", total=total, completed=have)
+        with part.open("ab" if have else "wb") as file:
+            while block := answer.read1(1 << 16):
+                file.write(block)
+                progress.advance(task, len(block))
+                if file.tell() > (total or MAX_TOTAL_BYTES):
+                    raise ValueError("it does not end")
+    if total is not None and part.stat().st_size < total:
+        raise EOFError(f"the connection ended after {part.stat().st_size} of {total} bytes")
+
+
+def _check_file(source: Archive, archive: Path) -> None:
+    for algorithm, expected in (("sha1", source.sha1), ("sha256", source.sha256)):
+        if expected is None:
+            continue
+        with archive.open("rb") as file:
+            found = hashlib.file_digest(file, algorithm).hexdigest()
+        if found != expected:
+            archive.unlink()
+            raise ValueError(
+                f"{source.url} is damaged or has changed: its {algorithm.upper()} is {found}, expected {expected}. "
+                "Nothing was kept; try again, or fetch it by hand."
+            )
+
+
+def extract_zip(archive: Path, target: Path) -> None:
+    """Unpack a zip below `target`, which must not exist. Nothing is written before every member has been checked.
+
+    Raises:
+        ValueError: not a zip; a member with an absolute path, `..`, a link or a device; a bomb.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = file.infolist()
+            for member in members:
+                _check_member(member)
+            total = sum(m.file_size for m in members)
+            if total > MAX_TOTAL_BYTES or total > MAX_RATIO * max(1 << 20, archive.stat().st_size):
+                raise UnsafeArchiveError(f"{archive} would unpack to {total} bytes, which is not credible; refused.")
+            target.mkdir(parents=True)
+            for member in members:
+                file.extract(member, target)
+    except UnsafeArchiveError:
+        archive.unlink()
+        raise
+    # a damaged archive can raise nearly anything, from struct.error to errors of names that no file may have
+    except Exception as error:
+        shutil.rmtree(target, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in UNWRITABLE_ERRNOS:
+            raise
+        archive.unlink(missing_ok=True)
+        raise ValueError(f"{archive} is not a whole zip file ({error}); it was removed, try again.") from error
+
+
+class UnsafeArchiveError(ValueError):
+    """An archive that would write where it must not, or too much."""
+
+
+def _check_member(member: zipfile.ZipInfo) -> None:
+    name = member.filename.replace("\\", "/")
+    mode = member.external_attr >> 16
+    if name.startswith("/") or ":" in name.split("/")[0] or ".." in name.split("/"):
+        raise UnsafeArchiveError(
+            f"The archive holds {member.filename!r}, a path outside its folder; nothing was unpacked."
+        )
+    if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise UnsafeArchiveError(f"The archive holds {member.filename!r}, a link or a device; nothing was unpacked.")
+
+
+def _single_folder(tree: Path) -> Path:
+    """Archives usually hold one folder, which is the data set; then that, else the whole."""
+    names = listing.subfolders(tree)
+    return tree / names[0] if len(names) == 1 else tree
+
+
+def tree_digest(root: Path) -> str:
+    """SHA-256 over the names and contents of all files below a folder that are not hidden, in sorted order."""
+    total = hashlib.sha256()
+    for path in sorted(listing.walk_files(root), key=lambda p: Path(p).relative_to(root).as_posix()):
+        if not os.path.basename(path).startswith("."):
+            with open(path, "rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{Path(path).relative_to(root).as_posix()}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def _write_digits(root: Path) -> None:
+    """scikit-learn's handwritten digits (UCI, 8 x 8 pixels, 16 grey levels) as PNG files, a folder per digit."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ValueError("data=digits needs scikit-learn: pip install 'finetune-lightning[demo]'") from error
+    from PIL import Image
+
+    digits = load_digits()
+    for i, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        folder = root / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * (255 / 16)).round().astype("uint8")).save(folder / f"{i:04d}.png")
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {"sklearn": _write_digits}
+"""Sources that are not on the network, by the scheme of their address."""

@@ -1,0 +1,88 @@
+"""The configuration: where it lies, what is known, what may be instantiated, and whether it makes sense.
+
+Importing this does not import torch, so that a typo is answered at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parents[1]
+
+CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
+"""The YAML files: inside an installed package, or at the top of the repository."""
+
+PATH_KEY = re.compile(r"\+{0,2}(ckpt|ckpt_path|source|copy_to|data\.root|model\.weights|.*\.dir|.*_dir)")
+"""Keys whose values are paths, taken as they are typed."""
+
+UNWRITABLE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""Errors of a file that cannot be written because of where it is."""
+
+WEIGHT_FILES = (".pth", ".pt", ".safetensors", ".ckpt")
+
+
+def weights_path(weights: str) -> Path | None:
+    """The file that `model.weights` names, or None if it is a word.
+
+    Raises:
+        FileNotFoundError: it looks like a file and there is none.
+    """
+    if not (weights.endswith(WEIGHT_FILES) or os.sep in weights):
+        return None
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"model.weights={weights}: there is no such file (looked in {path.absolute().parent}). "
+            "Give a file, or one of: default, none, a name of the weights enum."
+        )
+    return path
+
+
+def checkpoint_path(path: str | Path) -> Path:
+    """A checkpoint's file; the folder of a run stands for its best.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = Path(path).expanduser()
+    best = found / "checkpoints" / "best.ckpt"
+    if found.is_dir() and best.is_file():
+        return best
+    if found.is_dir():
+        raise FileNotFoundError(f"{path}: a folder, without checkpoints/best.ckpt in it; give a checkpoint's file.")
+    if not found.is_file():
+        raise FileNotFoundError(
+            f"{path}: there is no such file (looked from {Path.cwd()}); give a run's checkpoints/best.ckpt."
+        )
+    return found
+
+
+LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
+"""Where a run keeps the state from which it can go on."""
+
+
+def last_checkpoint_path(given: str) -> Path:
+    """The file that `ckpt_path` names; a run's folder stands for its last checkpoint.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(given).expanduser()
+    if path.is_dir():
+        if not (path / LAST_CHECKPOINT).is_file():
+            raise FileNotFoundError(
+                f"ckpt_path={given}: a folder without {LAST_CHECKPOINT} in it: nothing was saved there to go on from."
+            )
+        return path / LAST_CHECKPOINT
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"ckpt_path={given}: there is no such file; give a run's folder, or its {LAST_CHECKPOINT}."
+        )
+    return path
+
+
+PREDICTIONS_FILE = "best.npz"
+"""Beside `best.ckpt`: `Answers`."""

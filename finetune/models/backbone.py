@@ -1,0 +1,190 @@
+"""Networks with their weights and their preprocessing, and a new head."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torchvision
+from torch import Tensor, nn
+
+from finetune.images.transforms import Preprocess
+from finetune.io import download
+from finetune.io.paths import weights_path
+from finetune.models.specs import Family, find_family
+from finetune.models.weights import (
+    cached_weights,
+    check_cached_weights,
+    default_preprocess,
+    find_weights,
+    load_weights,
+    read_hyper_parameters,
+)
+from finetune.runtime.suggestions import unknown_name
+
+HEAD_INITS: dict[str, Callable[[Tensor], object] | None] = {
+    "default": None,  # what the layer's own constructor does
+    "xavier_uniform": nn.init.xavier_uniform_,
+    "xavier_normal": nn.init.xavier_normal_,
+    "zero": nn.init.zeros_,
+}
+
+
+@dataclass
+class Backbone:
+    """A network, where its weights came from, and the preprocessing that belongs to them.
+
+    `Backbone.create("resnet18")` gives torchvision's network with its ImageNet head; `replace_head` fits it to
+    other classes.
+
+    >>> backbone = Backbone.create("resnet18", weights="none")
+    >>> backbone.replace_head(num_classes=2)
+    >>> backbone.network.fc, backbone.head_names
+    (Linear(in_features=512, out_features=2, bias=True), ['fc.weight', 'fc.bias'])
+    """
+
+    name: str
+    network: nn.Module
+    family: Family
+    preprocess: Preprocess
+    source: str
+    """What was loaded, in words."""
+    transform_input: bool = False
+    head_names: list[str] = field(default_factory=list)
+    """Parameter names of what is new: the head and the new part of auxiliary branches."""
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        weights: str | None = "default",
+        transform_input: bool | None = None,
+        size: int | None = None,
+    ) -> Backbone:
+        """Build a network by name.
+
+        Args:
+            name: a name of the table, for example "resnet18".
+            weights: "default", "none", a name of the model's weights enum ("IMAGENET1K_V2"), or a local file.
+            transform_input: overrides the flag of inception and googlenet, which no state dict holds.
+            size: pixels that a vision transformer without weights by name is built for; None is its preprocessing's.
+
+        Raises:
+            ValueError: unknown name or weights; a file that does not fit.
+            FileNotFoundError: no such file, or weights that cannot be downloaded.
+        """
+        family = find_family(name)
+        weights = str(weights or "none")
+        path = weights_path(weights)
+        if transform_input is None and path:
+            transform_input = read_hyper_parameters(path).get("transform_input")
+        transform = family.transform_input and weights != "none" if transform_input is None else transform_input
+        if family.build is not None:
+            network = family.build()
+            source = "as built by its family"
+        elif path or weights == "none":
+            network = _torchvision_network(
+                name, family, None, transform, size or default_preprocess(name, weights).size
+            )
+            source = "random weights"
+        else:
+            enum = find_weights(name, weights)
+            check_cached_weights(enum)
+            network = _download(name, family, enum, transform)
+            source = f"{type(enum).__name__}.{enum.name}"
+        if path:
+            source = load_weights(network, path, family)
+        return cls(name, network, family, default_preprocess(name, weights), source, transform)
+
+    def replace_head(self, num_classes: int, init: str = "default") -> None:
+        """Put new last layers for `num_classes` in place of the head's and the auxiliary heads'."""
+        for path in (self.family.head, *self.family.aux):
+            replace_layer(self.network, path, num_classes, init)
+        if hasattr(self.network, "num_classes"):
+            self.network.num_classes = num_classes  # type: ignore[assignment]
+        self.head_names = names_under(self.network, self.family.new)
+
+
+def names_under(network: nn.Module, paths: tuple[str, ...]) -> list[str]:
+    """Names of the parameters of some submodules."""
+    return [n for n, _ in network.named_parameters() if any(n.startswith(f"{p}.") for p in paths)]
+
+
+def replace_layer(network: nn.Module, path: str, num_classes: int, init: str = "default") -> None:
+    """Replace the Linear or Conv2d at `path` by a new one with `num_classes` outputs.
+
+    Bias, device and dtype are kept.
+
+    Raises:
+        ValueError: there is no such layer, it is of another kind, or `init` is unknown.
+    """
+    if init not in HEAD_INITS:
+        raise ValueError(unknown_name("head_init", init, HEAD_INITS))
+    try:
+        old = network.get_submodule(path)
+    except AttributeError:
+        old = None
+    new: nn.Linear | nn.Conv2d
+    if isinstance(old, nn.Linear):
+        new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None)
+    elif isinstance(old, nn.Conv2d):
+        sizes: Any = {"kernel_size": old.kernel_size, "stride": old.stride, "padding": old.padding}
+        new = nn.Conv2d(old.in_channels, num_classes, **sizes, bias=old.bias is not None)
+    else:
+        layers = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        found = f"is a {type(old).__name__}" if old is not None else "does not exist"
+        raise ValueError(
+            f"The head must be a Linear or Conv2d layer, but {path!r} {found}. "
+            f"The last such layers are {', '.join(layers[-3:])}."
+        )
+    fill = HEAD_INITS[init]
+    if fill is not None:
+        fill(new.weight)
+        if new.bias is not None:
+            nn.init.zeros_(new.bias)
+    new = new.to(old.weight.device, old.weight.dtype)
+    network.set_submodule(path, new)
+
+
+def _torchvision_network(
+    name: str, family: Family, weights: Any, transform_input: bool, size: int | None = None
+) -> nn.Module:
+    options: dict[str, Any] = {}
+    if family.size_argument and weights is None:
+        options[family.size_argument] = size
+    if family.aux:
+        options = {"aux_logits": True, "transform_input": transform_input}
+        if weights is None:
+            options["init_weights"] = True
+    try:
+        network: nn.Module = torchvision.models.get_model(name, weights=weights, **options)
+    except AssertionError as error:  # torchvision's answer to a size that is no multiple of the patches'
+        raise ValueError(f"{name} cannot be built for images of {size} pixels: {error}") from error
+    return network
+
+
+def _download(name: str, family: Family, weights: Any, transform_input: bool) -> nn.Module:
+    begins = re.search(r"-([0-9a-f]{8,})\.", weights.url)
+    try:
+        if begins is not None:
+            download.fetch_file(weights.url, cached_weights(weights), begins[1])
+        return _torchvision_network(name, family, weights, transform_input)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"The weights of {name} are not on this machine and could not be downloaded ({error}). Download "
+            f"{weights.url} elsewhere and put it at {cached_weights(weights)} (TORCH_HOME moves that folder), or give "
+            "model.weights=FILE, or start from random weights with model.weights=none."
+        ) from error
+
+
+def wrap_module(network: nn.Module, head: str, tail: str | None = None, name: str = "custom") -> Backbone:
+    """A network of your own as a Backbone; `head` is the path of its last Linear or Conv2d layer."""
+    family = Family(names=(), head=head, tail=tail or head, min_size=1)
+    return Backbone(name, network, family, Preprocess(), "the weights that the module came with")
+
+
+def with_preprocess(backbone: Backbone, changes: Mapping[str, Any] | None) -> Backbone:
+    """The same network with some preprocessing fields changed."""
+    return replace(backbone, preprocess=backbone.preprocess.updated(changes))

@@ -1,0 +1,169 @@
+"""Facts about architectures, as one table. Importing this does not import torch.
+
+A row says where the head, the auxiliary heads and the tail of a group of networks live. Nothing else in the
+package asks for a model's name: a new family is a new row, not a new branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from finetune.runtime.suggestions import unknown_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from finetune.images.transforms import Preprocess
+
+
+@dataclass(frozen=True)
+class Family:
+    """What must be known of a group of networks to replace its head and to freeze its trunk."""
+
+    names: tuple[str, ...]
+    """Model names, as torchvision spells them (or your own)."""
+    head: str
+    """Path of the last layer, a Linear or a Conv2d, as in `named_modules()`."""
+    tail: str
+    """First module, in forward order, that is random in training or newly made when all before it is frozen."""
+    stages: tuple[str, ...] = ()
+    """Modules before the tail, in forward order, from which the rest of the network is its modules one after another
+    (`features.*` is every child of features). Where only what follows one of them learns, what enters it is computed
+    once."""
+    aux: tuple[str, ...] = ()
+    """Paths of the last layers of the auxiliary heads."""
+    aux_new: tuple[str, ...] = ()
+    """Paths of what is new in the auxiliary branches, where that is more than `aux` (googlenet's come untrained)."""
+    aux_weight: float = 0.0
+    """Weight of each auxiliary loss in training."""
+    transform_input: bool = False
+    """Whether the network re-normalises its input when its weights are pretrained (a flag outside the state dict)."""
+    min_size: int = 32
+    """Smallest training image in pixels."""
+    fixed_size: bool = False
+    """Whether the network takes images of its weights' own size only."""
+    size_argument: str | None = None
+    """Constructor argument for the image size, where the network is built for one."""
+    build: Callable[[], nn.Module] | None = None
+    """For families of your own: returns the network, head included, with whatever weights it comes with."""
+    preprocess: Preprocess | None = None
+    """For families of your own: the preprocessing of those weights."""
+
+    @property
+    def new(self) -> tuple[str, ...]:
+        """Paths of the modules that start untrained: the head and what is new in the auxiliary branches."""
+        return (self.head, *(self.aux_new or self.aux))
+
+    @property
+    def aux_roots(self) -> tuple[str, ...]:
+        """Paths of the whole auxiliary branches."""
+        return tuple(dict.fromkeys(path.split(".")[0] for path in self.aux))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+# `num_classes` reaches only head and aux in all of these; tests/test_backbones.py proves it by building each twice.
+# Smallest sizes: found by running each family (inception: its auxiliary head in training mode needs 299).
+_TABLE = [
+    Family(
+        _names(
+            "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d resnext101_64x4d "
+            "wide_resnet50_2 wide_resnet101_2"
+        ),
+        head="fc", tail="fc", stages=("layer2", "layer3", "layer4"), min_size=8,
+    ),
+    Family(
+        _names(
+            "regnet_x_400mf regnet_x_800mf regnet_x_1_6gf regnet_x_3_2gf regnet_x_8gf regnet_x_16gf regnet_x_32gf "
+            "regnet_y_400mf regnet_y_800mf regnet_y_1_6gf regnet_y_3_2gf regnet_y_8gf regnet_y_16gf regnet_y_32gf "
+            "regnet_y_128gf"
+        ),
+        head="fc", tail="fc", stages=("trunk_output.*",), min_size=8,
+    ),
+    Family(
+        _names("shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0"),
+        head="fc", tail="fc", min_size=8,
+    ),
+    Family(
+        ("googlenet",), head="fc", tail="dropout", aux=("aux1.fc2", "aux2.fc2"), aux_new=("aux1", "aux2"),
+        aux_weight=0.3, transform_input=True, min_size=32,
+    ),
+    Family(
+        ("inception_v3",), head="fc", tail="dropout", aux=("AuxLogits.fc",),
+        aux_weight=0.4, transform_input=True, min_size=299,
+    ),
+    Family(
+        _names("densenet121 densenet161 densenet169 densenet201"), head="classifier", tail="classifier", min_size=29
+    ),
+    Family(("alexnet",), head="classifier.6", tail="classifier.0", stages=("features.*",), min_size=63),
+    Family(
+        _names("vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn"),
+        head="classifier.6", tail="classifier.2", stages=("features.*",),
+    ),
+    Family(
+        _names("convnext_tiny convnext_small convnext_base convnext_large"),
+        head="classifier.2", tail="classifier.2", stages=("features.*",),
+    ),
+    Family(
+        _names(
+            "efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5 "
+            "efficientnet_b6 efficientnet_b7 efficientnet_v2_s efficientnet_v2_m efficientnet_v2_l"
+        ),
+        head="classifier.1", tail="classifier.0", stages=("features.*",), min_size=8,
+    ),
+    Family(
+        _names("mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3 mobilenet_v2"),
+        head="classifier.1", tail="classifier.0", min_size=8,
+    ),
+    Family(
+        ("squeezenet1_0", "squeezenet1_1"),
+        head="classifier.1", tail="classifier.0", stages=("features.*",), min_size=21,
+    ),
+    Family(
+        ("mobilenet_v3_small", "mobilenet_v3_large"),
+        head="classifier.3", tail="classifier.2", stages=("features.*",), min_size=8,
+    ),
+    Family(
+        ("maxvit_t",), head="classifier.5", tail="classifier.5", stages=("blocks.*",), min_size=224, fixed_size=True
+    ),
+    Family(
+        _names("swin_t swin_s swin_b swin_v2_t swin_v2_s swin_v2_b"),
+        head="head", tail="head", stages=("features.*",), min_size=32,
+    ),
+    Family(
+        _names("vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14"),
+        head="heads.head", tail="heads.head", min_size=32, fixed_size=True, size_argument="image_size",
+    ),
+]  # fmt: skip
+
+
+FAMILIES: dict[str, Family] = {name: family for family in _TABLE for name in family.names}
+
+
+def register(family: Family) -> None:
+    """Add a family of your own to the table, so that its names work wherever a model is named.
+
+    Raises:
+        ValueError: a name is taken, or `build` is missing.
+    """
+    if family.build is None:
+        raise ValueError(f"Family {family.names} needs build=: a function without arguments that returns the network.")
+    taken = [name for name in family.names if name in FAMILIES]
+    if taken:
+        raise ValueError(f"The table of families already has {', '.join(taken)}; choose another name.")
+    FAMILIES.update(dict.fromkeys(family.names, family))
+
+
+def find_family(name: str) -> Family:
+    """The family of a model.
+
+    Raises:
+        ValueError: no such model; names the nearest three.
+    """
+    if name in FAMILIES:
+        return FAMILIES[name]
+    raise ValueError(unknown_name("model", name, FAMILIES, "`python -m finetune.models` lists all."))

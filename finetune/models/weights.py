@@ -1,0 +1,157 @@
+"""Find, verify and load pretrained weights."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from finetune.images.transforms import Preprocess
+from finetune.io.paths import WEIGHT_FILES, weights_path
+from finetune.io.tensors import read_tensors
+from finetune.models.specs import Family, find_family
+from finetune.runtime.suggestions import unknown_name
+
+# --- torchvision -----------------------------------------------------------------------------------------------
+
+
+def find_weights(name: str, weights: str) -> Any:
+    """The entry of a torchvision model's weights enum.
+
+    Raises:
+        ValueError: no such entry; names those there are.
+    """
+    enum = torchvision.models.get_model_weights(name)
+    if weights == "default":
+        return enum.DEFAULT
+    if weights in enum.__members__:
+        return enum[weights]
+    known = ["default", "none", *enum.__members__]
+    raise ValueError(
+        unknown_name(f"model.weights for {name}", weights, known, f"Or give a local file ({' '.join(WEIGHT_FILES)}).")
+    )
+
+
+def default_preprocess(name: str, weights: str | None = "default") -> Preprocess:
+    """The preprocessing of a model's weights, without building or downloading anything.
+
+    For a local file (and for none), that of the architecture's default weights; for a checkpoint of ours, its own.
+    """
+    family = find_family(name)
+    if family.build is not None:
+        return family.preprocess or Preprocess()
+    weights = str(weights or "none")
+    path = weights_path(weights)
+    if path and isinstance(stored := read_hyper_parameters(path).get("preprocess"), dict):
+        return Preprocess().updated(stored)
+    enum = find_weights(name, "default" if path or weights == "none" else weights)
+    return Preprocess.from_transforms(enum.transforms())
+
+
+def read_hyper_parameters(path: Path) -> dict[str, Any]:
+    """What a checkpoint of ours says of its network; nothing for any other file."""
+    return _read_hyper_parameters(path, path.stat().st_mtime_ns) if path.suffix == ".ckpt" else {}
+
+
+@lru_cache(8)  # three ask for it while a network is made, and the file may be large
+def _read_hyper_parameters(path: Path, changed: int) -> dict[str, Any]:
+    stored = read_tensors(path).get("hyper_parameters")
+    return dict(stored) if isinstance(stored, dict) else {}
+
+
+def cached_weights(weights: Any) -> Path:
+    """Where torchvision keeps the file of a weights enum entry, whether it is there or not."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(urlparse(weights.url).path)
+
+
+def check_cached_weights(weights: Any) -> None:
+    """Torch checks a download once; a file that was damaged since would fail for ever, and without its name.
+
+    Raises:
+        ValueError: the file is there and is not what its name says.
+    """
+    path = cached_weights(weights)
+    expected = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    if not path.exists() or expected is None:
+        return
+    with path.open("rb") as file:
+        digest = sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if not digest.hexdigest().startswith(expected[1]):
+        raise ValueError(
+            f"The weights file {path} is damaged (its SHA-256 should begin with {expected[1]}). "
+            "Delete it, and it is downloaded again."
+        )
+
+
+# --- local files -----------------------------------------------------------------------------------------------
+
+
+_PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "net.", "network.")
+
+_OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")  # torchvision's own old files
+
+
+def _strip_wrappers(name: str, known: set[str]) -> str:
+    """A parameter's name without what wrappers put before it."""
+    while name not in known and (prefix := next((p for p in _PREFIXES if name.startswith(p)), None)):
+        name = name[len(prefix) :]
+    old = _OLD_DENSENET.match(name)
+    return f"{old[1]}{old[2]}" if old else name
+
+
+def load_weights(network: nn.Module, path: Path, family: Family) -> str:
+    """Load a local file into a network's trunk; heads in the file are ignored.
+
+    The file may be a state dict, one under `state_dict` or `model`, one with wrappers' prefixes, or a trunk alone.
+
+    Returns:
+        What was loaded, in words.
+
+    Raises:
+        ValueError: trunk tensors are missing, have another shape, or belong to another network; names them.
+    """
+    data: Mapping[str, Any] = read_tensors(path)
+    for key in ("state_dict", "model"):
+        if isinstance(data.get(key), Mapping):
+            data = data[key]
+    own = network.state_dict()
+    loaded = {_strip_wrappers(k, set(own)): v for k, v in data.items() if isinstance(v, Tensor)}
+    heads = tuple(f"{p}." for p in (*family.new, *family.aux))
+    trunk = {k: v for k, v in own.items() if not k.startswith(heads)}
+    given = {k: v for k, v in loaded.items() if not k.startswith(heads)}
+    # auxiliary branches are often dropped before saving, and old files lack BatchNorm's counters
+    optional = tuple(f"{path}." for path in family.aux_roots)
+    missing = [k for k in trunk if not (k in given or k.endswith("num_batches_tracked") or k.startswith(optional))]
+    shapes = [
+        f"{k} is {list(v.shape)}, needs {list(trunk[k].shape)}"
+        for k, v in given.items()
+        if k in trunk and v.shape != trunk[k].shape
+    ]
+    foreign = [k for k in given if k not in trunk]
+    for problem, names in (("lacks", missing), ("has another shape:", shapes), ("also holds", foreign)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            whose = read_hyper_parameters(path).get("model")
+            raise ValueError(
+                f"{path} does not fit {type(network).__name__}: it {problem} {', '.join(names[:3])}{more}. "
+                + (
+                    f"It is a checkpoint of {whose}: give model={whose}."
+                    if whose
+                    else "Is it the file of another model?"
+                )
+            )
+    own.update({k: v for k, v in given.items() if k in trunk})
+    network.load_state_dict(own)  # by update: `own` has the version in it that torchvision's MNASNet asks for
+    ignored = len(loaded) - len(given)
+    return f"{len(given)} trunk tensors from {path}" + (f" ({ignored} of its heads ignored)" if ignored else "")

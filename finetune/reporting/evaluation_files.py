@@ -1,0 +1,86 @@
+"""Write and print the results of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.inference import prediction_table
+from finetune.inference.classifier import Classifier
+from finetune.inference.eval_data import EvalDataset
+from finetune.inference.evaluation import EvaluationResult
+from finetune.io.files import write_csv, write_json
+from finetune.reporting import figures
+from finetune.runtime.console import echo, field_line, print_table
+
+SHOWN_CLASSES = 20
+
+
+def write_evaluation(
+    model: Classifier, images: EvalDataset, judgement: EvaluationResult, folder: Path, report: bool
+) -> None:
+    """`evaluation.json`, `predictions.csv`, `confusion_matrix.csv` and its picture."""
+    values, split = judgement.values, images.split
+    write_json(values, folder / "evaluation.json")
+    if images.bad_files:
+        write_bad_files(images.bad_files, folder / "bad_files.csv")
+    k = min(5, len(model.classes))
+    with prediction_table.open_table(
+        folder / "predictions.csv", prediction_table.column_names(k, "true", "correct")
+    ) as append:
+        probabilities = judgement.logits.double().softmax(dim=1)
+        for key, label, row in zip(split.keys, split.labels, probabilities, strict=True):
+            said = prediction_table.prediction_row(key, row, model.classes, k)
+            append([{**said, "true": model.classes[label], "correct": int(said["label"] == model.classes[label])}])
+    rows = [[name, *row] for name, row in zip(model.classes, values["confusion_matrix"], strict=True)]
+    write_csv(["true \\ predicted", *model.classes], rows, folder / "confusion_matrix.csv")
+    if report:
+        title = f"{len(split)} {split.name} images"
+        figures.save_confusion_matrix(
+            values["confusion_matrix"], model.classes, folder / "plots" / "confusion_matrix.png", title
+        )
+
+
+def print_evaluation(values: dict[str, Any], folder: Path) -> None:
+    """The numbers on the terminal."""
+    low, high = values["acc_interval"]
+    echo(
+        field_line(
+            "Accuracy",
+            f"{values['acc']:.4f}, {values['right']} of {values['images']} right; 95 % interval {low:.4f} to {high:.4f}",
+        )
+    )
+    if (then := values["as_in_the_run"]) is not None:
+        again = (
+            "the same" if then["same"] else f"then {then['acc']:.4f} and loss {then['loss']:.4f}, on {then['device']}"
+        )
+        echo(field_line("", f"in epoch {then['epoch'] + 1} of the run: {again}"))
+    top = next(name for name in values if name.startswith("top_"))
+    auroc = f", AUROC {values['auroc']:.4f}" if values["auroc"] is not None else ""
+    echo(field_line("Also", f"top-{top[4:]} {values[top]:.4f}, macro F1 {values['f1']:.4f}{auroc}"))
+    echo(field_line("Log loss", _before_and_after(values, "loss", "log_loss_scaled")))
+    echo(field_line("ECE", _before_and_after(values, "ece", "ece_scaled")))
+    rows = sorted(values["per_class"].items(), key=lambda item: item[1]["f1"] or 0.0)
+    names = ["class", "images", "precision", "recall", "F1"]
+    print_table("Per class, the worst first", names, [_cells(*row) for row in rows[:SHOWN_CLASSES]], len(names))
+    if len(rows) > SHOWN_CLASSES:
+        echo(f"... {len(rows) - SHOWN_CLASSES} more in evaluation.json")
+    echo(field_line("Folder", str(folder)))
+    echo(field_line("", "evaluation.json  predictions.csv  confusion_matrix.csv  plots/"))
+
+
+def _before_and_after(values: dict[str, Any], before: str, after: str) -> str:
+    if values[after] is None:
+        return f"{values[before]:.4f}"
+    return f"{values[before]:.4f}; after temperature scaling, out of sample, {values[after]:.4f} (T = {values['temperature']:.2f})"
+
+
+def _cells(name: str, row: dict[str, Any]) -> Sequence[str]:
+    shares = ["-" if row[key] is None else f"{row[key]:.4f}" for key in ("precision", "recall", "f1")]
+    return [name, str(row["images"]), *shares]
+
+
+def write_bad_files(bad_files: Mapping[str, str], path: Path) -> None:
+    """`bad_files.csv`: what was left out and why."""
+    write_csv(["path", "reason"], sorted(bad_files.items()), path)

@@ -1,0 +1,255 @@
+"""Pictures of a run, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullFormatter
+
+Row = Mapping[str, Any]
+
+_COLOURS = {"train": "#9aa5b1", "val": "#1f6feb"}
+
+STYLE: Any = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "text.parse_math": False,  # a $ in a name is a $
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "finetune",  # the same figure is the same file
+}
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def _series(rows: Sequence[Row], key: str) -> tuple[list[int], list[float]]:
+    present = [row for row in rows if isinstance(row.get(key), int | float)]
+    return [row["epoch"] + 1 for row in present], [float(row[key]) for row in present]
+
+
+def _whole_epochs(axes: Any, rows: Sequence[Row]) -> None:
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    last = max((row["epoch"] + 1 for row in rows), default=1)
+    axes.set_xlim(0.5, last + 0.5)
+
+
+def _draw_metric(axes: Any, rows: Sequence[Row], metric: str, best_epoch: int | None) -> None:
+    for split, colour in _COLOURS.items():
+        x, y = _series(rows, f"{split}/{metric}")
+        axes.plot(x, y, "o-", ms=3, color=colour, label=split)
+    axes.set_title({"acc": "accuracy"}.get(metric, metric))
+    axes.legend()
+    if metric == "loss":
+        axes.set_ylim(bottom=0)
+    if best_epoch is not None:
+        axes.axvline(best_epoch + 1, color="#1f6feb", lw=0.8, ls=":")
+    _whole_epochs(axes, rows)
+
+
+def _draw_rates(axes: Any, rows: Sequence[Row]) -> None:
+    rates = [key for key in dict.fromkeys(k for row in rows for k in row) if key.startswith("lr/")]
+    for key in rates[:8]:
+        axes.plot(*_series(rows, key), "o-", ms=3, label=key.removeprefix("lr/"))
+    axes.set_title("learning rate at the end of each epoch")
+    axes.set_ylim(bottom=0)
+    if rates:
+        axes.legend()
+    _whole_epochs(axes, rows)
+
+
+def _panels(rows: Sequence[Row], best_epoch: int | None) -> list[Callable[[Any], None]]:
+    return [
+        lambda axes: _draw_metric(axes, rows, "loss", best_epoch),
+        lambda axes: _draw_metric(axes, rows, "acc", best_epoch),
+        lambda axes: _draw_rates(axes, rows),
+    ]
+
+
+def save_curves(rows: Sequence[Row], path: Path, best_epoch: int | None = None) -> None:
+    """Loss, accuracy and the rate of each group over the epochs; the best epoch is marked."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 3.2), layout="constrained")
+        for axes, draw in zip(figure.subplots(1, 3), _panels(rows, best_epoch), strict=True):
+            draw(axes)
+        _save(figure, path)
+
+
+def curve_figures(rows: Sequence[Row], best_epoch: int | None = None) -> list[Figure]:
+    """The panels of `curves`, each a figure of its own."""
+    figures = []
+    with mpl.rc_context(STYLE):
+        for draw in _panels(rows, best_epoch):
+            figures.append(Figure(figsize=(4.4, 3.0), layout="constrained"))
+            draw(figures[-1].subplots())
+    return figures
+
+
+_SHARES = LinearSegmentedColormap.from_list("shares", [(0.12, 0.43, 0.92, 0.0), (0.12, 0.43, 0.92, 1.0)])
+"""From nothing to blue, so that it goes with a light page and a dark one."""
+
+
+def matrix_figure(matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> Figure:
+    """Counts, with rows as the truth and colours as shares of each row."""
+    counts = np.asarray(matrix)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    n = len(classes)
+    side = min(16.0, 2.6 + 0.45 * n)
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+        axes = figure.subplots()
+        picture = axes.imshow(shares, cmap=_SHARES, vmin=0, vmax=1, interpolation="nearest")
+        figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the true class")
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        if n <= 60:
+            axes.set_xticks(
+                range(n), [_short(c) for c in classes], rotation=90 if n > 6 or max(map(len, classes)) * n > 24 else 0
+            )
+            axes.set_yticks(range(n), [_short(c) for c in classes])
+        if n <= 25:
+            for i, j in np.ndindex(n, n):
+                colour = "white" if shares[i, j] > 0.5 else "black"
+                axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour)
+        axes.set_title(title)
+    return figure
+
+
+def save_confusion_matrix(
+    matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path, title: str = "Validation images, best epoch"
+) -> None:
+    """`matrix_figure` as a file."""
+    _save(matrix_figure(matrix, classes, title), path)
+
+
+def reliability_figure(bins: Sequence[tuple[float, float, int]]) -> Figure:
+    """How often the model is right at each confidence, against the diagonal.
+
+    Args:
+        bins: mean confidence, share that is right, and number of images of each bin.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 3.4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], ls=":", lw=1, color="#9aa5b1")
+        most = max(n for _, _, n in bins)
+        x, y, sizes = ([b[i] for b in bins] for i in range(3))
+        axes.plot(x, y, lw=1, color="#1f6feb")
+        axes.scatter(x, y, s=[12 + 120 * n / most for n in sizes], color="#1f6feb", alpha=0.75, zorder=3)
+        axes.set_xlim(min([*x, 0.5]) - 0.03, 1.02)
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("share that is right")
+        axes.set_title("calibration; the area is the number of pictures")
+    return figure
+
+
+def _short(name: str) -> str:
+    name = drawable(name)
+    return name if len(name) <= 18 else name[:17] + "…"
+
+
+def drawable(name: str) -> str:
+    """Names of files may hold bytes that are no text, which cannot be drawn."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def save_samples(images: torch.Tensor, labels: Sequence[str], path: Path, columns: int = 8) -> None:
+    """Training images as the network sees them, augmented, with their labels.
+
+    Args:
+        images: uint8 (N, 3, H, W).
+    """
+    pictures = list(zip(images, labels, strict=True))
+    _sheet([pictures[k : k + columns] for k in range(0, len(pictures), columns)], path)
+
+
+def save_gallery(rows: Mapping[str, Sequence[tuple[torch.Tensor, str]]], path: Path) -> None:
+    """Rows of images with a title and captions.
+
+    Args:
+        rows: title -> images uint8 (3, H, W), all of one size, with their captions.
+    """
+    _sheet(list(rows.values()), path, list(rows))
+
+
+def _sheet(rows: Sequence[Sequence[tuple[torch.Tensor, str]]], path: Path, titles: Sequence[str] = ()) -> None:
+    """One picture of pictures: a figure with an axes for each takes twenty times as long to lay out."""
+    height, width = rows[0][0][0].shape[1:]
+    columns = max(len(row) for row in rows)
+    gap, line = width // 16 + 1, height // 5 + 1
+    title = line if titles else 0
+    step = title + line + height
+    sheet = np.full((len(rows) * step, columns * (width + gap), 3), 255, np.uint8)
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(1.4 * columns, 1.4 * columns * sheet.shape[0] / sheet.shape[1]))
+        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        axes.axis("off")
+        for i, row in enumerate(rows):
+            top = i * step + title + line
+            if titles:
+                axes.text(gap // 2, top - line * 1.1, titles[i], fontsize=9, va="bottom", weight="bold")
+            for j, (image, caption) in enumerate(row):
+                left = j * (width + gap) + gap // 2
+                sheet[top : top + height, left : left + width] = image.permute(1, 2, 0).numpy()
+                axes.text(left + width / 2, top - line / 4, _short(caption), fontsize=7, ha="center", va="bottom")
+        axes.imshow(sheet, interpolation="antialiased", aspect="auto")
+        _save(figure, path)
+
+
+def comparison_figure(runs: Mapping[str, Sequence[Row]], metric: str = "val/acc") -> Figure:
+    """One metric of several runs over the epochs."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for name, rows in runs.items():
+            axes.plot(*_series(rows, metric), "o-", ms=3, label=drawable(name))
+        axes.set_title("Validation accuracy" if metric == "val/acc" else metric)
+        if metric.endswith("acc"):
+            axes.set_ylim(top=1.0)
+        _whole_epochs(axes, [row for rows in runs.values() for row in rows])
+        if len(runs) <= 12:
+            axes.legend(loc="best")
+    return figure
+
+
+def trade_figure(points: Sequence[tuple[str, float, float]], what: str, log: bool = False) -> Figure:
+    """Accuracy against a cost; those that nothing beats in both are joined by a line (the Pareto front).
+
+    Args:
+        points: name, cost, accuracy.
+        what: the cost.
+    """
+    front = [p for p in points if not any(q[1] <= p[1] and q[2] >= p[2] and q[1:] != p[1:] for q in points)]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(*zip(*sorted((cost, acc) for _, cost, acc in front), strict=True), lw=1, color="#1f6feb", ls=":")
+        for name, cost, acc in points:
+            best = any(p[1:] == (cost, acc) for p in front)
+            axes.plot([cost], [acc], "o", ms=6, color="#1f6feb" if best else "#9aa5b1")
+            if len(points) <= 12:
+                axes.annotate(_short(name), (cost, acc), xytext=(5, 4), textcoords="offset points", fontsize=7)
+        if log:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # the usual one writes powers as formulas
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(x=0.2, y=0.15)
+        axes.set_xlabel(what)
+        axes.set_ylabel("best validation accuracy")
+    return figure

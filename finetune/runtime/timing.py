@@ -1,0 +1,28 @@
+"""Time the phases of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class PhaseTimer:
+    """Seconds of each phase of a run."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self.phases: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - began
+
+    def seconds(self) -> dict[str, float]:
+        """Total and phases, rounded."""
+        total = time.perf_counter() - self._began
+        return {k: round(v, 3) for k, v in {"total": total, **self.phases}.items()}

@@ -1,0 +1,105 @@
+"""Show the progress of a training on the terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from finetune.runtime.console import echo, make_console
+from finetune.training.history import History, best_epoch
+
+
+class ProgressBar(Callback):
+    """One line at the bottom of a terminal: the epoch, how far the run is, and when it will be ready."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        each = float(trainer.num_training_batches)  # the time of validation shows in the speed
+        known = (trainer.max_epochs or -1) > 0 and math.isfinite(each)
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=make_console(), transient=True)
+        self._task = self._bar.add_task("", total=each * (trainer.max_epochs or 0) if known else None)
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        done = each * trainer.current_epoch + batches.processed
+        self._bar.update(self._task, completed=done if known else 0)
+        self.on_train_epoch_start(trainer, pl_module)  # which is not called in an epoch that is resumed
+        self._bar.start()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._bar is not None:
+            of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+            self._bar.update(self._task, description=f"epoch {trainer.current_epoch + 1}{of}")
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._task)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
+
+LONG_S = 30
+"""Seconds that are worth an announcement."""
+
+
+def format_duration(seconds: float) -> str:
+    """In words, to two digits or so.
+
+    >>> duration(42), duration(1000), duration(8000)
+    ('42 s', '17 min', '2 h 13 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class EpochSummary(Checkpoint):
+    """One line an epoch, with the best so far marked; the progress bar, if there is one, stays below it.
+
+    A `Checkpoint` to be called after `History`, whose last row it prints.
+    """
+
+    def __init__(self, monitor: str, history: History) -> None:
+        self.monitor, self.history = monitor, history
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seen = 0
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        rows = self.history.rows
+        echo(format_epoch(rows, self.monitor, trainer.max_epochs))
+        self._seen += 1
+        left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
+        # the first epoch starts workers and fills caches: the second is like those to come
+        if self._seen == min(2, left + 1) and left * rows[-1]["seconds"] >= LONG_S:
+            echo(
+                f"          {left} more of about {rows[-1]['seconds']:.0f} s: ready in {format_duration(left * rows[-1]['seconds'])}"
+            )
+
+
+def format_epoch(rows: list[dict[str, Any]], monitor: str, max_epochs: int | None) -> str:
+    """The last row of a history as text of at most 80 columns."""
+    row = rows[-1]
+    shown = []
+    for split in ("train", "val"):
+        if f"{split}/loss" in row:
+            shown.append(f"{split} loss {row[f'{split}/loss']:.4f} acc {row[f'{split}/acc']:.4f}")
+    of = f"/{max_epochs}" if max_epochs and max_epochs > 0 else ""
+    mark = " *" if best_epoch(rows, monitor) is row else ""
+    return f"epoch {row['epoch'] + 1}{of}  {'  '.join(shown)}  {row['seconds']:.1f} s{mark}"

@@ -1,0 +1,131 @@
+"""A run that is interrupted loses nothing: it ends after a batch, with a checkpoint from which it goes on exactly there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+
+SAVE_EVERY_S = 600.0
+"""Seconds after which an epoch that is still running is saved too: what a power cut can cost."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class GracefulShutdown(Callback):
+    """On Ctrl-C or SIGTERM: finish the batch, write `last.ckpt`, exit with 130 or 143. A second Ctrl-C stops at once.
+
+    Between a signal and the end there is at most one step of the optimizer, or, over several processes, one validation.
+    A signal that the process was started to ignore is ignored. On Slurm,
+    SIGUSR1 saves and requeues as Lightning does, but between two batches.
+    """
+
+    def __init__(self, last: Path) -> None:
+        """`last` is where `last.ckpt` is written; put this callback behind those that change what is saved."""
+        self.last = last
+        self._before: dict[int, Any] = {}
+        self._received: int | None = None
+        self._requeue: Any = None
+        self._requeued = False
+        self._in_validation = False
+
+    # --- signals -----------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # not earlier: Lightning has put up handlers of its own since `on_fit_start`
+        self._received, self._saved = None, time.monotonic()
+        if threading.current_thread() is not threading.main_thread():
+            return
+        heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # `&` in a script
+        self._before = {number: signal.signal(number, self._note) for number in heard}
+        environment: Any = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+            number = environment.requeue_signal or signal.SIGUSR1
+            self._requeue = signal.getsignal(number)
+            self._before[number] = signal.signal(number, self._note_requeue)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._received is None:
+            self._received = number
+            with contextlib.suppress(OSError):  # nobody may be listening any more
+                # print is not safe in a handler
+                os.write(2, b"\nstopping after this batch (Ctrl-C once more: at once)\n")
+
+    def _note_requeue(self, number: int, frame: FrameType | None) -> None:
+        self._requeued = True
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # not in `teardown`: Lightning has then put back what was there before it, and its own would stay for ever
+        self._restore()
+        if self._any(trainer, self._received is not None):
+            self._exit()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    # --- where a run may stop ----------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._any(trainer, self._received is not None):  # the epoch before this one is saved
+            self._exit()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # gradients that are being accumulated are in no checkpoint, and after the last batch comes the validation
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or batch_idx + 1 >= trainer.num_training_batches:
+            return
+        late = time.monotonic() - self._saved > SAVE_EVERY_S
+        told = self._received is not None
+        if not self._any(trainer, told or late or self._requeued):
+            return
+        if self._any(trainer, self._requeued):
+            self._requeued = False
+            self._requeue(signal.SIGUSR1, None)  # saves where the restarted job looks, and asks for the restart
+            return
+        trainer.save_checkpoint(self.last, weights_only=False)
+        self._saved = time.monotonic()
+        if self._any(trainer, told):
+            self._exit()
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        # over several processes, which may have different numbers of batches here, at the end of the epoch
+        if self._received is None or trainer.world_size > 1 or not trainer.validating or trainer.sanity_checking:
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+                callback._swap_models(pl_module)  # the averaged weights are in the module during validation
+        self._in_validation = True
+        trainer.save_checkpoint(self.last, weights_only=False)
+        self._exit()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Of a validation that was stopped: it will be done anew, from its beginning."""
+        if self._in_validation:
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            nothing = dict.fromkeys(progress["current"], 0)
+            # what Lightning takes for a validation that stopped in its first step
+            progress.update(current=nothing, total={**nothing, "ready": 1, "started": 1}, is_last_batch=False)
+
+    def _any(self, trainer: Trainer, mine: bool) -> bool:
+        """Whether it is so in any process: all of them must do the same."""
+        return bool(trainer.strategy.reduce_boolean_decision(mine, all=False))
+
+    def _exit(self) -> None:
+        raise SystemExit(128 + (self._received or signal.SIGTERM))
