@@ -101,6 +101,8 @@ WAYS = [
         for s in group_options("strategy")
     ],
     pytest.param("trainer.precision=bf16-mixed"),
+    # many BatchNorms in 16 bits: features of convolutions fused with them differ in the loss's last digits
+    pytest.param("model=resnet18 trainer.precision=bf16-mixed data.image_size=64"),
     pytest.param("strategy.cache=never", marks=pytest.mark.slow),
     pytest.param("strategy.cache_dtype=float16", marks=pytest.mark.slow),
     pytest.param("model=resnet18", marks=pytest.mark.slow),
@@ -116,7 +118,7 @@ def test_evaluate_gives_the_numbers_of_training_to_the_last_digit(
 
     native = "bf16-mixed" if "bf16" in way else hardware.native_precision("cpu")
     monkeypatch.setattr(hardware, "native_precision", lambda accelerator: native)
-    run, _ = command("train", *TINY, f"data.root={photos}", way)
+    run, _ = command("train", *TINY, f"data.root={photos}", *way.split())
     best = json.loads((run / "metrics.json").read_text())
     folder, code = command("evaluate", f"ckpt={run}/checkpoints/best.ckpt")
     found = evaluation(folder)
