@@ -90,7 +90,7 @@ def test_cached_training_gives_the_head_of_uncached_training(
     model: str, fit: Fit, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cached, _ = fit(model)
-    assert f"before {FAMILIES[model].tail}, computed in" in " ".join(capsys.readouterr().out.split())
+    assert f"before {FAMILIES[model].feature_boundary}, computed in" in " ".join(capsys.readouterr().out.split())
     plain, _ = fit(model, cache="never")
     scale = max(1.0, float(heads(plain).abs().max()))  # inception's features at random weights are huge
     assert torch.allclose(heads(cached) / scale, heads(plain) / scale, atol=1e-5)
@@ -100,7 +100,7 @@ def test_cached_training_gives_the_head_of_uncached_training(
         assert not torch.equal(heads(cached), heads(start))
 
 
-@pytest.mark.parametrize("model", [m for m in MODELS if FAMILIES[str(m.values[0])].stages])
+@pytest.mark.parametrize("model", [m for m in MODELS if FAMILIES[str(m.values[0])].split_points])
 def test_every_stage_is_a_place_to_cut(model: str) -> None:
     backbone = Backbone.create(model, "none", size=ONE_OF_EACH[model])
     network = backbone.network.eval()
@@ -494,7 +494,7 @@ def test_folding_changes_nothing_and_leaves_few_norms(model: str) -> None:
             nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
             nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
     images = torch.randn(2, 3, 64, 64)
-    tail = FAMILIES[model].tail
+    tail = FAMILIES[model].feature_boundary
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with torch.inference_mode():
         twin = fuse_conv_bn(network, tail, images)
@@ -526,7 +526,11 @@ def test_folding_lets_be_what_it_cannot_fold() -> None:
 def test_a_family_of_your_own_is_cached_at_its_tail(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     own = Own()
     backbone = Backbone(
-        "own", own, Family(names=(), head="fc", tail="fc"), Backbone.create("resnet18", "none").preprocess, ""
+        "own",
+        own,
+        Family(names=(), head="fc", feature_boundary="fc"),
+        Backbone.create("resnet18", "none").preprocess,
+        "",
     )
     fit(backbone)
     assert "before fc, computed in" in " ".join(capsys.readouterr().out.split())

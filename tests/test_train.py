@@ -301,7 +301,7 @@ def test_registered_family_is_a_name_on_the_command_line(run: Callable[..., Path
             conv, pool = torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1)
             super().__init__(conv, pool, torch.nn.Flatten(), torch.nn.Linear(4, 10))
 
-    register(Family(("mynet",), head="3", tail="3", build=MyNetwork))
+    register(Family(("mynet",), head="3", feature_boundary="3", build=MyNetwork))
     try:
         folder = run("model=mynet")
         assert metrics(folder)["trainable_parameters"] == 15
