@@ -404,7 +404,7 @@ def test_damaged_files_are_made_anew(fit: Fit, capsys: pytest.CaptureFixture[str
     def other_shape(entry: Path) -> None:
         np.save(entry / VALUES, np.zeros((7, 3), np.float32))
 
-    def no_about(entry: Path) -> None:
+    def no_metadata(entry: Path) -> None:
         (entry / METADATA_FILE).write_text("{")
 
     def zeros(entry: Path) -> None:
@@ -413,7 +413,7 @@ def test_damaged_files_are_made_anew(fit: Fit, capsys: pytest.CaptureFixture[str
             file.seek(128)
             file.write(bytes(size - 128))
 
-    for damage in (truncate, foreign, other_shape, no_about, zeros):
+    for damage in (truncate, foreign, other_shape, no_metadata, zeros):
         for entry in entries:
             damage(entry)
         capsys.readouterr()
@@ -536,10 +536,10 @@ def test_a_family_of_your_own_is_cached_at_its_tail(fit: Fit, capsys: pytest.Cap
     assert "before fc, computed in" in " ".join(capsys.readouterr().out.split())
 
 
-def test_about_says_what_is_kept(fit: Fit, tmp_path: Path) -> None:
+def test_metadata_say_what_is_kept(fit: Fit, tmp_path: Path) -> None:
     fit(epochs=1)
-    abouts = [json.loads(p.read_text()) for p in (tmp_path / "cache").glob(f"*/{METADATA_FILE}")]
-    assert {a["what"] for a in abouts if not a["what"].startswith("facts")} == {
+    metadata = [json.loads(p.read_text()) for p in (tmp_path / "cache").glob(f"*/{METADATA_FILE}")]
+    assert {m["description"] for m in metadata if not m["description"].startswith("image info")} == {
         "features of resnet18 before fc, 7 train images",
         "features of resnet18 before fc, 3 val images",
     }
