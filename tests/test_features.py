@@ -101,17 +101,16 @@ def test_cached_training_gives_the_head_of_uncached_training(
 
 
 @pytest.mark.parametrize("model", [m for m in MODELS if FAMILIES[str(m.values[0])].split_points])
-def test_every_stage_is_a_place_to_cut(model: str) -> None:
+def test_every_split_point_divides_the_network(model: str) -> None:
     backbone = Backbone.create(model, "none", size=ONE_OF_EACH[model])
     network = backbone.network.eval()
     images = torch.randn(2, 3, ONE_OF_EACH[model], ONE_OF_EACH[model])
-    found = partition.split_points(network, backbone.family)
-    assert len(found) > 3
+    split_points = partition.split_points(network, backbone.family)
+    assert len(split_points) > 3
     with torch.inference_mode():
-        for cut in found:
-            partition.verify_partition(
-                network, cut, backbone.family.head, partition.forward_to(network, cut, images), images
-            )
+        for split_point in split_points:
+            features = partition.forward_to(network, split_point, images)
+            partition.verify_partition(network, split_point, backbone.family.head, features, images)
 
 
 def test_a_partly_frozen_trunk_is_cut_where_it_begins_to_learn(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
@@ -336,7 +335,7 @@ class Crooked(nn.Module):
 
 
 class Functional(nn.Module):
-    """What follows its tail is more than modules, and a head of zeros would hide it."""
+    """More than modules follow its feature boundary, and a head of zeros would hide that."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -484,7 +483,7 @@ def test_half_dropout_drops_half_and_keeps_the_mean() -> None:
 
 
 @pytest.mark.parametrize("model", ["resnet18", "mobilenet_v3_small", "googlenet"])
-def test_folding_changes_nothing_and_leaves_few_norms(model: str) -> None:
+def test_fusing_changes_nothing_and_leaves_few_norms(model: str) -> None:
     torch.manual_seed(0)
     network = Backbone.create(model, "none").network.eval()
     for module in network.modules():
@@ -494,14 +493,14 @@ def test_folding_changes_nothing_and_leaves_few_norms(model: str) -> None:
             nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
             nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
     images = torch.randn(2, 3, 64, 64)
-    tail = FAMILIES[model].feature_boundary
+    boundary = FAMILIES[model].feature_boundary
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with torch.inference_mode():
-        twin = fuse_conv_bn(network, tail, images)
-        was, now = partition.forward_to(network, tail, images), partition.forward_to(twin, tail, images)
-    count = {n: sum(isinstance(m, nn.BatchNorm2d) for m in x.modules()) for n, x in (("was", network), ("now", twin))}
-    assert count["now"] < count["was"] / 3  # googlenet's auxiliary heads are not run
-    assert torch.allclose(was, now, rtol=1e-3, atol=1e-4 * float(was.abs().max()))
+        fused = fuse_conv_bn(network, boundary, images)
+        expected, features = (partition.forward_to(n, boundary, images) for n in (network, fused))
+    norms, norms_left = (sum(isinstance(m, nn.BatchNorm2d) for m in n.modules()) for n in (network, fused))
+    assert norms_left < norms / 3  # googlenet's auxiliary heads are not run
+    assert torch.allclose(expected, features, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
@@ -517,13 +516,13 @@ class Twice(nn.Module):
         return self.fc((self.norm(y) + self.norm(x) + y).mean((2, 3)))
 
 
-def test_folding_lets_be_what_it_cannot_fold() -> None:
+def test_fusing_leaves_alone_what_it_cannot_fuse() -> None:
     network = Twice().eval()
     nn.init.uniform_(network.norm.weight, 2, 3)
     assert fuse_conv_bn(network, "fc", torch.randn(2, 3, 8, 8)) is network
 
 
-def test_a_family_of_your_own_is_cached_at_its_tail(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_family_of_your_own_is_cached_at_its_feature_boundary(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     own = Own()
     backbone = Backbone(
         "own",

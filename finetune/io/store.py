@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 METADATA_FILE = "metadata.json"
 
 _OLD_METADATA_FILE = "about.json"
-"""Of entries made before 0.1, which nothing reads any more."""
+"""Its name in entries of an earlier layout, which nothing reads any more."""
 
 ENTRY_NAME = re.compile(r"[a-z]+-[0-9a-f]{24}")
 """Pattern of the names of entries; the folder may hold other things."""
