@@ -154,9 +154,9 @@ def test_list_images_skips_hidden_and_lists_other_kinds(tmp_path: Path) -> None:
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found, others = list_images(tmp_path)
-    assert [Path(p).name for p in found] == ["a.JPG", "b.jpeg", "d.png"]
-    assert [Path(p).name for p in others] == ["c.gif", "notes.txt"]
+    images, skipped = list_images(tmp_path)
+    assert [Path(p).name for p in images] == ["a.JPG", "b.jpeg", "d.png"]
+    assert [Path(p).name for p in skipped] == ["c.gif", "notes.txt"]
 
 
 def test_list_images_visits_each_folder_once_in_a_loop_of_links(tmp_path: Path) -> None:
