@@ -39,7 +39,8 @@ def cache(argv: Sequence[str] | None = None) -> None:
     from finetune.runtime.console import print_table
 
     rows = [
-        [e.about.get("what", e.path.name), format_mib(e.bytes), _age(time.time() - e.used)] for e in reversed(entries)
+        [e.metadata.get("description", e.path.name), format_mib(e.bytes), _age(time.time() - e.used)]
+        for e in reversed(entries)
     ]
     print_table(f"{format_mib(sum(e.bytes for e in entries))} in {kept.folder}", ["kept", "size", "last used"], rows)
 

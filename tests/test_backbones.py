@@ -56,7 +56,7 @@ def _prove(name: str) -> None:
     assert changed == {FAMILIES[name].head, *FAMILIES[name].aux}
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
         options: dict[str, Any] = {"aux_logits": True, "init_weights": False} if FAMILIES[name].aux else {}
-        torchvision.models.get_model(name, weights=None, **options).get_submodule(FAMILIES[name].tail)
+        torchvision.models.get_model(name, weights=None, **options).get_submodule(FAMILIES[name].feature_boundary)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -185,7 +185,7 @@ def test_create_downloads_checks_and_keeps_weights(
     weights_server: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     backbone = Backbone.create("resnet18")
-    assert backbone.source == "ResNet18_Weights.IMAGENET1K_V1"
+    assert backbone.weights_source == "ResNet18_Weights.IMAGENET1K_V1"
     assert torch.equal(backbone.network.state_dict()["conv1.weight"], weights_server.network.conv1.weight)
     assert cached_weights(weights_server.weights).exists()
 
@@ -231,8 +231,8 @@ def test_load_weights_takes_every_form(form: str, tmp_path: Path) -> None:
     torch.save(_forms(source.state_dict())[form], tmp_path / "w.pth")
     backbone = Backbone.create("resnet18", str(tmp_path / "w.pth"))
     assert torch.equal(backbone.network.get_parameter("layer4.1.conv2.weight"), source.layer4[1].conv2.weight)
-    assert "trunk tensors from" in backbone.source
-    assert ("heads ignored" in backbone.source) == (form != "trunk")
+    assert "trunk tensors from" in backbone.weights_source
+    assert ("heads ignored" in backbone.weights_source) == (form != "trunk")
 
 
 def test_load_weights_takes_safetensors(tmp_path: Path) -> None:
@@ -292,7 +292,11 @@ def test_weights_path_missing_file_says_where_it_looked() -> None:
 def test_default_preprocess_of_a_registered_family(monkeypatch: pytest.MonkeyPatch) -> None:
     own = Preprocess(size=64, resize=64)
     family = specs.Family(
-        ("mynet",), head="1", tail="1", build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), preprocess=own
+        ("mynet",),
+        head="1",
+        feature_boundary="1",
+        build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)),
+        preprocess=own,
     )
     monkeypatch.setitem(FAMILIES, "mynet", family)
     assert default_preprocess("mynet") == own

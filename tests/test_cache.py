@@ -24,7 +24,7 @@ def fill(size: int) -> Callable[[Path], None]:
 def add(cache: Cache, name: str, size: int, used: float) -> Path:
     path = cache.path("thing", {"name": name})
     with cache.locked(path):
-        cache.make(path, {"what": name}, size, fill(size))
+        cache.make(path, {"description": name}, size, fill(size))
     if used < 1000:  # by a run that is over
         cache.in_use.discard(path)
     os.utime(path / METADATA_FILE, (used, used))
@@ -32,7 +32,7 @@ def add(cache: Cache, name: str, size: int, used: float) -> Path:
 
 
 def names(cache: Cache) -> list[str]:
-    return [e.about["what"] for e in cache.entries()]
+    return [e.metadata["description"] for e in cache.entries()]
 
 
 def test_path_depends_on_every_part_of_the_key(tmp_path: Path) -> None:
@@ -84,6 +84,25 @@ def test_other_things_in_the_folder_are_let_be(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [".something.tmp", "photos"]
 
 
+def test_entries_of_the_old_layout_are_removed_when_room_is_made_and_cleared(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+
+    def add_old(name: str) -> Path:
+        path = add(cache, name, 10, used=100)
+        (path / METADATA_FILE).rename(path / "about.json")
+        return path
+
+    old, other = add_old("old"), tmp_path / "photos"
+    other.mkdir()
+    (other / "about.json").write_text("{}")
+    assert names(cache) == []
+    add(cache, "new", 10, used=100)
+    assert not old.exists()
+    old = add_old("older")
+    assert cache.clear()[0] == 2
+    assert list(tmp_path.iterdir()) == [other]
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     path = cache.path("thing", {"name": "killed"})
@@ -128,7 +147,7 @@ def test_one_makes_it_and_the_others_wait(tmp_path: Path) -> None:
     assert len(made) == 1
 
 
-def test_an_entry_with_a_damaged_about_is_still_listed_and_cleared(tmp_path: Path) -> None:
+def test_an_entry_with_damaged_metadata_is_still_listed_and_cleared(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     path = add(cache, "a", 10, used=100)
     (path / METADATA_FILE).write_text("{")

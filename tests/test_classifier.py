@@ -79,7 +79,7 @@ def test_picture_of_another_type_or_damaged_is_refused(model: Classifier, tmp_pa
     with pytest.raises(ValueError, match=r"A picture is a file, .* got a int"):
         model.predict([3])  # type: ignore[list-item]
     (tmp_path / "bad.jpg").write_bytes(b"no")
-    with pytest.raises(BadImageError, match=r"bad\.jpg: is not a picture"):
+    with pytest.raises(BadImageError, match=r"bad\.jpg: is not an image"):
         model.predict(tmp_path / "bad.jpg")
     with pytest.raises(BadImageError, match=r"none\.jpg: there is no such file"):
         model.predict([tmp_path / "none.jpg"])

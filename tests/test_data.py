@@ -142,7 +142,7 @@ def test_bad_files_are_left_out_and_listed(make_images: Callable[..., Path]) -> 
     data = data_of(root)
     assert sizes(data) == {"train": 6, "val": 2}
     assert {Path(p).name: r for p, r in data.bad_files.items()} == {
-        "zz.jpg": "is not a picture that Pillow can read",
+        "zz.jpg": "is not an image that Pillow can read",
         "empty.png": "the file is empty",
     }
     with pytest.raises(ValueError, match=r"2 files cannot be read(.|\n)*empty\.png: the file is empty"):

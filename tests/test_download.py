@@ -35,8 +35,8 @@ GOOD = zip_of({"set/train/a/1.png": b"one" * 5000, "set/train/b/2.png": b"two" *
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """A server whose next answers are programmed: bytes to send, how many of them, or a status."""
-    state = SimpleNamespace(content=GOOD, cut=[], status=[], ranges=[], hits=0, says=None, stall=False, to=[])
+    """A server whose next responses are programmed: bytes to send, how many of them, or a status."""
+    state = SimpleNamespace(content=GOOD, cut=[], status=[], ranges=[], hits=0, length=None, stall=False, to=[])
     released = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -61,7 +61,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
                 return
             body = state.content[first:]
             self.send_response(206 if asked else 200)
-            self.send_header("Content-Length", state.says or str(len(body)))
+            self.send_header("Content-Length", state.length or str(len(body)))
             self.end_headers()
             if state.stall:
                 self.wfile.write(body[:10])
@@ -115,7 +115,7 @@ def test_fetch_tries_again_after_a_server_error_and_not_after_404(server: Simple
     assert left(tmp_path) == ["photos"]
 
 
-def test_fetch_starts_anew_when_the_part_on_disk_is_too_long(server: SimpleNamespace, tmp_path: Path) -> None:
+def test_fetch_starts_again_when_the_part_on_disk_is_too_long(server: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / ".photos.download").write_bytes(bytes(len(GOOD) + 10))
     fetch(Archive(server.url, sha1=hashlib.sha1(GOOD).hexdigest()), tmp_path / "photos")
     assert (tmp_path / "photos").is_dir()
@@ -197,7 +197,7 @@ def test_tree_digest_of_the_real_hymenoptera_is_the_one_in_its_yaml(shared: Path
 
 
 @pytest.mark.slow
-def test_digits_are_written_once_as_1797_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digits_are_written_once_as_1797_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     data = ImageDataModule(tmp_path / "digits", url="sklearn:digits", num_workers=0).prepare()
     assert data.classes == list("0123456789")
@@ -228,23 +228,23 @@ def test_fetch_from_a_server_that_stalls_gives_up(
 
 
 @pytest.mark.parametrize(
-    ("says", "message"),
+    ("length", "message"),
     [
         ("99999999999999999", "99999999999999999 bytes long, which is not credible"),
         (str(len(GOOD) // 2), "is not a whole zip file"),  # and sends more, which nobody reads
     ],
 )
 def test_fetch_from_a_server_that_lies_about_the_length(
-    says: str, message: str, server: SimpleNamespace, tmp_path: Path
+    length: str, message: str, server: SimpleNamespace, tmp_path: Path
 ) -> None:
-    server.says = says
+    server.length = length
     with pytest.raises((FileNotFoundError, ValueError), match=message):
         fetch(Archive(server.url), tmp_path / "set")
     assert not (tmp_path / "set").exists()
 
 
 def test_fetch_from_a_server_that_says_too_much_has_the_whole_file(server: SimpleNamespace, tmp_path: Path) -> None:
-    server.says = str(len(GOOD) + 1000)
+    server.length = str(len(GOOD) + 1000)
     fetch(Archive(server.url, sha256=hashlib.sha256(GOOD).hexdigest()), tmp_path / "set")
     assert server.ranges == [None, f"bytes={len(GOOD)}-"]
 
@@ -287,7 +287,7 @@ FETCH = "import sys; from pathlib import Path; from finetune.io.download import 
 def test_processes_that_start_together_download_once(what: str, server: SimpleNamespace, tmp_path: Path) -> None:
     digest = hashlib.sha256(GOOD).hexdigest()
     code = {
-        "data set": FETCH + f"fetch(Source({server.url!r}), Path('set'))",
+        "data set": FETCH + f"fetch(Archive({server.url!r}), Path('set'))",
         "weights": FETCH + f"fetch_file({server.url!r}, Path('set/w-{digest[:8]}.pth'), {digest[:8]!r})",
     }[what]
     four = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(4)]

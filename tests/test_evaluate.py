@@ -210,7 +210,7 @@ def test_evaluate_maps_the_classes_of_new_data_by_name(
     printed = capsys.readouterr().out
     assert "there are no images of cat" in printed
     assert "1 unreadable files" in printed
-    assert rows(folder / "bad_files.csv")[0]["reason"] == "is not a picture that Pillow can read"
+    assert rows(folder / "bad_files.csv")[0]["reason"] == "is not an image that Pillow can read"
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,14 @@ def test_nearest_ignores_case_and_separators(word: str, best: str) -> None:
 
 def test_register_adds_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(specs, "FAMILIES", dict(FAMILIES))
-    register(Family(("mynet",), head="1", tail="1", build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3))))
+    register(
+        Family(("mynet",), head="1", feature_boundary="1", build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+    )
     assert find_family("mynet").head == "1"
 
 
 def test_register_refuses_a_taken_name_and_a_family_without_build() -> None:
     with pytest.raises(ValueError, match="already has resnet18"):
-        register(Family(("resnet18",), head="fc", tail="fc", build=nn.Identity))
+        register(Family(("resnet18",), head="fc", feature_boundary="fc", build=nn.Identity))
     with pytest.raises(ValueError, match="needs build="):
-        register(Family(("mynet",), head="fc", tail="fc"))
+        register(Family(("mynet",), head="fc", feature_boundary="fc"))

@@ -90,7 +90,7 @@ def test_cached_training_gives_the_head_of_uncached_training(
     model: str, fit: Fit, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cached, _ = fit(model)
-    assert f"before {FAMILIES[model].tail}, computed in" in " ".join(capsys.readouterr().out.split())
+    assert f"before {FAMILIES[model].feature_boundary}, computed in" in " ".join(capsys.readouterr().out.split())
     plain, _ = fit(model, cache="never")
     scale = max(1.0, float(heads(plain).abs().max()))  # inception's features at random weights are huge
     assert torch.allclose(heads(cached) / scale, heads(plain) / scale, atol=1e-5)
@@ -100,18 +100,17 @@ def test_cached_training_gives_the_head_of_uncached_training(
         assert not torch.equal(heads(cached), heads(start))
 
 
-@pytest.mark.parametrize("model", [m for m in MODELS if FAMILIES[str(m.values[0])].stages])
-def test_every_stage_is_a_place_to_cut(model: str) -> None:
+@pytest.mark.parametrize("model", [m for m in MODELS if FAMILIES[str(m.values[0])].split_points])
+def test_every_split_point_divides_the_network(model: str) -> None:
     backbone = Backbone.create(model, "none", size=ONE_OF_EACH[model])
     network = backbone.network.eval()
     images = torch.randn(2, 3, ONE_OF_EACH[model], ONE_OF_EACH[model])
-    found = partition.split_points(network, backbone.family)
-    assert len(found) > 3
+    split_points = partition.split_points(network, backbone.family)
+    assert len(split_points) > 3
     with torch.inference_mode():
-        for cut in found:
-            partition.verify_partition(
-                network, cut, backbone.family.head, partition.forward_to(network, cut, images), images
-            )
+        for split_point in split_points:
+            features = partition.forward_to(network, split_point, images)
+            partition.verify_partition(network, split_point, backbone.family.head, features, images)
 
 
 def test_a_partly_frozen_trunk_is_cut_where_it_begins_to_learn(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
@@ -336,7 +335,7 @@ class Crooked(nn.Module):
 
 
 class Functional(nn.Module):
-    """What follows its tail is more than modules, and a head of zeros would hide it."""
+    """More than modules follow its feature boundary, and a head of zeros would hide that."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -404,7 +403,7 @@ def test_damaged_files_are_made_anew(fit: Fit, capsys: pytest.CaptureFixture[str
     def other_shape(entry: Path) -> None:
         np.save(entry / VALUES, np.zeros((7, 3), np.float32))
 
-    def no_about(entry: Path) -> None:
+    def no_metadata(entry: Path) -> None:
         (entry / METADATA_FILE).write_text("{")
 
     def zeros(entry: Path) -> None:
@@ -413,7 +412,7 @@ def test_damaged_files_are_made_anew(fit: Fit, capsys: pytest.CaptureFixture[str
             file.seek(128)
             file.write(bytes(size - 128))
 
-    for damage in (truncate, foreign, other_shape, no_about, zeros):
+    for damage in (truncate, foreign, other_shape, no_metadata, zeros):
         for entry in entries:
             damage(entry)
         capsys.readouterr()
@@ -484,7 +483,7 @@ def test_half_dropout_drops_half_and_keeps_the_mean() -> None:
 
 
 @pytest.mark.parametrize("model", ["resnet18", "mobilenet_v3_small", "googlenet"])
-def test_folding_changes_nothing_and_leaves_few_norms(model: str) -> None:
+def test_fusing_changes_nothing_and_leaves_few_norms(model: str) -> None:
     torch.manual_seed(0)
     network = Backbone.create(model, "none").network.eval()
     for module in network.modules():
@@ -494,14 +493,14 @@ def test_folding_changes_nothing_and_leaves_few_norms(model: str) -> None:
             nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
             nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
     images = torch.randn(2, 3, 64, 64)
-    tail = FAMILIES[model].tail
+    boundary = FAMILIES[model].feature_boundary
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with torch.inference_mode():
-        twin = fuse_conv_bn(network, tail, images)
-        was, now = partition.forward_to(network, tail, images), partition.forward_to(twin, tail, images)
-    count = {n: sum(isinstance(m, nn.BatchNorm2d) for m in x.modules()) for n, x in (("was", network), ("now", twin))}
-    assert count["now"] < count["was"] / 3  # googlenet's auxiliary heads are not run
-    assert torch.allclose(was, now, rtol=1e-3, atol=1e-4 * float(was.abs().max()))
+        fused = fuse_conv_bn(network, boundary, images)
+        expected, features = (partition.forward_to(n, boundary, images) for n in (network, fused))
+    norms, norms_left = (sum(isinstance(m, nn.BatchNorm2d) for m in n.modules()) for n in (network, fused))
+    assert norms_left < norms / 3  # googlenet's auxiliary heads are not run
+    assert torch.allclose(expected, features, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
@@ -517,25 +516,29 @@ class Twice(nn.Module):
         return self.fc((self.norm(y) + self.norm(x) + y).mean((2, 3)))
 
 
-def test_folding_lets_be_what_it_cannot_fold() -> None:
+def test_fusing_leaves_alone_what_it_cannot_fuse() -> None:
     network = Twice().eval()
     nn.init.uniform_(network.norm.weight, 2, 3)
     assert fuse_conv_bn(network, "fc", torch.randn(2, 3, 8, 8)) is network
 
 
-def test_a_family_of_your_own_is_cached_at_its_tail(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_family_of_your_own_is_cached_at_its_feature_boundary(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     own = Own()
     backbone = Backbone(
-        "own", own, Family(names=(), head="fc", tail="fc"), Backbone.create("resnet18", "none").preprocess, ""
+        "own",
+        own,
+        Family(names=(), head="fc", feature_boundary="fc"),
+        Backbone.create("resnet18", "none").preprocess,
+        "",
     )
     fit(backbone)
     assert "before fc, computed in" in " ".join(capsys.readouterr().out.split())
 
 
-def test_about_says_what_is_kept(fit: Fit, tmp_path: Path) -> None:
+def test_metadata_say_what_is_kept(fit: Fit, tmp_path: Path) -> None:
     fit(epochs=1)
-    abouts = [json.loads(p.read_text()) for p in (tmp_path / "cache").glob(f"*/{METADATA_FILE}")]
-    assert {a["what"] for a in abouts if not a["what"].startswith("facts")} == {
+    metadata = [json.loads(p.read_text()) for p in (tmp_path / "cache").glob(f"*/{METADATA_FILE}")]
+    assert {m["description"] for m in metadata if not m["description"].startswith("image info")} == {
         "features of resnet18 before fc, 7 train images",
         "features of resnet18 before fc, 3 val images",
     }

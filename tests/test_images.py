@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.images.decode import BadImageError, check_image, load_image
+from finetune.images.decode import BadImageError, load_image
+from finetune.images.info import read_info
 from finetune.io.listing import list_images, subfolders
 
 
@@ -68,15 +69,28 @@ def test_load_image_float_tiff_is_scaled_by_the_smallest_usual_range(
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_load_image_honours_exif_orientation(orientation: int, tmp_path: Path) -> None:
-    picture = np.zeros((20, 40, 3), dtype=np.uint8)
-    picture[:10, :20] = (255, 0, 0)  # as the camera stored it: red at the upper left
+    pixels = np.zeros((20, 40, 3), dtype=np.uint8)
+    pixels[:10, :20] = (255, 0, 0)  # as the camera stored it: red at the upper left
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
     upright = np.asarray(load_image(tmp_path / "a.png"))
     assert upright.shape[:2] == ((20, 40) if orientation <= 4 else (40, 20))
+    assert read_info(str(tmp_path / "a.png")).upright_size == upright.shape[:2]
     corner = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}
     assert tuple(upright[corner[orientation]]) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK"])
+def test_load_image_turns_uncompressed_tiff_files_as_png_files(mode: str, orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8)).convert(mode)
+    image.save(tmp_path / "a.tif", exif=exif)
+    image.convert("RGB").save(tmp_path / "a.png", exif=exif)
+    turned, expected = (np.asarray(load_image(tmp_path / name)) for name in ("a.tif", "a.png"))
+    assert np.array_equal(turned, expected)
 
 
 def _bad_files(folder: Path) -> dict[str, str]:
@@ -94,7 +108,7 @@ def _bad_files(folder: Path) -> dict[str, str]:
         "truncated.jpg": "is damaged",
         "truncated.png": "is damaged",
         "empty.jpg": "the file is empty",
-        "html.jpg": "is not a picture",
+        "html.jpg": "is not an image",
         "missing.jpg": "there is no such file",
     }
 
@@ -104,7 +118,8 @@ def test_load_image_bad_files_name_the_file_and_the_reason(name: str, tmp_path: 
     reason = _bad_files(tmp_path)[name]
     with pytest.raises(BadImageError, match=rf"{name}: .*{reason}"):
         load_image(tmp_path / name)
-    assert reason in str(check_image(tmp_path / name))
+    assert reason in str(read_info(str(tmp_path / name)).error)
+    assert reason in str(read_info(str(tmp_path / name), full=True).error)
 
 
 def _bomb(path: Path, side: int) -> None:
@@ -122,7 +137,7 @@ def test_load_image_refuses_a_bomb_before_decoding(side: int, tmp_path: Path) ->
     _bomb(tmp_path / "bomb.png", side)
     with pytest.raises(BadImageError, match=r"bomb\.png"):
         load_image(tmp_path / "bomb.png")
-    assert check_image(tmp_path / "bomb.png")
+    assert read_info(str(tmp_path / "bomb.png")).error
 
 
 def test_list_images_skips_hidden_and_lists_other_kinds(tmp_path: Path) -> None:
@@ -139,9 +154,9 @@ def test_list_images_skips_hidden_and_lists_other_kinds(tmp_path: Path) -> None:
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found, others = list_images(tmp_path)
-    assert [Path(p).name for p in found] == ["a.JPG", "b.jpeg", "d.png"]
-    assert [Path(p).name for p in others] == ["c.gif", "notes.txt"]
+    images, skipped = list_images(tmp_path)
+    assert [Path(p).name for p in images] == ["a.JPG", "b.jpeg", "d.png"]
+    assert [Path(p).name for p in skipped] == ["c.gif", "notes.txt"]
 
 
 def test_list_images_visits_each_folder_once_in_a_loop_of_links(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_frozen_trunk_gives_the_same_features_twice_in_training_mode(model: str)
     module = make(model)
     module.train()
     seen: list[Tensor] = []
-    tail = module.backbone.get_submodule(module.family.tail)
+    tail = module.backbone.get_submodule(module.family.feature_boundary)
     tail.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     images = torch.randn(2, 3, 64, 64)
     module(images)

@@ -79,7 +79,7 @@ def test_predict_a_folder_answers_in_order_and_names_bad_files(
             assert float(row["confidence"]) == pytest.approx(alone.confidence, abs=0.01)
     captured = capsys.readouterr()
     assert "5 of 8" in captured.out
-    assert "1 file is no picture of a kind" in captured.out
+    assert "1 file is no image of a kind" in captured.out
     assert "3 of 8 pictures have no answer" in captured.err
     Image.open(folder / "plots" / "certain.png").load()
 
@@ -213,7 +213,7 @@ def test_read_from_an_address(server: str, photos: Path) -> None:
     ("name", "message"),
     [
         ("none.png", r"none\.png: cannot be fetched .*404"),
-        ("page.png", r"page\.png: is not a picture"),
+        ("page.png", r"page\.png: is not an image"),
         ("long.png", r"long\.png: cannot be fetched .more than 0 MiB"),
         ("slow.png", r"slow\.png: cannot be fetched .it took more than 0 s"),
         ("trickle.png", r"trickle\.png: cannot be fetched .it took more than 0 s"),

@@ -11,59 +11,59 @@ from finetune.images.transforms import AUGMENTATIONS, Preprocess
 
 
 @pytest.fixture
-def picture() -> Tensor:
+def pixels() -> Tensor:
     return torch.randint(0, 256, (3, 60, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
-def test_transforms_give_a_square_of_bytes(augment: str, picture: Tensor) -> None:
-    out = Preprocess(size=32, resize=40).train_transform(augment)(picture)
+def test_transforms_give_a_square_of_bytes(augment: str, pixels: Tensor) -> None:
+    out = Preprocess(size=32, resize=40).train_transform(augment)(pixels)
     assert out.shape == (3, 32, 32)
     assert out.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_normalize_is_that_of_torchvision(memory_format: torch.memory_format, picture: Tensor) -> None:
+def test_normalize_is_that_of_torchvision(memory_format: torch.memory_format, pixels: Tensor) -> None:
     p = Preprocess(mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
-    batch = torch.stack([picture, 255 - picture]).contiguous(memory_format=memory_format)
+    batch = torch.stack([pixels, 255 - pixels]).contiguous(memory_format=memory_format)
     theirs = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(p.mean, p.std)])(batch)
     assert torch.allclose(p.normalize(batch), theirs, atol=1e-5)
     assert p.normalize(batch).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_crop_is_that_of_torchvision(picture: Tensor) -> None:
+def test_crop_is_that_of_torchvision(pixels: Tensor) -> None:
     p = Preprocess(size=32, resize=40)
     ours, theirs = p.train_transform("basic").transforms[0], v2.RandomResizedCrop([32, 32])
     for seed in range(5):
-        for layout in (picture, picture.permute(1, 2, 0).contiguous().permute(2, 0, 1)):
+        for layout in (pixels, pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1)):
             torch.manual_seed(seed)
             ours_is = ours(layout)
             torch.manual_seed(seed)
             assert torch.equal(ours_is, theirs(layout))
 
 
-def test_eval_transform_differs_from_pillows_by_a_rounding(picture: Tensor) -> None:
+def test_eval_transform_differs_from_pillows_by_a_rounding(pixels: Tensor) -> None:
     p = Preprocess(size=32, resize=40)
-    image = v2.functional.to_pil_image(picture)
+    image = v2.functional.to_pil_image(pixels)
     theirs = v2.functional.pil_to_tensor(v2.Compose([v2.Resize([40]), v2.CenterCrop([32, 32])])(image))
-    assert (p.eval_transform()(picture).int() - theirs.int()).abs().max() <= 1
+    assert (p.eval_transform()(pixels).int() - theirs.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("augment", sorted(set(AUGMENTATIONS) - {"none"}))
-def test_augmentations_are_random_and_repeat_with_the_seed(augment: str, picture: Tensor) -> None:
+def test_augmentations_are_random_and_repeat_with_the_seed(augment: str, pixels: Tensor) -> None:
     transform = Preprocess(size=32, resize=40).train_transform(augment)
 
     def draw(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return transform(picture)
+        return transform(pixels)
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
 
 
-def test_none_is_the_evaluation_transform(picture: Tensor) -> None:
+def test_none_is_the_evaluation_transform(pixels: Tensor) -> None:
     p = Preprocess(size=32, resize=40)
-    assert torch.equal(p.train_transform("none")(picture), p.eval_transform()(picture))
+    assert torch.equal(p.train_transform("none")(pixels), p.eval_transform()(pixels))
 
 
 def test_transforms_can_be_sent_to_worker_processes() -> None:

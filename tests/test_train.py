@@ -301,7 +301,7 @@ def test_registered_family_is_a_name_on_the_command_line(run: Callable[..., Path
             conv, pool = torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1)
             super().__init__(conv, pool, torch.nn.Flatten(), torch.nn.Linear(4, 10))
 
-    register(Family(("mynet",), head="3", tail="3", build=MyNetwork))
+    register(Family(("mynet",), head="3", feature_boundary="3", build=MyNetwork))
     try:
         folder = run("model=mynet")
         assert metrics(folder)["trainable_parameters"] == 15
@@ -316,7 +316,7 @@ def test_bad_files_are_named_on_the_terminal_and_in_a_table(
     root = make_images({"train": {"cat": 6, "dog": 6}, "val": {"cat": 2, "dog": 2}})
     (root / "train" / "cat" / "broken.jpg").write_bytes(b"\xff\xd8 cut")
     folder = run(data=root)
-    assert "broken.jpg: is not a picture" in capsys.readouterr().out
+    assert "broken.jpg: is not an image" in capsys.readouterr().out
     assert "broken.jpg" in (folder / "bad_files.csv").read_text()
     assert metrics(folder)["bad_files"] == 1
 

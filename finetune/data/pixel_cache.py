@@ -169,7 +169,7 @@ def on_disk(
     with cache.locked(path):
         whole = (path / PIXELS).is_file() and (path / PIXELS).stat().st_size == kept.nbytes
         if not (whole and (path / SUMS).is_file() and (path / SUMS).stat().st_size == 8 * len(sizes)):
-            cache.make(path, {"what": what, "key": key}, kept.nbytes, kept.reserve)
+            cache.make(path, {"description": what, "key": key}, kept.nbytes, kept.reserve)
         cache.touch(path)
     return kept
 

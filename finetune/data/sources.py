@@ -151,7 +151,7 @@ def without_bad_files(
     Raises:
         ValueError: there are some, and `on_bad_file` is "error"; lists them.
     """
-    bad = {path: reason for path in files_of(named) if (reason := known[path].reason) is not None}
+    bad = {path: reason for path in files_of(named) if (reason := known[path].error) is not None}
     if bad and on_bad_file == "error":
         lines = [f"  {path}: {reason}" for path, reason in sorted(bad.items())]
         raise ValueError(

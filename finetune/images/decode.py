@@ -1,12 +1,14 @@
-"""Reading picture files: one right way for all of training, evaluation and prediction."""
+"""Decode image files in the same way for training, evaluation and prediction."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -19,33 +21,64 @@ except ImportError:  # deprecated in torchvision 0.29: without it, Pillow decode
     decode_jpeg = None
 
 MAX_PIXELS = 89_478_485
-"""Larger pictures are refused before they are decoded (Pillow's own limit for its warning)."""
+"""Larger images are refused before they are decoded (Pillow's own limit for its warning)."""
 
 MAX_RATIO = 200
-"""Of the longer side to the shorter."""
+"""Largest ratio of the longer side to the shorter."""
 
 _JPEG = frozenset([".jpg", ".jpeg", ".jfif"])
 
 
 class BadImageError(ValueError):
-    """A file cannot be read as a picture. One string, with the path: it must survive being sent between processes."""
+    """Raised where a file cannot be read as an image.
+
+    It holds one string, which names the path: it must survive being sent between processes.
+    """
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """A file as an upright RGB picture, 8 bits a channel.
+    """Load a file as an upright RGB image, 8 bits a channel.
 
     EXIF orientation is applied, transparency is laid over white, 16-bit greyscale is scaled to 8 bits, and
-    palette, greyscale and CMYK pictures are converted.
+    palette, greyscale and CMYK images are converted.
 
     Raises:
-        BadImageError: missing, truncated, not a picture, or larger than `MAX_PIXELS`; names the file.
+        BadImageError: the file is missing, truncated, no image, or larger than `MAX_PIXELS`; the message names it.
     """
+    # Given a path, Pillow maps uncompressed TIFF files into memory and garbles those that EXIF turns by 90 degrees.
+    with image_errors(path), open(path, "rb") as file:
+        return decode_image(file, path)
+
+
+def decode_image(file: IO[bytes], path: str | Path, reduced: bool = False) -> Image.Image:
+    """Decode an open file to its end; see `load_image`.
+
+    Args:
+        file: at its beginning.
+        path: for messages.
+        reduced: decode at reduced size where the format allows it (JPEG), which finds truncation and costs less. The
+            result is not upright then.
+
+    Raises:
+        BadImageError: the image is larger than `MAX_PIXELS`, or one side is over `MAX_RATIO` times the other.
+        Exception: whatever Pillow raises; see `image_errors`.
+    """
+    with open_image(file) as image:
+        _check_size(path, image)
+        if reduced and image.format == "JPEG":
+            image.draft("RGB", (64, 64))
+            image.load()
+            return image
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+@contextmanager
+def image_errors(path: str | Path) -> Iterator[None]:
+    """Raise every error of the block as a `BadImageError` that names the file, and silence Pillow's warnings."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of sizes that we check ourselves
-            with open_image(path) as image:
-                _check_size(path, image)
-                return to_rgb(ImageOps.exif_transpose(image))
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of sizes that are checked here
+            yield
     except BadImageError:
         raise
     # Pillow's decoders raise almost anything on damaged files, struct.error and SyntaxError included
@@ -63,17 +96,17 @@ def _reason(path: str | Path, error: Exception) -> str:
     if os.path.isfile(path) and os.path.getsize(path) == 0:
         return "the file is empty"
     if isinstance(error, Image.DecompressionBombError):
-        return f"has more than {MAX_PIXELS} pixels; shrink the picture"
+        return f"has more than {MAX_PIXELS} pixels; shrink the image"
     if isinstance(error, UnidentifiedImageError):
-        return "is not a picture that Pillow can read"
+        return "is not an image that Pillow can read"
     return f"is damaged ({error or type(error).__name__})"
 
 
 def load_pixels(path: str | Path) -> Tensor:
-    """A file as uint8 RGB pixels (3, H, W), the same as `load_image` gives to within rounding.
+    """Load a file as uint8 RGB pixels (3, H, W), equal to those of `load_image` up to rounding.
 
-    JPEG files of one or three channels, which is nearly all, go through torchvision's decoder where it has one, a
-    fifth faster; all others, and those that it refuses, through Pillow.
+    Torchvision's decoder, where it has one, decodes JPEG files of one or three channels (nearly all) and is a fifth
+    faster. Pillow decodes all others, and those that torchvision refuses.
 
     Raises:
         BadImageError: see `load_image`.
@@ -89,20 +122,13 @@ def load_pixels(path: str | Path) -> Tensor:
 
 
 def read_pixels(path: str | Path) -> Tensor:
-    """As `load_pixels`, for a file that nobody has looked at: its size is read first.
+    """Load a file that was not scanned before: check its size, then do as `load_pixels`.
 
     Raises:
         BadImageError: see `load_image`.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with open_image(path) as image:
-                _check_size(path, image)
-    except BadImageError:
-        raise
-    except Exception as error:
-        raise BadImageError(f"{path}: {_reason(path, error)}") from error
+    with image_errors(path), open_image(path) as image:
+        _check_size(path, image)
     return load_pixels(path)
 
 
@@ -110,7 +136,7 @@ def _check_size(path: str | Path, image: Image.Image) -> None:
     short, long = sorted(image.size)
     if short * long > MAX_PIXELS:
         raise BadImageError(
-            f"{path}: {image.width} x {image.height} pixels are more than {MAX_PIXELS}; shrink the picture."
+            f"{path}: {image.width} x {image.height} pixels are more than {MAX_PIXELS}; shrink the image."
         )
     if long > MAX_RATIO * short:  # resized by its shorter side, it would fill the memory
         raise BadImageError(
@@ -120,19 +146,19 @@ def _check_size(path: str | Path, image: Image.Image) -> None:
 
 @lru_cache
 def _formats() -> tuple[str, ...]:
-    """What Pillow may open: pictures of pixels, no documents that it hands to other programs."""
+    """Return the formats that Pillow may open: images of pixels, no documents that it hands to other programs."""
     Image.init()
     wanted = ("JPEG", "MPO", "PNG", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF", "AVIF", "JPEG2000")
     return tuple(name for name in wanted if name in Image.OPEN)
 
 
 def to_pixels(image: Image.Image) -> Tensor:
-    """A PIL picture as uint8 RGB pixels (3, H, W), in the memory order of pictures."""
+    """Convert a PIL image to uint8 RGB pixels (3, H, W), in channels-last memory order."""
     return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL picture as RGB; see `load_image`."""
+    """Convert any PIL image to RGB; see `load_image`."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":
@@ -145,7 +171,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit and float greyscale; Pillow's own convert("RGB") would clip them to white or black."""
+    """Scale 16-bit, 32-bit and float greyscale; Pillow's own convert("RGB") would clip them to white or black."""
     pixels = np.asarray(image, dtype=np.float64)
     peak = 65535.0
     if image.mode == "F":  # no range is agreed on for float files: take the smallest usual one that holds the values
@@ -154,34 +180,12 @@ def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def check_image(path: str | Path) -> str | None:
-    """None if the file can be decoded to its end, else the reason.
-
-    Decodes at reduced size where the format allows (`draft`), which finds truncation and costs less than a full read.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with open_image(path) as image:
-                _check_size(path, image)
-                if image.format == "JPEG":
-                    image.draft("RGB", (64, 64))
-                    image.load()
-                    return None
-        load_image(path)
-    except BadImageError as error:
-        return str(error).split(": ", 1)[1]
-    except Exception as error:
-        return _reason(path, error)
-    return None
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """A file as Pillow opens it, of the formats that we know; its pixels are not read yet."""
-    return Image.open(path, formats=_formats())
+def open_image(file: str | Path | IO[bytes]) -> Image.Image:
+    """Open an image of one of the known formats; its pixels are not read yet."""
+    return Image.open(file, formats=_formats())
 
 
 def is_decodable(name: str) -> bool:
-    """Whether Pillow may know a file by its ending, of the kinds that training takes or not."""
+    """Return whether Pillow may decode a file of this ending, including kinds that training does not take."""
     Image.init()
     return Image.EXTENSION.get(os.path.splitext(name)[1].lower()) in _formats()

@@ -1,6 +1,6 @@
-"""What can be said of picture files without a model: whether they can be read, what they hold, which ones are alike.
+"""Scan image files without a model: whether each can be read, its size and format, its content and its pixels.
 
-Facts are kept in the cache by name, size and time of change, so that a file is looked at once.
+The results are cached by name, size and time of change, so that an unchanged file is opened once only.
 """
 
 from __future__ import annotations
@@ -8,70 +8,84 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from finetune.images import decode
 from finetune.io.store import Cache
 from finetune.runtime import process
 
-VERSION = 2
-"""Of the facts that are kept; another number makes them anew."""
+VERSION = 3
+"""Version of the cached image info; files are scanned again where the cache has another."""
 
 ORIENTATION = 0x0112
-"""EXIF: 1 is upright."""
+"""EXIF tag of the orientation; 1 is upright."""
+
+TRANSPOSED = (5, 6, 7, 8)
+"""Orientations whose upright image has width and height swapped."""
+
+INFO_FILE = "info.jsonl"
 
 CHUNK = 512
+"""Files that are scanned at a time."""
 
 _STILL = ("JPEG", "MPO", "PPM", "BMP", "DIB", "JPEG2000")
-"""Formats of one picture a file; a camera's MPO holds its preview too."""
+"""Formats of one image a file; the MPO of a camera holds its preview too."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """Of one file."""
+    """Describe one image file."""
 
-    reason: str | None = None
+    error: str | None = None
     """Why it cannot be read."""
     sha1: str = ""
-    """Of its content."""
+    """Digest of the content, in hexadecimal."""
     format: str = ""
     mode: str = ""
     """As Pillow names it: RGB, L, P, CMYK, I;16, ..."""
     width: int = 0
+    """In pixels, as stored."""
     height: int = 0
     """In pixels, as stored."""
     frames: int = 1
     orientation: int = 1
+    """EXIF orientation; see `ORIENTATION`."""
     alpha: bool = False
+    """Whether the image has transparency."""
     full: bool = False
-    """Whether every pixel was looked at, and what follows is known."""
+    """Whether every pixel was read, so that the fields below are known."""
     mean: tuple[float, float, float] | None = None
-    """Of each channel, of pixels in 0..1."""
+    """Mean of each channel, of pixels in 0..1."""
     square: tuple[float, float, float] | None = None
-    """The mean of squares."""
+    """Mean of the squares of each channel."""
     phash: str | None = None
     """Perceptual hash, 64 bits in hexadecimal; None without the package imagehash."""
 
     @property
+    def upright_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the upright image, after EXIF orientation was applied."""
+        return (self.width, self.height) if self.orientation in TRANSPOSED else (self.height, self.width)
+
+    @property
     def std(self) -> float:
-        """Spread of the pixels, the mean over channels."""
+        """Standard deviation of the pixels, averaged over channels; 1 where it is not known."""
         if self.mean is None or self.square is None:
             return 1.0
         return float(np.sqrt(np.maximum(0, np.array(self.square) - np.square(self.mean))).mean())
 
 
 Track = Callable[[Iterator[Any], int], Iterator[Any]]
-"""Shows progress: the items and their number -> the items."""
+"""A function that shows progress: it takes items and their number and yields the items."""
 
 
 def scan_images(
@@ -81,18 +95,19 @@ def scan_images(
     full: bool = False,
     track: Track | None = None,
 ) -> dict[str, ImageInfo]:
-    """The facts of files, several at a time; each file is read once in its life.
+    """Return the image info of files by path, scanning several files at a time.
 
     Args:
         paths: of the files.
-        root: the folder (or table) that they belong to: what is kept is kept for it.
-        cache: where they are kept; None keeps nothing.
-        full: decode every pixel, for `mean`, `square` and `phash`. Otherwise to the end, at reduced size.
+        root: the folder (or table) that they belong to; it identifies the cache entry.
+        cache: where the results are kept; None keeps nothing.
+        full: decode every pixel, for `mean`, `square` and `phash`. Otherwise files are decoded at reduced size where
+            their format allows it.
         track: shows progress.
     """
     if cache is None or root is None:
         return dict(_read_all(paths, full, track))
-    entry = cache.path("facts", {"root": os.path.abspath(root), "version": VERSION})
+    entry = cache.path("info", {"root": os.path.abspath(root), "version": VERSION})
     try:
         with cache.locked(entry):
             return _scan_with_cache(paths, root, cache, entry, full, track)
@@ -103,28 +118,31 @@ def scan_images(
 def _scan_with_cache(
     paths: Sequence[str], root: Path, cache: Cache, entry: Path, full: bool, track: Track | None
 ) -> dict[str, ImageInfo]:
-    kept, base = _read(entry / "facts.jsonl"), root.parent if root.is_file() else root
+    kept, base = _load_kept(entry / INFO_FILE), root.parent if root.is_file() else root
     names = {path: os.path.relpath(path, base) for path in paths}
     stamps = {path: _stamp(path) for path in paths}
-    known = {p: fact for p in paths if (fact := _known(kept, names[p], stamps[p], full)) is not None}
+    known = {p: info for p in paths if (info := _find_kept(kept, names[p], stamps[p], full)) is not None}
     missing = [p for p in paths if p not in known]
     if not missing:
         cache.touch(entry)
         return known
-    found = dict(_read_all(missing, full, track))
-    both = {name: v for name, v in kept.items() if os.path.exists(base / name)}
-    # what could not be read is looked at anew: its reason (a permission, say) may have gone without a trace
-    both |= {names[p]: (stamps[p], fact) for p, fact in found.items() if stamps[p] is not None and fact.reason is None}
-    lines = [json.dumps([name, stamp, asdict(fact)]) for name, (stamp, fact) in both.items()]
+    scanned = dict(_read_all(missing, full, track))
+    to_keep = {name: item for name, item in kept.items() if os.path.exists(base / name)}
+    for path, info in scanned.items():
+        # unreadable files are scanned every time: the cause (a permission, say) may go without changing the stamp
+        if stamps[path] is not None and info.error is None:
+            to_keep[names[path]] = (stamps[path], info)
+    lines = [json.dumps([name, stamp, asdict(info)]) for name, (stamp, info) in to_keep.items()]
     text = "\n".join(lines).encode()
-    about = {"what": f"facts of {len(both)} pictures at {root}", "root": os.path.abspath(root)}
+    metadata = {"description": f"image info of {len(to_keep)} files at {root}", "root": os.path.abspath(root)}
     with suppress(OSError):
-        cache.make(entry, about, len(text), lambda folder: (folder / "facts.jsonl").write_bytes(text))
-    everything = {**known, **found}
-    return {path: everything[path] for path in paths}
+        cache.make(entry, metadata, len(text), lambda folder: (folder / INFO_FILE).write_bytes(text))
+    results = {**known, **scanned}
+    return {path: results[path] for path in paths}
 
 
 Stamp = list[int] | None
+"""Size of a file in bytes and its time of change in nanoseconds; None if they cannot be read."""
 
 
 def _stamp(path: str) -> Stamp:
@@ -135,76 +153,82 @@ def _stamp(path: str) -> Stamp:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _known(kept: Mapping[str, tuple[Stamp, ImageInfo]], name: str, stamp: Stamp, full: bool) -> ImageInfo | None:
-    was, fact = kept.get(name, (None, None))
-    if fact is None or was is None or was != stamp:
+def _find_kept(kept: Mapping[str, tuple[Stamp, ImageInfo]], name: str, stamp: Stamp, full: bool) -> ImageInfo | None:
+    kept_stamp, info = kept.get(name, (None, None))
+    if info is None or kept_stamp is None or kept_stamp != stamp:
         return None
-    enough = not full or (fact.full and (fact.phash is not None or not can_hash()))
-    return fact if enough else None
+    enough = not full or (info.full and (info.phash is not None or not can_hash()))
+    return info if enough else None
 
 
-def _read(path: Path) -> dict[str, tuple[Stamp, ImageInfo]]:
-    found = {}
+def _load_kept(path: Path) -> dict[str, tuple[Stamp, ImageInfo]]:
+    kept = {}
     with suppress(OSError, ValueError, TypeError), path.open(encoding="utf-8") as file:
         for line in file:
             name, stamp, values = json.loads(line)
-            plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            found[name] = (stamp, ImageInfo(**plain))
-    return found
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            kept[name] = (stamp, ImageInfo(**fields))
+    return kept
 
 
 def _read_all(paths: Sequence[str], full: bool, track: Track | None) -> Iterator[tuple[str, ImageInfo]]:
-    """In parallel, and never more than some at a time in memory."""
+    """Yield paths with their image info, read in parallel with at most `CHUNK` results in memory."""
 
-    def all_of_them(pool: ThreadPoolExecutor) -> Iterator[tuple[str, ImageInfo]]:
-        waiting = iter(paths)
-        while batch := list(islice(waiting, CHUNK)):
-            yield from zip(batch, pool.map(lambda p: read_info(p, full), batch), strict=True)
+    def read_in_chunks(pool: ThreadPoolExecutor) -> Iterator[tuple[str, ImageInfo]]:
+        remaining = iter(paths)
+        while chunk := list(islice(remaining, CHUNK)):
+            yield from zip(chunk, pool.map(lambda p: read_info(p, full), chunk), strict=True)
 
     with ThreadPoolExecutor(process.cpu_count()) as pool:
-        items = all_of_them(pool)
+        items = read_in_chunks(pool)
         yield from track(items, len(paths)) if track is not None else items
 
 
 def read_info(path: str, full: bool = False) -> ImageInfo:
-    """The facts of one file."""
+    """Return the image info of one file, which is opened once.
+
+    Args:
+        path: of the file.
+        full: decode every pixel; see `scan_images`.
+    """
     try:
-        if full:
-            more = _of_pixels(decode.load_image(path))
-        elif (reason := decode.check_image(path)) is not None:
-            return ImageInfo(reason=reason)
-        else:
-            more = {}
-        return ImageInfo(sha1=_sha1(path), **_of_header(path), **more)
+        with decode.image_errors(path), open(path, "rb") as file:
+            image = decode.decode_image(file, path, reduced=not full)
+            values = _measure_pixels(image) if full else {}
+            # Pillow changes an image while it decodes (its size, where it is reduced): the header is read from the start
+            file.seek(0)
+            values |= _read_header(file)
+            file.seek(0)
+            digest = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
+            return ImageInfo(sha1=digest, **values)
     except decode.BadImageError as error:
-        return ImageInfo(reason=str(error).split(": ", 1)[1])
-    except Exception as error:  # Pillow raises almost anything
-        return ImageInfo(reason=f"is damaged ({error or type(error).__name__})")
+        return ImageInfo(error=str(error).removeprefix(f"{path}: "))
 
 
-def _of_header(path: str) -> dict[str, Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with decode.open_image(path) as image:
-            alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-            seen = {"format": image.format or "", "mode": image.mode, "width": image.width, "height": image.height}
-            # a file whose first picture is whole is good, whatever comes after it
-            with suppress(Exception):
-                seen["orientation"] = int(image.getexif().get(ORIENTATION, 1))
-            with suppress(Exception):
-                seen["frames"] = 1 if image.format in _STILL else getattr(image, "n_frames", 1)
-            return {**seen, "alpha": alpha}
+def _read_header(file: IO[bytes]) -> dict[str, Any]:
+    with decode.open_image(file) as image:
+        alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+        width, height = image.size
+        if isinstance(image, TiffImageFile):  # whose `size` is the upright one in some versions of Pillow
+            width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
+        header = {"format": image.format or "", "mode": image.mode, "width": width, "height": height}
+        # a file whose first image is whole is good, whatever comes after it
+        with suppress(Exception):
+            header["orientation"] = int(image.getexif().get(ORIENTATION, 1))
+        with suppress(Exception):
+            header["frames"] = 1 if image.format in _STILL else getattr(image, "n_frames", 1)
+        return {**header, "alpha": alpha}
 
 
-def _of_pixels(image: Image.Image) -> dict[str, Any]:
+def _measure_pixels(image: Image.Image) -> dict[str, Any]:
     counts = np.array(image.histogram(), dtype=np.float64).reshape(3, 256)
     levels, total = np.arange(256) / 255, image.width * image.height
-    hashed = _phash()
+    phash = _phash()
     return {
         "full": True,
         "mean": tuple((counts @ levels / total).round(5).tolist()),
         "square": tuple((counts @ levels**2 / total).round(5).tolist()),
-        "phash": str(hashed(image)) if hashed is not None else None,
+        "phash": str(phash(image)) if phash is not None else None,
     }
 
 
@@ -217,11 +241,5 @@ def _phash() -> Callable[[Image.Image], Any] | None:
 
 
 def can_hash() -> bool:
-    """Whether the package for perceptual hashes is installed."""
+    """Return whether the package for perceptual hashes is installed."""
     return _phash() is not None
-
-
-def _sha1(path: str) -> str:
-    with suppress(OSError), open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
-    return ""

@@ -1,4 +1,4 @@
-"""From pixels to the tensor that a network expects, the same in training, evaluation and prediction."""
+"""Transform pixels to the tensor that a network expects, the same in training, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ from finetune.runtime.suggestions import unknown_name
 
 
 def batch_augmentation(num_classes: int, mixup: float, cutmix: float) -> nn.Module | None:
+    """Return MixUp, CutMix, or a random choice of both for each batch; None if both are 0.
+
+    Args:
+        num_classes: of the labels, which become probabilities (N, classes).
+        mixup: alpha of the Beta distribution of the mixing ratio, 0 for none. Source: Zhang et al., "mixup: Beyond
+            Empirical Risk Minimization", 2018.
+        cutmix: the same for the area that is replaced. Source: Yun et al., "CutMix: Regularization Strategy to Train
+            Strong Classifiers with Localizable Features", 2019.
+    """
     choices: list[Any] = []
     if mixup > 0:
         choices.append(v2.MixUp(alpha=float(mixup), num_classes=num_classes))
@@ -21,8 +30,7 @@ def batch_augmentation(num_classes: int, mixup: float, cutmix: float) -> nn.Modu
         choices.append(v2.CutMix(alpha=float(cutmix), num_classes=num_classes))
     if not choices:
         return None
-    mix: nn.Module = choices[0] if len(choices) == 1 else v2.RandomChoice(choices)
-    return mix
+    return choices[0] if len(choices) == 1 else v2.RandomChoice(choices)
 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -30,12 +38,12 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 MAX_SIZE = 4096
-"""Of an image in pixels: what a file says of itself must not fill the memory."""
+"""Largest side in pixels: the preprocessing that a file asks for must not fill the memory."""
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Preprocessing that belongs to a set of weights; plain values, so that it can live in a checkpoint."""
+    """Describe the preprocessing of a set of weights, in plain values that a checkpoint can hold."""
 
     size: int = 224
     """Side of the square image that enters the network, in pixels."""
@@ -66,7 +74,7 @@ class Preprocess:
 
     @classmethod
     def from_transforms(cls, transforms: Any) -> Preprocess:
-        """Read off a torchvision `ImageClassification` preset, as `weights.transforms()` returns it."""
+        """Return the preprocessing of a torchvision `ImageClassification` preset, as from `weights.transforms()`."""
         return cls(
             size=int(transforms.crop_size[0]),
             resize=int(transforms.resize_size[0]),
@@ -76,7 +84,7 @@ class Preprocess:
         )
 
     def updated(self, changes: Mapping[str, Any] | None) -> Preprocess:
-        """A copy with some fields changed; a new `size` scales `resize` with it unless that is given too.
+        """Return a copy with some fields changed; a new `size` scales `resize` with it unless that is given too.
 
         Raises:
             ValueError: a field is unknown or its value is out of range.
@@ -91,20 +99,23 @@ class Preprocess:
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, lists instead of tuples."""
+        """Return the fields as plain values, with lists instead of tuples."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @property
     def mode(self) -> InterpolationMode:
-        """`interpolation` as torchvision names it."""
+        """The interpolation as torchvision's enum."""
         return InterpolationMode(self.interpolation)
 
     def eval_transform(self) -> v2.Transform:
-        """uint8 RGB tensor (3, H, W) -> uint8 tensor (3, size, size): resize, centre crop."""
+        """Return a transform of uint8 RGB pixels (3, H, W) to (3, size, size): resize, then crop the centre."""
         return v2.Compose([v2.Resize([self.resize], self.mode), v2.CenterCrop([self.size, self.size])])
 
     def train_transform(self, augment: str) -> v2.Transform:
-        """uint8 RGB tensor (3, H, W) -> uint8 tensor (3, size, size), randomly changed as `augment` says.
+        """Return a random transform of uint8 RGB pixels (3, H, W) to (3, size, size).
+
+        Args:
+            augment: a name of `AUGMENTATIONS`.
 
         Raises:
             ValueError: `augment` is not one of `AUGMENTATIONS`.
@@ -116,10 +127,10 @@ class Preprocess:
         return v2.Compose(AUGMENTATIONS[augment](self))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 images (N, 3, H, W) -> float32 ones as the network expects them, in channels_last, on their device.
+        """Normalize uint8 images (N, 3, H, W) to float32 in channels_last, on the device that they are on.
 
-        Done last and for a whole batch: bytes are a quarter of what would travel otherwise, and one multiply-add
-        over rows of pixels is 2 to 5 times faster than `v2.Normalize` image by image.
+        This comes last and for a whole batch: bytes are a quarter of the data to move, and one multiply-add over rows of
+        pixels is 2 to 5 times faster than `v2.Normalize` image by image.
         """
         n, _, height, width = images.shape
         scale = torch.tensor([1 / (255 * s) for s in self.std], device=images.device).repeat(width)
@@ -130,7 +141,7 @@ class Preprocess:
 
 
 class _Crop(v2.RandomResizedCrop):
-    """RandomResizedCrop with the same result, a third faster: its resizing has a fast path for pixels side by side."""
+    """Crop as RandomResizedCrop, a third faster: resizing has a fast path for pixels whose channels are side by side."""
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         top, left, height, width = (params[k] for k in ("top", "left", "height", "width"))
@@ -148,4 +159,4 @@ AUGMENTATIONS: dict[str, Callable[[Preprocess], list[v2.Transform]]] = {
     "trivial": lambda p: [*_basic(p), v2.TrivialAugmentWide(interpolation=p.mode)],
     "rand": lambda p: [*_basic(p), v2.RandAugment(interpolation=p.mode)],
 }
-"""Name -> random transforms of uint8 tensors."""
+"""Random transforms of uint8 pixels, by name."""

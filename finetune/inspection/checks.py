@@ -57,7 +57,7 @@ def by_severity(every: Iterable[Finding]) -> list[Finding]:
 
 
 def _unreadable(found: DatasetScan) -> Iterator[Finding]:
-    bad = [p for p in found.pictures if found.facts.get(p.path, ImageInfo()).reason is not None]
+    bad = [p for p in found.pictures if found.facts.get(p.path, ImageInfo()).error is not None]
     if bad:
         yield Finding(
             "unreadable", "problem",

@@ -64,7 +64,7 @@ class DatasetScan:
 
     def readable(self) -> list[ScannedImage]:
         """Without those that cannot be decoded."""
-        return [p for p in self.pictures if self.facts.get(p.path, ImageInfo()).reason is None]
+        return [p for p in self.pictures if self.facts.get(p.path, ImageInfo()).error is None]
 
     @property
     def base(self) -> Path:

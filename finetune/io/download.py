@@ -1,4 +1,4 @@
-"""Fetching data sets: resumed, checked, extracted safely, moved into place at once, by one process."""
+"""Download data sets and weights: resumed, checked, extracted safely, and moved into place at once by one process."""
 
 from __future__ import annotations
 
@@ -29,27 +29,31 @@ TIMEOUT_S = 30.0
 MAX_TOTAL_BYTES = 64 << 30
 
 MAX_RATIO = 200
-"""An archive that unpacks to more than this many times its size is a bomb."""
+"""Largest ratio of an archive's unpacked size to its own; beyond it, it is a bomb."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """Where a data set comes from and how it is checked."""
+    """Describe where a data set comes from and how it is checked."""
 
     url: str
+    """Address of a zip file, or one with a scheme of `MAKERS`."""
     sha1: str | None = None
+    """Digest of the zip file, in hexadecimal."""
     sha256: str | None = None
+    """Digest of the zip file, in hexadecimal."""
     tree_sha256: str | None = None
+    """Digest of the extracted files; see `tree_digest`."""
 
 
 def fetch(source: Archive, root: Path) -> None:
-    """Make `root` from a source, or leave nothing behind.
+    """Download and unpack a data set to the folder `root`, or leave nothing behind.
 
     Several processes may call this at the same time: one works, the others wait.
 
     Raises:
-        FileNotFoundError: it cannot be downloaded; says which folder to fill by hand.
-        ValueError: what came is not what was expected.
+        FileNotFoundError: it cannot be downloaded; the message says which folder to fill by hand.
+        ValueError: the file is not the one that was expected.
     """
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.parent / f".{root.name}.lock"):
@@ -75,10 +79,10 @@ def fetch(source: Archive, root: Path) -> None:
         with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
             extract_zip(archive, Path(folder) / "tree")
             tree = _single_folder(Path(folder) / "tree")
-            if source.tree_sha256 and (found := tree_digest(tree)) != source.tree_sha256:
+            if source.tree_sha256 and (digest := tree_digest(tree)) != source.tree_sha256:
                 archive.unlink()
                 raise ValueError(
-                    f"{source.url} is not the data set that was expected: the digest of its files is {found}, "
+                    f"{source.url} is not the data set that was expected: the digest of its files is {digest}, "
                     f"not {source.tree_sha256}. Nothing was kept."
                 )
             os.replace(tree, root)
@@ -86,12 +90,19 @@ def fetch(source: Archive, root: Path) -> None:
 
 
 def fetch_file(url: str, target: Path, sha256_begins: str) -> None:
-    """Make a file from an address, or leave what was there; several processes may ask for it at the same time.
+    """Download a file unless it exists, whole or not at all.
+
+    Several processes may call this at the same time: one works, the others wait.
+
+    Args:
+        url: its address.
+        target: its path.
+        sha256_begins: the first digits of its SHA-256.
 
     Raises:
         DownloadError: it cannot be downloaded, or is not the one that was expected.
     """
-    if target.exists():  # also where nothing may be written
+    if target.exists():  # before the lock, because the folder may be read-only
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / f".{target.name}.lock"):
@@ -100,19 +111,19 @@ def fetch_file(url: str, target: Path, sha256_begins: str) -> None:
         part = target.parent / f".{target.name}.download"
         _download(url, part)
         with part.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if not found.startswith(sha256_begins):
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if not digest.startswith(sha256_begins):
             part.unlink()
-            raise DownloadError(f"what came is not the file: its SHA-256 is {found}, not {sha256_begins}...")
+            raise DownloadError(f"what came is not the file: its SHA-256 is {digest}, not {sha256_begins}...")
         os.replace(part, target)
 
 
 class DownloadError(OSError):
-    """A file cannot be had from its address."""
+    """Raised where a file cannot be downloaded."""
 
 
 def _download(url: str, part: Path) -> None:
-    """Fetch to `part`, going on where an earlier try stopped.
+    """Download to `part`, continuing where an earlier try stopped.
 
     Raises:
         DownloadError: after several tries.
@@ -131,7 +142,7 @@ def _download(url: str, part: Path) -> None:
                 have = part.stat().st_size if part.exists() else -1
                 if error.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
                     return  # all of it is here
-                part.unlink(missing_ok=True)  # what is here is longer than the file there: start anew
+                part.unlink(missing_ok=True)  # the part is longer than the file: start again
             elif isinstance(error, ValueError) or (isinstance(error, urllib.error.HTTPError) and error.code < 500):
                 break
             if attempt + 1 < ATTEMPTS:
@@ -140,7 +151,7 @@ def _download(url: str, part: Path) -> None:
 
 
 class _NoDowngrade(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but never from https to what anybody on the way can change."""
+    """Follow redirects, but never from https to an address whose content anybody on the way can change."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
@@ -152,16 +163,16 @@ def _transfer(url: str, part: Path) -> None:
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     opener = urllib.request.build_opener(_NoDowngrade)
-    with opener.open(request, timeout=TIMEOUT_S) as answer, Progress(transient=True) as progress:
-        if have and answer.status != 206:  # the server sends it whole
+    with opener.open(request, timeout=TIMEOUT_S) as response, Progress(transient=True) as progress:
+        if have and response.status != 206:  # the server sends it whole
             have = 0
-        length = answer.headers.get("Content-Length")
+        length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         if (total or 0) > MAX_TOTAL_BYTES:
             raise ValueError(f"it is {total} bytes long, which is not credible")
         task = progress.add_task(f"download {os.path.basename(url)}", total=total, completed=have)
         with part.open("ab" if have else "wb") as file:
-            while block := answer.read1(1 << 16):
+            while block := response.read1(1 << 16):
                 file.write(block)
                 progress.advance(task, len(block))
                 if file.tell() > (total or MAX_TOTAL_BYTES):
@@ -175,20 +186,20 @@ def _check_file(source: Archive, archive: Path) -> None:
         if expected is None:
             continue
         with archive.open("rb") as file:
-            found = hashlib.file_digest(file, algorithm).hexdigest()
-        if found != expected:
+            digest = hashlib.file_digest(file, algorithm).hexdigest()
+        if digest != expected:
             archive.unlink()
             raise ValueError(
-                f"{source.url} is damaged or has changed: its {algorithm.upper()} is {found}, expected {expected}. "
+                f"{source.url} is damaged or has changed: its {algorithm.upper()} is {digest}, expected {expected}. "
                 "Nothing was kept; try again, or fetch it by hand."
             )
 
 
 def extract_zip(archive: Path, target: Path) -> None:
-    """Unpack a zip below `target`, which must not exist. Nothing is written before every member has been checked.
+    """Unpack a zip file to `target`, which must not exist. Nothing is written before every member has been checked.
 
     Raises:
-        ValueError: not a zip; a member with an absolute path, `..`, a link or a device; a bomb.
+        ValueError: it is no zip file or a bomb, or a member has an absolute path or `..`, or is a link or a device.
     """
     try:
         with zipfile.ZipFile(archive) as file:
@@ -214,7 +225,7 @@ def extract_zip(archive: Path, target: Path) -> None:
 
 
 class UnsafeArchiveError(ValueError):
-    """An archive that would write where it must not, or too much."""
+    """Raised for an archive that would write outside its folder, or too much."""
 
 
 def _check_member(member: zipfile.ZipInfo) -> None:
@@ -229,13 +240,13 @@ def _check_member(member: zipfile.ZipInfo) -> None:
 
 
 def _single_folder(tree: Path) -> Path:
-    """Archives usually hold one folder, which is the data set; then that, else the whole."""
+    """Return the only folder in an unpacked archive, which usually is the data set; else the whole."""
     names = listing.subfolders(tree)
     return tree / names[0] if len(names) == 1 else tree
 
 
 def tree_digest(root: Path) -> str:
-    """SHA-256 over the names and contents of all files below a folder that are not hidden, in sorted order."""
+    """Return the SHA-256 of the names and contents of all files below a folder that are not hidden, in sorted order."""
     total = hashlib.sha256()
     for path in sorted(listing.walk_files(root), key=lambda p: Path(p).relative_to(root).as_posix()):
         if not os.path.basename(path).startswith("."):
@@ -246,7 +257,7 @@ def tree_digest(root: Path) -> str:
 
 
 def _write_digits(root: Path) -> None:
-    """scikit-learn's handwritten digits (UCI, 8 x 8 pixels, 16 grey levels) as PNG files, a folder per digit."""
+    """Write scikit-learn's handwritten digits (UCI, 8 x 8 pixels, 16 grey levels) as PNG files, a folder per digit."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -261,4 +272,4 @@ def _write_digits(root: Path) -> None:
 
 
 MAKERS: dict[str, Callable[[Path], None]] = {"sklearn": _write_digits}
-"""Sources that are not on the network, by the scheme of their address."""
+"""Functions that make a data set without the network, by the scheme of its address."""

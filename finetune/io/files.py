@@ -1,4 +1,4 @@
-"""Files of tensors: written whole or not at all, read without running what they say, and self-describing."""
+"""Write files whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ from finetune.io import paths
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file whole or not at all."""
+    """Write a small file whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; on a full disk the message says how much is free. The same holds for the other
+            functions of this module.
+    """
     write_file(path, lambda file: file.write(content))
 
 
 def write_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> None:
-    """Write a table whole or not at all. File names that are no text come out as they are."""
+    """Write a table whole or not at all; bytes of file names that are no text are written unchanged."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -45,14 +50,23 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:
-    """Indented JSON; NaN becomes null, which every reader knows."""
+    """Write indented JSON whole or not at all; NaN becomes null, which every reader knows."""
     plain = json.loads(json.dumps(values), parse_constant=lambda _: None)
     write_atomically(path, (json.dumps(plain, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def write_file(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Write a file of any size whole or not at all: into a temporary file beside it, which then takes its name.
+
+    Args:
+        path: of the file; missing folders are made.
+        fill: writes the content into the open temporary file.
+
+    Raises:
+        OSError: the file cannot be written; on a full disk the message says how much is free.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    outside = sys.exception()
+    outside = sys.exception()  # is being handled by the caller, and is no cause of what happens here
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")  # containers share numbers
     try:
         with temporary.open("wb") as file:
@@ -69,20 +83,25 @@ def write_file(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        # torch.save answers what happens within, Ctrl-C or a full disk, with an error of its own about its archive
-        cause = error
-        while (
-            isinstance(cause, Exception) and not cause.__suppress_context__ and cause.__context__ not in (None, outside)
-        ):
-            cause = cause.__context__
+        cause = _first_cause(error, outside)
         if isinstance(cause, OSError) and cause.errno in paths.UNWRITABLE_ERRNOS:
-            raise OSError(cause.errno, _no_place(cause, path), str(path)) from error
+            raise OSError(cause.errno, _describe_full_disk(cause, path), str(path)) from error
         if cause is not error:
             raise cause from error
         raise
 
 
-def _no_place(error: OSError, path: Path) -> str:
+def _first_cause(error: BaseException, outside: BaseException | None) -> BaseException:
+    """Return the error with which a chain of errors began, up to one that was being handled before.
+
+    torch.save turns Ctrl-C or a full disk into an error of its own about its archive.
+    """
+    while isinstance(error, Exception) and not error.__suppress_context__ and error.__context__ not in (None, outside):
+        error = error.__context__
+    return error
+
+
+def _describe_full_disk(error: OSError, path: Path) -> str:
     free = shutil.disk_usage(path.parent).free / 2**20
     kept = "; what was there before is whole" if path.exists() else ""
     return f"{error.strerror}: {free:,.0f} MiB are free in {path.parent}{kept}"

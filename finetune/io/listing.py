@@ -9,25 +9,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 EXTENSIONS = frozenset([".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"])
-"""What counts as a picture: torchvision's list, and .jfif."""
+"""Endings of image files that training reads: torchvision's list, and .jfif."""
 
 _JUNK_FOLDERS = frozenset({"__MACOSX"})
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file name is one of those that systems leave behind."""
+    """Return whether a file is hidden or one of those that systems leave behind, by its name."""
     return name.startswith(".") or name in ("Thumbs.db", "desktop.ini")
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name looks like a picture; hidden files (`._x.jpg` of macOS) do not."""
+    """Return whether a file is an image by its name; hidden files (`._x.jpg` of macOS) are not."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def subfolders(root: str | Path) -> list[str]:
-    """Names of the folders directly under `root`, sorted as torchvision sorts.
+    """Return the names of the folders directly under `root`, sorted as torchvision sorts.
 
-    Without hidden ones, the junk of archives, and links that lead back to `root` or above it.
+    Hidden folders, the junk of archives, and links that lead back to `root` or above it are left out.
     """
     above = Path(root).resolve()
     with os.scandir(root) as entries:
@@ -36,22 +36,23 @@ def subfolders(root: str | Path) -> list[str]:
 
 
 def walk_files(root: str | Path) -> Iterator[str]:
-    """Every file below `root`, sorted, links followed, each real folder once (a loop of links ends).
+    """Yield the path of every file below `root`, sorted.
 
-    Without pipes and devices, which would be waited for.
+    Links are followed, and each real folder is visited once, so that a loop of links ends. Pipes and devices are left
+    out: reading them would wait.
     """
-    seen: set[str] = set()
+    visited: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:
+        if real in visited:
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in _JUNK_FOLDERS)
-        yield from (path for name in sorted(files) if not _special(path := os.path.join(folder, name)))
+        yield from (path for name in sorted(files) if not _is_special(path := os.path.join(folder, name)))
 
 
-def _special(path: str) -> bool:
+def _is_special(path: str) -> bool:
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
@@ -59,25 +60,26 @@ def _special(path: str) -> bool:
 
 
 def list_images(root: str | Path) -> tuple[list[str], list[str]]:
-    """Picture files below `root`, and the other files there that are not hidden."""
-    images, others = [], []
+    """Return the paths of the image files below `root`, and of the other files there that are not hidden."""
+    images, skipped = [], []
     for path in walk_files(root):
         name = os.path.basename(path)
         if is_image(name):
             images.append(path)
         elif not is_hidden(name):
-            others.append(path)
-    return images, others
+            skipped.append(path)
+    return images, skipped
 
 
 def count_extensions(paths: Sequence[str]) -> str:
-    """How many files there are of each ending."""
-    found = Counter(os.path.splitext(path)[1].lower() or "no extension" for path in paths)
-    return ", ".join(f"{n} {kind}" for kind, n in found.most_common(5))
+    """Return the five most frequent endings of some files with their numbers, as a text."""
+    counts = Counter(os.path.splitext(path)[1].lower() or "no extension" for path in paths)
+    return ", ".join(f"{n} {kind}" for kind, n in counts.most_common(5))
 
 
-def note_on_skipped_files(others: Sequence[str]) -> list[str]:
-    """A sentence on the files that are no pictures, if there are some."""
-    named = count_extensions(others)
-    what = "1 file is no picture" if len(others) == 1 else f"{len(others)} files are no pictures"
-    return [f"{what} of a kind that training reads: {named}"] if others else []
+def note_on_skipped_files(paths: Sequence[str]) -> list[str]:
+    """Return a sentence on the files that are no images; an empty list if there are none."""
+    if not paths:
+        return []
+    subject = "1 file is no image" if len(paths) == 1 else f"{len(paths)} files are no images"
+    return [f"{subject} of a kind that training reads: {count_extensions(paths)}"]

@@ -1,7 +1,4 @@
-"""The configuration: where it lies, what is known, what may be instantiated, and whether it makes sense.
-
-Importing this does not import torch, so that a typo is answered at once.
-"""
+"""Find the files that configuration keys name: the configuration itself, weights and checkpoints."""
 
 from __future__ import annotations
 
@@ -13,22 +10,22 @@ from pathlib import Path
 _HERE = Path(__file__).resolve().parents[1]
 
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
-"""The YAML files: inside an installed package, or at the top of the repository."""
+"""The folder of the YAML files: inside an installed package, or at the top of the repository."""
 
 PATH_KEY = re.compile(r"\+{0,2}(ckpt|ckpt_path|source|copy_to|data\.root|model\.weights|.*\.dir|.*_dir)")
 """Keys whose values are paths, taken as they are typed."""
 
 UNWRITABLE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-"""Errors of a file that cannot be written because of where it is."""
+"""Error numbers of a file that cannot be written because of its place: a disk that is full or read-only."""
 
 WEIGHT_FILES = (".pth", ".pt", ".safetensors", ".ckpt")
 
 
 def weights_path(weights: str) -> Path | None:
-    """The file that `model.weights` names, or None if it is a word.
+    """Return the file that `model.weights` names; None if it is a word such as "default".
 
     Raises:
-        FileNotFoundError: it looks like a file and there is none.
+        FileNotFoundError: the value looks like a file and there is none.
     """
     if not (weights.endswith(WEIGHT_FILES) or os.sep in weights):
         return None
@@ -42,33 +39,33 @@ def weights_path(weights: str) -> Path | None:
 
 
 def checkpoint_path(path: str | Path) -> Path:
-    """A checkpoint's file; the folder of a run stands for its best.
+    """Return the file of a checkpoint; the folder of a run stands for its best one.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
     """
-    found = Path(path).expanduser()
-    best = found / "checkpoints" / "best.ckpt"
-    if found.is_dir() and best.is_file():
+    given = Path(path).expanduser()
+    best = given / "checkpoints" / "best.ckpt"
+    if given.is_dir() and best.is_file():
         return best
-    if found.is_dir():
+    if given.is_dir():
         raise FileNotFoundError(f"{path}: a folder, without checkpoints/best.ckpt in it; give a checkpoint's file.")
-    if not found.is_file():
+    if not given.is_file():
         raise FileNotFoundError(
             f"{path}: there is no such file (looked from {Path.cwd()}); give a run's checkpoints/best.ckpt."
         )
-    return found
+    return given
 
 
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
-"""Where a run keeps the state from which it can go on."""
+"""Where a run keeps the state from which it is resumed, from its folder."""
 
 
 def last_checkpoint_path(given: str) -> Path:
-    """The file that `ckpt_path` names; a run's folder stands for its last checkpoint.
+    """Return the file that `ckpt_path` names; the folder of a run stands for its last checkpoint.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
     """
     path = Path(given).expanduser()
     if path.is_dir():
@@ -85,4 +82,4 @@ def last_checkpoint_path(given: str) -> Path:
 
 
 PREDICTIONS_FILE = "best.npz"
-"""Beside `best.ckpt`: `Answers`."""
+"""Name of the file of predictions on the validation images, in the folder of `best.ckpt`."""

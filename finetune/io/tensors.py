@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 
-# --- reading -----------------------------------------------------------------------------------------------------
-
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """A weights file or checkpoint as plain data and tensors; code in it is refused.
+    """Read a file of weights or a checkpoint as plain data and tensors; refuse code in it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -38,7 +36,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
         data = torch.load(path, map_location="cpu", weights_only=True)
     # a damaged file can raise anything from EOFError to struct.error inside torch
     except Exception as error:
-        reason = _why(error)
+        reason = _explain(error)
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) cannot be read as a file of tensors and plain data: {reason}. "
             "It is damaged, of another kind, or holds code, which is never run."
@@ -48,22 +46,22 @@ def read_tensors(path: Path) -> dict[str, Any]:
     return data
 
 
-def _why(error: Exception) -> str:
-    """In a few words, and without torch's advice to load the file anyway."""
+def _explain(error: Exception) -> str:
+    """Explain an error of `torch.load` in a few words, without its advice to load the file anyway."""
     text = str(error).strip()
     if "Weights only load failed" in text:
-        found = re.search(r"Unsupported \w+: GLOBAL (\S+)|Unsupported class (\S+)", text)
-        named = next((name for name in found.groups() if name), "") if found else ""
-        return f"it asks for code ({named})" if named else "torch did not write it"
+        match = re.search(r"Unsupported \w+: GLOBAL (\S+)|Unsupported class (\S+)", text)
+        requested = next((name for name in match.groups() if name), "") if match else ""
+        return f"it asks for code ({requested})" if requested else "torch did not write it"
     if "PytorchStreamReader" in text or "central directory" in text:
         return "a part of it is missing or broken"
     return (text.splitlines()[0] if text else type(error).__name__).rstrip(".")
 
 
 def _check_archive(path: Path) -> None:
-    """Torch does not notice a flipped byte; the archive that it writes has a checksum of every part."""
+    """Check the checksums in an archive that torch has written; torch itself does not notice a flipped byte."""
     if not zipfile.is_zipfile(path):
-        return  # as torch wrote before 1.6, or no file of torch's: torch.load will say
+        return  # written by torch before 1.6, or not by torch: torch.load reports that
     with zipfile.ZipFile(path) as archive:
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
             raise ValueError("it is a compressed archive, which torch does not write")

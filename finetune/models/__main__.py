@@ -1,4 +1,4 @@
-"""`python -m finetune.models [pattern]`: the models by name, and what is known of each."""
+"""`python -m finetune.models [pattern]`: list the models by name, with their size, accuracy and head."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from finetune.runtime.suggestions import unknown_name
 
 
 def matching(pattern: str) -> list[str]:
-    """Names that contain the pattern, or match it where it has * or ?.
+    """Return the names that contain the pattern, or match it where it has * or ?.
 
     Raises:
-        ValueError: none does; names the nearest three.
+        ValueError: no name does; the message names the nearest three.
     """
     wild = any(c in pattern for c in "*?[")
     names = sorted(n for n in FAMILIES if (fnmatch(n, pattern) if wild else pattern in n))
@@ -25,7 +25,10 @@ def matching(pattern: str) -> list[str]:
 
 
 def rows(names: Sequence[str]) -> list[list[str]]:
-    """Name, parameters, input size, ImageNet top-1, head and whether the default weights are on this machine."""
+    """Return a row a model: name, parameters, input size in pixels, ImageNet top-1 in %, head, state of the weights.
+
+    The state says whether the file of the default weights is on this machine.
+    """
     from finetune.models.weights import cached_weights, find_weights
 
     table = []
@@ -37,13 +40,17 @@ def rows(names: Sequence[str]) -> list[list[str]]:
         weights = find_weights(name, "default")
         top1 = weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
         size = weights.transforms().crop_size[0]
-        here = "here" if cached_weights(weights).exists() else "to fetch"
-        table.append([name, f"{weights.meta['num_params'] / 1e6:.1f} M", str(size), f"{top1:.1f}", family.head, here])
+        state = "here" if cached_weights(weights).exists() else "to fetch"
+        table.append([name, f"{weights.meta['num_params'] / 1e6:.1f} M", str(size), f"{top1:.1f}", family.head, state])
     return table
 
 
 def list_models(argv: Sequence[str] | None = None) -> None:
-    """Print the table."""
+    """Print the table of models.
+
+    Raises:
+        ValueError: no model matches the pattern.
+    """
     parser = argparse.ArgumentParser(prog="python -m finetune.models", description=__doc__)
     parser.add_argument("pattern", nargs="?", default="", help="part of a name, or a pattern such as 'resnet*'")
     names = matching(parser.parse_args(argv).pattern)
@@ -55,7 +62,7 @@ def list_models(argv: Sequence[str] | None = None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     argparse_command(list_models, argv)
 
 

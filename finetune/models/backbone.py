@@ -1,4 +1,4 @@
-"""Networks with their weights and their preprocessing, and a new head."""
+"""Create networks with their weights, their preprocessing and a new head."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ HEAD_INITS: dict[str, Callable[[Tensor], object] | None] = {
 
 @dataclass
 class Backbone:
-    """A network, where its weights came from, and the preprocessing that belongs to them.
+    """Hold a network, where its weights came from, and the preprocessing that belongs to them.
 
-    `Backbone.create("resnet18")` gives torchvision's network with its ImageNet head; `replace_head` fits it to
-    other classes.
+    `Backbone.create("resnet18")` gives torchvision's network with its ImageNet head. `replace_head` fits it to other
+    classes.
 
     >>> backbone = Backbone.create("resnet18", weights="none")
     >>> backbone.replace_head(num_classes=2)
@@ -49,11 +49,12 @@ class Backbone:
     network: nn.Module
     family: Family
     preprocess: Preprocess
-    source: str
-    """What was loaded, in words."""
+    weights_source: str
+    """Which weights were loaded, as a text for people."""
     transform_input: bool = False
+    """Whether the network re-normalises its input (inception and googlenet)."""
     head_names: list[str] = field(default_factory=list)
-    """Parameter names of what is new: the head and the new part of auxiliary branches."""
+    """Names of the new parameters: those of the head and of the new part of auxiliary branches."""
 
     @classmethod
     def create(
@@ -69,11 +70,12 @@ class Backbone:
             name: a name of the table, for example "resnet18".
             weights: "default", "none", a name of the model's weights enum ("IMAGENET1K_V2"), or a local file.
             transform_input: overrides the flag of inception and googlenet, which no state dict holds.
-            size: pixels that a vision transformer without weights by name is built for; None is its preprocessing's.
+            size: side in pixels of the images that a vision transformer without weights by name is built for; None takes
+                that of its preprocessing.
 
         Raises:
-            ValueError: unknown name or weights; a file that does not fit.
-            FileNotFoundError: no such file, or weights that cannot be downloaded.
+            ValueError: the name or the weights are unknown, or a file does not fit.
+            FileNotFoundError: there is no such file, or the weights cannot be downloaded.
         """
         family = find_family(name)
         weights = str(weights or "none")
@@ -83,23 +85,27 @@ class Backbone:
         transform = family.transform_input and weights != "none" if transform_input is None else transform_input
         if family.build is not None:
             network = family.build()
-            source = "as built by its family"
+            weights_source = "as built by its family"
         elif path or weights == "none":
             network = _torchvision_network(
                 name, family, None, transform, size or default_preprocess(name, weights).size
             )
-            source = "random weights"
+            weights_source = "random weights"
         else:
             enum = find_weights(name, weights)
             check_cached_weights(enum)
             network = _download(name, family, enum, transform)
-            source = f"{type(enum).__name__}.{enum.name}"
+            weights_source = f"{type(enum).__name__}.{enum.name}"
         if path:
-            source = load_weights(network, path, family)
-        return cls(name, network, family, default_preprocess(name, weights), source, transform)
+            weights_source = load_weights(network, path, family)
+        return cls(name, network, family, default_preprocess(name, weights), weights_source, transform)
 
     def replace_head(self, num_classes: int, init: str = "default") -> None:
-        """Put new last layers for `num_classes` in place of the head's and the auxiliary heads'."""
+        """Replace the last layers of the head and of the auxiliary heads by new ones with `num_classes` outputs.
+
+        Raises:
+            ValueError: `init` is none of `HEAD_INITS`, or the head is neither a Linear nor a Conv2d layer.
+        """
         for path in (self.family.head, *self.family.aux):
             replace_layer(self.network, path, num_classes, init)
         if hasattr(self.network, "num_classes"):
@@ -108,17 +114,17 @@ class Backbone:
 
 
 def names_under(network: nn.Module, paths: tuple[str, ...]) -> list[str]:
-    """Names of the parameters of some submodules."""
+    """Return the names of the parameters of the submodules at some paths."""
     return [n for n, _ in network.named_parameters() if any(n.startswith(f"{p}.") for p in paths)]
 
 
 def replace_layer(network: nn.Module, path: str, num_classes: int, init: str = "default") -> None:
     """Replace the Linear or Conv2d at `path` by a new one with `num_classes` outputs.
 
-    Bias, device and dtype are kept.
+    The new layer has a bias if the old one has, and its device and dtype.
 
     Raises:
-        ValueError: there is no such layer, it is of another kind, or `init` is unknown.
+        ValueError: there is no such layer, it is of another kind, or `init` is none of `HEAD_INITS`.
     """
     if init not in HEAD_INITS:
         raise ValueError(unknown_name("head_init", init, HEAD_INITS))
@@ -134,9 +140,9 @@ def replace_layer(network: nn.Module, path: str, num_classes: int, init: str = "
         new = nn.Conv2d(old.in_channels, num_classes, **sizes, bias=old.bias is not None)
     else:
         layers = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-        found = f"is a {type(old).__name__}" if old is not None else "does not exist"
+        problem = f"is a {type(old).__name__}" if old is not None else "does not exist"
         raise ValueError(
-            f"The head must be a Linear or Conv2d layer, but {path!r} {found}. "
+            f"The head must be a Linear or Conv2d layer, but {path!r} {problem}. "
             f"The last such layers are {', '.join(layers[-3:])}."
         )
     fill = HEAD_INITS[init]
@@ -160,16 +166,16 @@ def _torchvision_network(
             options["init_weights"] = True
     try:
         network: nn.Module = torchvision.models.get_model(name, weights=weights, **options)
-    except AssertionError as error:  # torchvision's answer to a size that is no multiple of the patches'
+    except AssertionError as error:  # torchvision raises it for a size that is no multiple of the patches' size
         raise ValueError(f"{name} cannot be built for images of {size} pixels: {error}") from error
     return network
 
 
 def _download(name: str, family: Family, weights: Any, transform_input: bool) -> nn.Module:
-    begins = re.search(r"-([0-9a-f]{8,})\.", weights.url)
+    digest = re.search(r"-([0-9a-f]{8,})\.", weights.url)  # the first digits of the file's SHA-256
     try:
-        if begins is not None:
-            download.fetch_file(weights.url, cached_weights(weights), begins[1])
+        if digest is not None:
+            download.fetch_file(weights.url, cached_weights(weights), digest[1])
         return _torchvision_network(name, family, weights, transform_input)
     except OSError as error:
         raise FileNotFoundError(
@@ -179,12 +185,23 @@ def _download(name: str, family: Family, weights: Any, transform_input: bool) ->
         ) from error
 
 
-def wrap_module(network: nn.Module, head: str, tail: str | None = None, name: str = "custom") -> Backbone:
-    """A network of your own as a Backbone; `head` is the path of its last Linear or Conv2d layer."""
-    family = Family(names=(), head=head, tail=tail or head, min_size=1)
+def wrap_module(network: nn.Module, head: str, feature_boundary: str | None = None, name: str = "custom") -> Backbone:
+    """Return a network of your own as a Backbone.
+
+    Args:
+        network: with its head and its weights.
+        head: path of its last Linear or Conv2d layer.
+        feature_boundary: path of the first module that is random in training; None is the head.
+        name: for messages and files.
+    """
+    family = Family(names=(), head=head, feature_boundary=feature_boundary or head, min_size=1)
     return Backbone(name, network, family, Preprocess(), "the weights that the module came with")
 
 
 def with_preprocess(backbone: Backbone, changes: Mapping[str, Any] | None) -> Backbone:
-    """The same network with some preprocessing fields changed."""
+    """Return the same network with some preprocessing fields changed.
+
+    Raises:
+        ValueError: a field is unknown or its value is out of range.
+    """
     return replace(backbone, preprocess=backbone.preprocess.updated(changes))

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolution before it, in a copy of a network that is only evaluated."""
+"""Fuse BatchNorm layers with the convolutions before them, in a copy of a network that is only evaluated."""
 
 from __future__ import annotations
 
@@ -12,55 +12,57 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from finetune.models.partition import forward_to
 
 
-def fuse_conv_bn(network: nn.Module, until: str, images: Tensor) -> nn.Module:
-    """A copy of a network with its frozen BatchNorms folded where that changes nothing, or the network itself.
+def fuse_conv_bn(network: nn.Module, split_point: str, images: Tensor) -> nn.Module:
+    """Return a copy of a network with its frozen BatchNorms fused into convolutions; the network itself if none can be.
 
-    A BatchNorm is folded if its input is what a convolution has just given and nothing else has seen it. That is
-    found by watching one batch, so it needs no knowledge of the network, and the copy is compared with the original on
-    the same batch.
+    A BatchNorm is fused if its input is the output of a convolution that no other module has taken. One batch shows
+    which those are, so no knowledge of the network is needed. The network itself is returned too if the copy gives other
+    features for the same batch.
 
     Args:
-        until: path of the module at which the comparison ends.
+        network: in evaluation mode where BatchNorms are to be fused.
+        split_point: path of the module whose inputs are compared.
         images: (N, 3, H, W).
     """
-    pairs = _fusable_pairs(network, until, images)
+    pairs = _fusable_pairs(network, split_point, images)
     if not pairs:
         return network
-    twin = copy.deepcopy(network)
-    for conv, norm in pairs:
-        before: Any = twin.get_submodule(conv)
-        after: Any = twin.get_submodule(norm)
-        twin.set_submodule(conv, fuse_conv_bn_eval(before, after))
-        twin.set_submodule(norm, nn.Identity())
-    twin.to(memory_format=torch.channels_last)
-    was, now = forward_to(network, until, images), forward_to(twin, until, images)
-    return twin if torch.allclose(now, was, rtol=1e-3, atol=1e-4 * max(1.0, float(was.abs().max()))) else network
+    fused = copy.deepcopy(network)
+    for conv_path, norm_path in pairs:
+        conv: Any = fused.get_submodule(conv_path)
+        norm: Any = fused.get_submodule(norm_path)
+        fused.set_submodule(conv_path, fuse_conv_bn_eval(conv, norm))
+        fused.set_submodule(norm_path, nn.Identity())
+    fused.to(memory_format=torch.channels_last)
+    expected, features = forward_to(network, split_point, images), forward_to(fused, split_point, images)
+    tolerance = 1e-4 * max(1.0, float(expected.abs().max()))
+    return fused if torch.allclose(features, expected, rtol=1e-3, atol=tolerance) else network
 
 
-def _fusable_pairs(network: nn.Module, until: str, images: Tensor) -> list[tuple[str, str]]:
-    """(convolution, BatchNorm) whose one output is the other's input, both called once."""
-    seen: dict[int, str] = {}
+def _fusable_pairs(network: nn.Module, split_point: str, images: Tensor) -> list[tuple[str, str]]:
+    """Find (convolution, BatchNorm) where the output of one is the input of the other and both are called once."""
+    conv_of_output: dict[int, str] = {}
     pairs: dict[str, str] = {}
     calls: dict[str, int] = {}
-    kept: list[Tensor] = []  # while a tensor lives, no other has its id
+    outputs: list[Tensor] = []  # while a tensor lives, no other has its id
     handles = []
 
-    def after(path: str) -> Any:
+    def make_hook(path: str) -> Any:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             calls[path] = calls.get(path, 0) + 1
             if isinstance(network.get_submodule(path), nn.Conv2d):
-                kept.append(output)
-                seen[id(output)] = path
-            elif id(inputs[0]) in seen:
-                pairs[path] = seen[id(inputs[0])]
+                outputs.append(output)
+                conv_of_output[id(output)] = path
+            elif id(inputs[0]) in conv_of_output:
+                pairs[path] = conv_of_output[id(inputs[0])]
 
         return hook
 
     for path, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d) and not module.training:
-            handles.append(module.register_forward_hook(after(path)))
+            handles.append(module.register_forward_hook(make_hook(path)))
     try:
-        forward_to(network, until, images[:1])
+        forward_to(network, split_point, images[:1])
     finally:
         for handle in handles:
             handle.remove()

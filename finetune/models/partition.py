@@ -1,7 +1,7 @@
-"""Where a network can be cut in two: a part that is frozen, and the rest.
+"""Split a network in two: a frozen part, and the modules after it.
 
-While nothing before the *cut* learns, what enters it is a constant of each image. The cut is the family's tail, or one of
-its stages where only a part of the trunk is frozen.
+While nothing before the *split point* is trainable, what enters it is a constant of each image. The split point is the
+family's feature boundary, or one of its `split_points` where only a part of the trunk is frozen.
 """
 
 from __future__ import annotations
@@ -20,30 +20,29 @@ RANDOM_MODULES = (nn.modules.dropout._DropoutNd, StochasticDepth)
 
 
 def split_points(network: nn.Module, family: Family) -> list[str]:
-    """Where a network can be cut, the latest first: its tail, then its stages from the last to the first."""
-    found = []
-    for path in family.stages:
+    """Return the paths at which a network can be split, the latest first; the feature boundary is the first of them."""
+    points = []
+    for path in family.split_points:
         parent, star, _ = path.partition(".*")
-        names = [f"{parent}.{n}" for n, _ in network.get_submodule(parent).named_children()] if star else [path]
-        found += names
-    return [family.tail, *reversed(found)]
+        points += [f"{parent}.{n}" for n, _ in network.get_submodule(parent).named_children()] if star else [path]
+    return [family.feature_boundary, *reversed(points)]
 
 
-def modules_after(network: nn.Module, cut: str) -> list[nn.Module]:
-    """The modules from the cut to the end, in the order in which they are called, Sequentials taken apart.
+def modules_after(network: nn.Module, split_point: str) -> list[nn.Module]:
+    """Return the modules from the split point to the end, in the order of their calls, Sequentials taken apart.
 
-    That they are called one after another is a fact about the families in the table; `check` proves it for a network
-    before anything is kept.
+    That they are called one after another is a property of the families in the table. `verify_partition` proves it for
+    a network before any features are kept.
     """
-    found: list[nn.Module] = []
-    path, inclusive = cut, True
+    modules: list[nn.Module] = []
+    path, inclusive = split_point, True
     while path:
         parent, _, name = path.rpartition(".")
         children = dict(network.get_submodule(parent).named_children())
         names = list(children)
-        found += [children[n] for n in names[names.index(name) + (not inclusive) :]]
+        modules += [children[n] for n in names[names.index(name) + (not inclusive) :]]
         path, inclusive = parent, False
-    return [leaf for module in found for leaf in _leaves(module)]
+    return [leaf for module in modules for leaf in _leaves(module)]
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:
@@ -55,13 +54,13 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def logits_from(modules: Sequence[nn.Module], values: Tensor) -> Tensor:
-    """From what enters the cut to logits (N, classes)."""
+    """Compute logits (N, classes) from the features that enter the first of some modules."""
     values = forward_from(modules, values)
     return values.flatten(1) if values.ndim > 2 else values
 
 
 def forward_from(modules: Sequence[nn.Module], values: Tensor) -> Tensor:
-    """Modules one after another."""
+    """Call modules one after another on features and return the output of the last."""
     for module in modules:
         if isinstance(module, nn.Linear) and values.ndim == 4 and values.shape[-1] != module.in_features:
             values = values.flatten(1)  # torchvision's networks flatten in forward(), not in a module
@@ -76,10 +75,10 @@ _BYTES_TO_MASK = torch.tensor([[2.0 * (byte >> bit & 1) for bit in range(8)] for
 
 
 def half_dropout(values: Tensor) -> Tensor:
-    """Dropout with p = 0.5, each element's fate one random bit.
+    """Apply dropout with p = 0.5, with one random bit for each element.
 
-    torch draws a 24-bit number an element: in SqueezeNet's tail, which drops 86,528 values an image, that is nine
-    tenths of a step.
+    torch draws a 24-bit number for each element. After SqueezeNet's feature boundary, where 86,528 values of an image are
+    dropped, that takes nine tenths of a training step.
     """
     draws = torch.empty(-(-values.numel() // 64), dtype=torch.int64).random_(-(2**63), None)
     mask = _BYTES_TO_MASK.index_select(0, draws.view(torch.uint8).int()).view(-1)
@@ -87,34 +86,45 @@ def half_dropout(values: Tensor) -> Tensor:
 
 
 class _ReachedError(Exception):
-    """The forward pass has come to the cut: what follows is not wanted."""
+    """End a forward pass at the split point."""
 
 
-def forward_to(network: nn.Module, cut: str, images: Tensor) -> Tensor:
-    """What enters the cut for a batch of images (N, 3, H, W)."""
+def forward_to(network: nn.Module, split_point: str, images: Tensor) -> Tensor:
+    """Return the features that enter the split point for a batch of images (N, 3, H, W).
+
+    Raises:
+        ValueError: the network does not call the split point as a module.
+    """
     caught: list[Tensor] = []
 
     def catch(_: nn.Module, inputs: tuple[Any, ...]) -> None:
         caught.append(inputs[0])
         raise _ReachedError
 
-    handle = network.get_submodule(cut).register_forward_pre_hook(catch)
+    handle = network.get_submodule(split_point).register_forward_pre_hook(catch)
     try:
         network.forward(images)
     except _ReachedError:
         return caught[0]
     finally:
         handle.remove()
-    raise ValueError(f"the network does not call {cut} as a module")
+    raise ValueError(f"the network does not call {split_point} as a module")
 
 
-def verify_partition(network: nn.Module, cut: str, head: str, values: Tensor, images: Tensor) -> None:
-    """Prove on a batch that the modules after the cut make of the features what the network makes of the images.
+def verify_partition(network: nn.Module, split_point: str, head: str, values: Tensor, images: Tensor) -> None:
+    """Verify on a batch that the modules after the split point compute from features what the network does from images.
 
-    Compared are what enters the head, which a head of zeros would hide, and the logits.
+    The inputs of the head are compared as well as the logits, because a head of zeros gives equal logits for any input.
+
+    Args:
+        network: the whole network.
+        split_point: path of the module that the features enter.
+        head: path of the head.
+        values: features (N, ...) of the images.
+        images: (N, 3, H, W).
 
     Raises:
-        ValueError: they do not.
+        ValueError: the results differ, or the modules cannot be run by themselves.
     """
     modes = [(m, m.training) for m in network.modules()]
     entered: list[Tensor] = []
@@ -124,15 +134,17 @@ def verify_partition(network: nn.Module, cut: str, head: str, values: Tensor, im
         with torch.no_grad():
             out = network.forward(images)
             whole = (out[0] if isinstance(out, tuple) else out).float()
-            parts = logits_from(modules_after(network, cut), values).float()
+            parts = logits_from(modules_after(network, split_point), values).float()
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"what follows {cut} cannot be run by itself ({str(error).splitlines()[0]})") from error
+        raise ValueError(
+            f"what follows {split_point} cannot be run by itself ({str(error).splitlines()[0]})"
+        ) from error
     finally:
         handle.remove()
         for module, mode in modes:
             module.training = mode
     if len(entered) != 2 or not (_alike(entered[0], entered[1]) and _alike(whole, parts)):
-        raise ValueError(f"what follows {cut} is more than its modules one after another")
+        raise ValueError(f"what follows {split_point} is more than its modules one after another")
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
@@ -140,14 +152,16 @@ def _alike(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a, b, atol=tolerance, rtol=0)
 
 
-def first_varying_module(network: nn.Module, cut: str, skip: Sequence[str]) -> str | None:
-    """The first module before the cut that makes something else of the same image every time, if there is one.
+def first_varying_module(network: nn.Module, split_point: str, skip: Sequence[str]) -> str | None:
+    """Return the path of the first module before the split point whose output for an image varies; None if none does.
 
     Args:
-        skip: children of the network that are not on the way to the cut (auxiliary heads).
+        network: in the training and evaluation modes that count.
+        split_point: path of the module that ends the search.
+        skip: children of the network that are not on the way to the split point (auxiliary heads).
     """
     for path, module in network.named_modules():
-        if path == cut:
+        if path == split_point:
             return None
         if path.split(".")[0] in skip:
             continue
@@ -158,16 +172,15 @@ def first_varying_module(network: nn.Module, cut: str, skip: Sequence[str]) -> s
     return None
 
 
-def weights_digest(network: nn.Module, cut: str, skip: Sequence[str]) -> str:
-    """SHA-256 of every tensor before the cut, but for those under `skip` (auxiliary heads)."""
+def weights_digest(network: nn.Module, split_point: str, skip: Sequence[str]) -> str:
+    """Return the SHA-256 of every tensor before the split point, without those under `skip` (auxiliary heads)."""
     sha = hashlib.sha256()
     for path, module in network.named_modules():
-        if path == cut:
+        if path == split_point:
             break
         if path.split(".")[0] in skip:
             continue
-        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for name, tensor in own:
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             sha.update(f"{path}.{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()

@@ -1,7 +1,7 @@
-"""Facts about architectures, as one table. Importing this does not import torch.
+"""Specify every family of architectures in one table, without importing torch.
 
-A row says where the head, the auxiliary heads and the tail of a group of networks live. Nothing else in the
-package asks for a model's name: a new family is a new row, not a new branch.
+A row says where the head, the auxiliary heads and the feature boundary of a group of networks are. Nothing else in the
+package tests the name of a model: a new family is a new row, not a new branch.
 """
 
 from __future__ import annotations
@@ -20,22 +20,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Family:
-    """What must be known of a group of networks to replace its head and to freeze its trunk."""
+    """Specify a group of networks: all that replacing its head and freezing its trunk need to know."""
 
     names: tuple[str, ...]
     """Model names, as torchvision spells them (or your own)."""
     head: str
     """Path of the last layer, a Linear or a Conv2d, as in `named_modules()`."""
-    tail: str
-    """First module, in forward order, that is random in training or newly made when all before it is frozen."""
-    stages: tuple[str, ...] = ()
-    """Modules before the tail, in forward order, from which the rest of the network is its modules one after another
-    (`features.*` is every child of features). Where only what follows one of them learns, what enters it is computed
-    once."""
+    feature_boundary: str
+    """Path of the first module, in forward order, that is random in training or new while everything before it is frozen.
+
+    What enters it is the features of an image, which are constant while the trunk is frozen."""
+    split_points: tuple[str, ...] = ()
+    """Paths of modules before the feature boundary, in forward order, at which the network can be split too.
+
+    From such a module on, the rest of the network is its modules one after another (`features.*` is every child of
+    features). While only modules after a split point are trainable, what enters it is computed once."""
     aux: tuple[str, ...] = ()
     """Paths of the last layers of the auxiliary heads."""
     aux_new: tuple[str, ...] = ()
-    """Paths of what is new in the auxiliary branches, where that is more than `aux` (googlenet's come untrained)."""
+    """Paths of the new modules of the auxiliary branches, where they are more than `aux` (googlenet's come untrained)."""
     aux_weight: float = 0.0
     """Weight of each auxiliary loss in training."""
     transform_input: bool = False
@@ -45,15 +48,15 @@ class Family:
     fixed_size: bool = False
     """Whether the network takes images of its weights' own size only."""
     size_argument: str | None = None
-    """Constructor argument for the image size, where the network is built for one."""
+    """Name of the constructor's argument for the image size, where the network is built for one."""
     build: Callable[[], nn.Module] | None = None
-    """For families of your own: returns the network, head included, with whatever weights it comes with."""
+    """For families of your own: a function that returns the network with its head and its weights."""
     preprocess: Preprocess | None = None
     """For families of your own: the preprocessing of those weights."""
 
     @property
     def new(self) -> tuple[str, ...]:
-        """Paths of the modules that start untrained: the head and what is new in the auxiliary branches."""
+        """Paths of the modules that start untrained: the head and the new modules of the auxiliary branches."""
         return (self.head, *(self.aux_new or self.aux))
 
     @property
@@ -74,7 +77,7 @@ _TABLE = [
             "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d resnext101_64x4d "
             "wide_resnet50_2 wide_resnet101_2"
         ),
-        head="fc", tail="fc", stages=("layer2", "layer3", "layer4"), min_size=8,
+        head="fc", feature_boundary="fc", split_points=("layer2", "layer3", "layer4"), min_size=8,
     ),
     Family(
         _names(
@@ -82,61 +85,65 @@ _TABLE = [
             "regnet_y_400mf regnet_y_800mf regnet_y_1_6gf regnet_y_3_2gf regnet_y_8gf regnet_y_16gf regnet_y_32gf "
             "regnet_y_128gf"
         ),
-        head="fc", tail="fc", stages=("trunk_output.*",), min_size=8,
+        head="fc", feature_boundary="fc", split_points=("trunk_output.*",), min_size=8,
     ),
     Family(
         _names("shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0"),
-        head="fc", tail="fc", min_size=8,
+        head="fc", feature_boundary="fc", min_size=8,
     ),
     Family(
-        ("googlenet",), head="fc", tail="dropout", aux=("aux1.fc2", "aux2.fc2"), aux_new=("aux1", "aux2"),
-        aux_weight=0.3, transform_input=True, min_size=32,
+        ("googlenet",), head="fc", feature_boundary="dropout", aux=("aux1.fc2", "aux2.fc2"),
+        aux_new=("aux1", "aux2"), aux_weight=0.3, transform_input=True, min_size=32,
     ),
     Family(
-        ("inception_v3",), head="fc", tail="dropout", aux=("AuxLogits.fc",),
+        ("inception_v3",), head="fc", feature_boundary="dropout", aux=("AuxLogits.fc",),
         aux_weight=0.4, transform_input=True, min_size=299,
     ),
     Family(
-        _names("densenet121 densenet161 densenet169 densenet201"), head="classifier", tail="classifier", min_size=29
+        _names("densenet121 densenet161 densenet169 densenet201"),
+        head="classifier", feature_boundary="classifier", min_size=29,
     ),
-    Family(("alexnet",), head="classifier.6", tail="classifier.0", stages=("features.*",), min_size=63),
+    Family(
+        ("alexnet",), head="classifier.6", feature_boundary="classifier.0", split_points=("features.*",), min_size=63
+    ),
     Family(
         _names("vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn"),
-        head="classifier.6", tail="classifier.2", stages=("features.*",),
+        head="classifier.6", feature_boundary="classifier.2", split_points=("features.*",),
     ),
     Family(
         _names("convnext_tiny convnext_small convnext_base convnext_large"),
-        head="classifier.2", tail="classifier.2", stages=("features.*",),
+        head="classifier.2", feature_boundary="classifier.2", split_points=("features.*",),
     ),
     Family(
         _names(
             "efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5 "
             "efficientnet_b6 efficientnet_b7 efficientnet_v2_s efficientnet_v2_m efficientnet_v2_l"
         ),
-        head="classifier.1", tail="classifier.0", stages=("features.*",), min_size=8,
+        head="classifier.1", feature_boundary="classifier.0", split_points=("features.*",), min_size=8,
     ),
     Family(
         _names("mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3 mobilenet_v2"),
-        head="classifier.1", tail="classifier.0", min_size=8,
+        head="classifier.1", feature_boundary="classifier.0", min_size=8,
     ),
     Family(
         ("squeezenet1_0", "squeezenet1_1"),
-        head="classifier.1", tail="classifier.0", stages=("features.*",), min_size=21,
+        head="classifier.1", feature_boundary="classifier.0", split_points=("features.*",), min_size=21,
     ),
     Family(
         ("mobilenet_v3_small", "mobilenet_v3_large"),
-        head="classifier.3", tail="classifier.2", stages=("features.*",), min_size=8,
+        head="classifier.3", feature_boundary="classifier.2", split_points=("features.*",), min_size=8,
     ),
     Family(
-        ("maxvit_t",), head="classifier.5", tail="classifier.5", stages=("blocks.*",), min_size=224, fixed_size=True
+        ("maxvit_t",),
+        head="classifier.5", feature_boundary="classifier.5", split_points=("blocks.*",), min_size=224, fixed_size=True,
     ),
     Family(
         _names("swin_t swin_s swin_b swin_v2_t swin_v2_s swin_v2_b"),
-        head="head", tail="head", stages=("features.*",), min_size=32,
+        head="head", feature_boundary="head", split_points=("features.*",), min_size=32,
     ),
     Family(
         _names("vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14"),
-        head="heads.head", tail="heads.head", min_size=32, fixed_size=True, size_argument="image_size",
+        head="heads.head", feature_boundary="heads.head", min_size=32, fixed_size=True, size_argument="image_size",
     ),
 ]  # fmt: skip
 
@@ -159,10 +166,10 @@ def register(family: Family) -> None:
 
 
 def find_family(name: str) -> Family:
-    """The family of a model.
+    """Return the family of a model.
 
     Raises:
-        ValueError: no such model; names the nearest three.
+        ValueError: there is no such model; the message names the nearest three.
     """
     if name in FAMILIES:
         return FAMILIES[name]

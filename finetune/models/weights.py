@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -25,10 +25,10 @@ from finetune.runtime.suggestions import unknown_name
 
 
 def find_weights(name: str, weights: str) -> Any:
-    """The entry of a torchvision model's weights enum.
+    """Return an entry of a torchvision model's weights enum.
 
     Raises:
-        ValueError: no such entry; names those there are.
+        ValueError: there is no such entry; the message names those that exist.
     """
     enum = torchvision.models.get_model_weights(name)
     if weights == "default":
@@ -42,9 +42,14 @@ def find_weights(name: str, weights: str) -> Any:
 
 
 def default_preprocess(name: str, weights: str | None = "default") -> Preprocess:
-    """The preprocessing of a model's weights, without building or downloading anything.
+    """Return the preprocessing of a model's weights, without building or downloading anything.
 
-    For a local file (and for none), that of the architecture's default weights; for a checkpoint of ours, its own.
+    A checkpoint of this package has its own. For any other local file, and for weights="none", it is that of the
+    architecture's default weights.
+
+    Raises:
+        ValueError: the model or the weights are unknown, or a checkpoint is damaged.
+        FileNotFoundError: there is no such file.
     """
     family = find_family(name)
     if family.build is not None:
@@ -58,36 +63,37 @@ def default_preprocess(name: str, weights: str | None = "default") -> Preprocess
 
 
 def read_hyper_parameters(path: Path) -> dict[str, Any]:
-    """What a checkpoint of ours says of its network; nothing for any other file."""
+    """Return the hyper-parameters of a checkpoint of this package; nothing for any other file."""
     return _read_hyper_parameters(path, path.stat().st_mtime_ns) if path.suffix == ".ckpt" else {}
 
 
-@lru_cache(8)  # three ask for it while a network is made, and the file may be large
+@lru_cache(8)  # read three times while a network is made, and the file may be large
 def _read_hyper_parameters(path: Path, changed: int) -> dict[str, Any]:
     stored = read_tensors(path).get("hyper_parameters")
     return dict(stored) if isinstance(stored, dict) else {}
 
 
 def cached_weights(weights: Any) -> Path:
-    """Where torchvision keeps the file of a weights enum entry, whether it is there or not."""
+    """Return the path where torchvision keeps the file of a weights enum entry, whether it exists or not."""
     return Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(urlparse(weights.url).path)
 
 
 def check_cached_weights(weights: Any) -> None:
-    """Torch checks a download once; a file that was damaged since would fail for ever, and without its name.
+    """Check the SHA-256 of a file of weights that was downloaded earlier.
+
+    Torch checks a file only when it downloads it. A file damaged later would fail in every run, with a message that does
+    not name it.
 
     Raises:
-        ValueError: the file is there and is not what its name says.
+        ValueError: the file exists and its digest is not the one in its name.
     """
     path = cached_weights(weights)
     expected = re.search(r"-([0-9a-f]{8,})\.", path.name)
     if not path.exists() or expected is None:
         return
     with path.open("rb") as file:
-        digest = sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if not digest.hexdigest().startswith(expected[1]):
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(expected[1]):
         raise ValueError(
             f"The weights file {path} is damaged (its SHA-256 should begin with {expected[1]}). "
             "Delete it, and it is downloaded again."
@@ -103,7 +109,7 @@ _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)
 
 
 def _strip_wrappers(name: str, known: set[str]) -> str:
-    """A parameter's name without what wrappers put before it."""
+    """Return a parameter's name without the prefixes of wrappers, in torchvision's present spelling."""
     while name not in known and (prefix := next((p for p in _PREFIXES if name.startswith(p)), None)):
         name = name[len(prefix) :]
     old = _OLD_DENSENET.match(name)
@@ -116,19 +122,19 @@ def load_weights(network: nn.Module, path: Path, family: Family) -> str:
     The file may be a state dict, one under `state_dict` or `model`, one with wrappers' prefixes, or a trunk alone.
 
     Returns:
-        What was loaded, in words.
+        A text that says how many tensors were loaded from where.
 
     Raises:
-        ValueError: trunk tensors are missing, have another shape, or belong to another network; names them.
+        ValueError: trunk tensors are missing, have another shape, or belong to another network; the message names them.
     """
     data: Mapping[str, Any] = read_tensors(path)
     for key in ("state_dict", "model"):
         if isinstance(data.get(key), Mapping):
             data = data[key]
-    own = network.state_dict()
-    loaded = {_strip_wrappers(k, set(own)): v for k, v in data.items() if isinstance(v, Tensor)}
+    state = network.state_dict()
+    loaded = {_strip_wrappers(k, set(state)): v for k, v in data.items() if isinstance(v, Tensor)}
     heads = tuple(f"{p}." for p in (*family.new, *family.aux))
-    trunk = {k: v for k, v in own.items() if not k.startswith(heads)}
+    trunk = {k: v for k, v in state.items() if not k.startswith(heads)}
     given = {k: v for k, v in loaded.items() if not k.startswith(heads)}
     # auxiliary branches are often dropped before saving, and old files lack BatchNorm's counters
     optional = tuple(f"{path}." for path in family.aux_roots)
@@ -138,20 +144,20 @@ def load_weights(network: nn.Module, path: Path, family: Family) -> str:
         for k, v in given.items()
         if k in trunk and v.shape != trunk[k].shape
     ]
-    foreign = [k for k in given if k not in trunk]
-    for problem, names in (("lacks", missing), ("has another shape:", shapes), ("also holds", foreign)):
+    unknown = [k for k in given if k not in trunk]
+    for problem, names in (("lacks", missing), ("has another shape:", shapes), ("also holds", unknown)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            whose = read_hyper_parameters(path).get("model")
+            model = read_hyper_parameters(path).get("model")
             raise ValueError(
                 f"{path} does not fit {type(network).__name__}: it {problem} {', '.join(names[:3])}{more}. "
                 + (
-                    f"It is a checkpoint of {whose}: give model={whose}."
-                    if whose
+                    f"It is a checkpoint of {model}: give model={model}."
+                    if model
                     else "Is it the file of another model?"
                 )
             )
-    own.update({k: v for k, v in given.items() if k in trunk})
-    network.load_state_dict(own)  # by update: `own` has the version in it that torchvision's MNASNet asks for
+    state.update({k: v for k, v in given.items() if k in trunk})
+    network.load_state_dict(state)  # by update: `state` has the version in it that torchvision's MNASNet asks for
     ignored = len(loaded) - len(given)
     return f"{len(given)} trunk tensors from {path}" + (f" ({ignored} of its heads ignored)" if ignored else "")

@@ -36,7 +36,7 @@ SHOWN_CLASSES = 200
 def values(found: Inspection) -> dict[str, Any]:
     """As `check.json` holds them."""
     channels = checks.channel_statistics(found.survey)
-    bad = {p.key: reason for p in found.survey.pictures if (reason := found.survey.facts[p.path].reason) is not None}
+    bad = {p.key: reason for p in found.survey.pictures if (reason := found.survey.facts[p.path].error) is not None}
     return {
         "root": str(found.survey.root.absolute()),
         "verdict": found.verdict,
@@ -115,7 +115,7 @@ def _groups(survey: DatasetScan, finding: Finding) -> tuple[list[list[Any]], int
         thumbs.append([])
         for key in group:
             path = survey.base / key
-            reason = survey.facts.get(str(path), info.ImageInfo()).reason
+            reason = survey.facts.get(str(path), info.ImageInfo()).error
             thumbs[-1].append((f"{key} {reason}" if reason else key, None if reason else html.thumbnail(path, 160)))
     return thumbs, finding.files - sum(map(len, shown))
 
@@ -153,7 +153,7 @@ def print_check(found: Inspection, folder: Path, report: bool) -> None:
         echo(field_line(finding.level.capitalize(), f"{finding.says} {finding.do}".strip()))
         names = [_together(group) for group in finding.groups]
         for name in names[: 3 if finding.level != "note" else 1]:
-            reason = found.survey.facts.get(str(found.survey.base / name), info.ImageInfo()).reason
+            reason = found.survey.facts.get(str(found.survey.base / name), info.ImageInfo()).error
             echo(f"          {name}" + (f": {reason}" if reason else ""))
         more = len(names) - (3 if finding.level != "note" else 1)
         if more > 0:

@@ -1,4 +1,4 @@
-"""What this machine has, and what follows from it: versions, precision, workers, memory."""
+"""Describe this machine and derive defaults from it: versions, accelerator, precision, workers, memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import os
 import platform
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -26,26 +27,24 @@ PACKAGES = (
 
 
 def installed_versions() -> dict[str, str]:
-    """What was installed."""
-    return {"python": platform.python_version(), **_packages()}
+    """Return the versions of Python and of the installed `PACKAGES`, by name."""
+    return {"python": platform.python_version(), **_package_versions()}
 
 
 @functools.cache
-def _packages() -> dict[str, str]:
-    found = {}
+def _package_versions() -> dict[str, str]:
+    versions = {}
     for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 def keep_freed_memory() -> None:
     """Make the C library keep the memory of freed tensors for the next ones, where it is glibc.
 
-    By default it gives every large block back at once, and the system zeroes its pages anew for the next layer's
-    output: a third of the time of a forward pass of squeezenet1_1 in batches of 32.
+    By default glibc returns every large block to the system at once, and the system zeroes its pages again for the output
+    of the next layer. That takes a third of the time of a forward pass of squeezenet1_1 in batches of 32.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -59,7 +58,11 @@ def keep_freed_memory() -> None:
 
 
 def resolve_accelerator(given: str) -> str:
-    """What `auto` or `gpu` comes to on this machine: cpu, cuda or mps."""
+    """Return the accelerator that a setting stands for on this machine: "cpu", "cuda" or "mps".
+
+    Args:
+        given: "auto", "gpu", "cuda", "mps" or "cpu".
+    """
     if given in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "cuda"
     if given in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
@@ -68,7 +71,7 @@ def resolve_accelerator(given: str) -> str:
 
 
 def native_precision(accelerator: str) -> str:
-    """The fastest precision that this hardware computes natively: Lightning's name for it.
+    """Return Lightning's name of the fastest precision that this hardware computes natively.
 
     Args:
         accelerator: "cpu", "cuda" or "mps".
@@ -82,7 +85,7 @@ def native_precision(accelerator: str) -> str:
 
 
 def cpu_flags() -> frozenset[str]:
-    """The processor's instruction sets, in Linux's words; empty elsewhere."""
+    """Return the processor's instruction sets by Linux's names; an empty set on other systems."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -91,53 +94,53 @@ def cpu_flags() -> frozenset[str]:
 
 
 SHARED_BYTES = 1 << 28
-"""What the batches of all workers may take at a time, through which they hand them over; containers often have less."""
+"""Shared memory in bytes that the batches of all workers need at a time; containers often have less."""
 
 
 def free_shared_memory() -> int:
-    """Bytes that processes can still share, where that is a limit of its own (/dev/shm); else a lot."""
+    """Return the free shared memory in bytes where it has a limit of its own (/dev/shm); else `sys.maxsize`."""
     try:
-        found = os.statvfs("/dev/shm")
+        stats = os.statvfs("/dev/shm")
     except (OSError, AttributeError):
         return sys.maxsize
-    return found.f_bavail * found.f_frsize
+    return stats.f_bavail * stats.f_frsize
 
 
 WORKER_BYTES = 1 << 29
-"""What a worker process and its batches may take."""
+"""Memory in bytes that a worker process and its batches may take."""
 
 
 def default_num_workers(images: int, on_cpu: bool, processes: int = 1) -> int:
-    """Processes that decode images.
+    """Return how many worker processes decode images.
 
-    Where the network computes on the CPU it uses every core, and workers take from it what they give: with two cores
-    none is fastest (squeezenet1_1 in bf16: 81 images a second with none, 52 with two).
+    A network on the CPU uses every core, so that workers slow it down: with two cores none is fastest (squeezenet1_1 in
+    bf16: 81 images a second without workers, 52 with two).
 
     Args:
-        processes: that train at the same time and share the cores.
+        images: number of images of an epoch.
+        on_cpu: whether the network computes on the CPU.
+        processes: number of processes that train at the same time and share the cores.
     """
-    mine = cpu_count() // processes
-    if images < 64 or mine <= 1 or free_shared_memory() < processes * SHARED_BYTES:
+    cores = cpu_count() // processes
+    if images < 64 or cores <= 1 or free_shared_memory() < processes * SHARED_BYTES:
         return 0
-    wanted = min(4, mine // 4) if on_cpu else min(16, mine)
+    wanted = min(4, cores // 4) if on_cpu else min(16, cores)
     free = free_memory()
     return min(wanted, free // WORKER_BYTES) if free else wanted
 
 
 def free_memory() -> int:
-    """Bytes that can still be used without swapping, of the machine or of the container; 0 if unknown."""
-    found = []
+    """Return the bytes that can be used without swapping, of the machine or the container; 0 if they are unknown."""
+    limits = []
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+        limits += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
     except OSError:
         if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-            found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+            limits.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     group = Path("/sys/fs/cgroup")
-    try:
+    with suppress(OSError):  # not in a container of this kind
         limit, used = (group / "memory.max").read_text(), (group / "memory.current").read_text()
         if limit.strip().isdigit():
-            found.append(int(limit) - int(used))
-    except OSError:
-        pass  # not in a container of this kind
-    return max(0, min(found, default=0))
+            limits.append(int(limit) - int(used))
+    return max(0, min(limits, default=0))

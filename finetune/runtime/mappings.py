@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 
 def select(values: Any, key: str) -> Any:
-    """The value of a dotted key, or None where it is not there, not given, or cannot be read."""
+    """Return the value of a dotted key; None where it is missing, null, or cannot be resolved."""
     for part in key.split("."):
         try:
             values = values.get(part) if isinstance(values, Mapping) else None

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:
-    """Around the import of torch and lightning: they make a million objects that stay until the end.
+    """Switch the garbage collector off while torch and lightning are imported within the block.
 
-    The garbage collector would look at them again and again, a second while they are made and another one at exit.
+    They make a million objects that stay until the end. The collector would traverse them again and again: a second during
+    the import and another one at exit.
     """
-    if "torch" in sys.modules:  # in a sweep, after the first run: what would be frozen now is that run's model
+    if "torch" in sys.modules:  # in a sweep, after the first run: freezing now would keep the model of that run
         yield
         return
     gc.disable()
@@ -27,17 +28,17 @@ def heavy_imports() -> Iterator[None]:
 
 
 def is_first_process() -> bool:
-    """Whether this is the only process of a run, or the first of several: Lightning's launcher and torchrun say so."""
+    """Return whether this is the only process of a run, or the first of several."""
     return process_rank() == "0"
 
 
 def process_rank() -> str:
-    """The number of this process among those of its run, as its launcher says."""
+    """Return the rank of this process in its run, as Lightning's launcher, torchrun or Slurm has set it; "0" if alone."""
     return next((os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), "0")
 
 
 def slurm_job() -> str | None:
-    """A name for the run of a batch job of Slurm: its number, which it keeps when it is requeued."""
+    """Return a name for the run of a Slurm batch job: its id, which stays when it is requeued; None outside of one."""
     if "SLURM_JOB_ID" not in os.environ or os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         return None
     parts = [os.environ[key] for key in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID") if key in os.environ]
@@ -45,10 +46,10 @@ def slurm_job() -> str | None:
 
 
 def is_requeued() -> bool:
-    """Whether this is a job of Slurm that has run before."""
+    """Return whether this is a Slurm batch job that was requeued."""
     return slurm_job() is not None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def cpu_count() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,32 +10,44 @@ import torch
 
 
 def seed_cpu(seed: int) -> None:
-    """As `torch.manual_seed`, which formats a stack trace for every kind of device that is not there: 0.5 ms."""
+    """Seed torch's generator of the CPU alone.
+
+    `torch.manual_seed` takes 0.5 ms, because it formats a stack trace for every kind of device that is missing.
+    """
     torch.default_generator.manual_seed(seed)
 
 
 def derive_seed(*parts: int) -> int:
-    """A seed from several numbers, the same on every machine."""
+    """Derive a seed from several numbers, the same on every machine."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def stratified_holdout(labels: Sequence[int], groups: Sequence[str], fraction: float, seed: int) -> set[int]:
-    """Positions to hold out: about `fraction` of each class, at least one where it has two, whole groups only."""
+    """Draw the positions of a stratified hold-out set.
+
+    About `fraction` of each class are drawn, and at least one where the class has two.
+
+    Args:
+        labels: class of each item.
+        groups: group of each item; a group is held out as a whole or not at all.
+        fraction: of each class, between 0 and 1.
+        seed: of the draw.
+    """
     members: dict[str, list[int]] = defaultdict(list)
     for i, group in enumerate(groups):
         members[group].append(i)
     held: set[int] = set()
     for label in sorted(set(labels)):
-        own = [i for i, found in enumerate(labels) if found == label]
-        wanted = min(max(1, round(fraction * len(own))), len(own) - 1)
-        taken = sum(i in held for i in own)
-        order = torch.randperm(len(own), generator=torch.Generator().manual_seed(derive_seed(seed, label))).tolist()
-        for position in order:
-            together = members[groups[own[position]]]
-            inside = [i for i in together if labels[i] == label]
-            if own[position] in held or taken + len(inside) > wanted:
+        of_class = [i for i, item_label in enumerate(labels) if item_label == label]
+        wanted = min(max(1, round(fraction * len(of_class))), len(of_class) - 1)
+        taken = sum(i in held for i in of_class)
+        generator = torch.Generator().manual_seed(derive_seed(seed, label))
+        for position in torch.randperm(len(of_class), generator=generator).tolist():
+            together = members[groups[of_class[position]]]
+            count = sum(labels[i] == label for i in together)
+            if of_class[position] in held or taken + count > wanted:
                 continue
             held.update(together)
-            taken += len(inside)
+            taken += count
     return held

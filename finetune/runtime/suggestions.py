@@ -1,4 +1,4 @@
-"""Texts about unknown names: the nearest known ones."""
+"""Suggest known names for an unknown one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def closest_matches(word: str, known: Any, n: int = 3) -> list[str]:
-    """The `n` known words most like `word`, best first, ignoring case and separators."""
+    """Return up to `n` known words that are most like `word`, the best first; case and separators are ignored."""
 
     def plain(text: str) -> str:
         return "".join(c for c in text.lower() if c.isalnum())
@@ -17,10 +17,17 @@ def closest_matches(word: str, known: Any, n: int = 3) -> list[str]:
 
 
 def unknown_name(kind: str, word: str, known: Any, hint: str = "") -> str:
-    """The text of an error about an unknown name: what was given, what is near, what to do."""
+    """Return the message of an error about an unknown name, with the nearest known ones.
+
+    Args:
+        kind: of the name, such as "model".
+        word: the unknown name.
+        known: names of this kind.
+        hint: a sentence that says what to do.
+    """
     known = list(known)
     close = closest_matches(word, known)
-    known_text = (
+    suggestion = (
         f"The nearest are {', '.join(close)}." if close else f"There is, for example, {', '.join(map(str, known[:6]))}."
     )
-    return f"There is no {kind} {word!r}. {known_text} {hint}".strip()
+    return f"There is no {kind} {word!r}. {suggestion} {hint}".strip()

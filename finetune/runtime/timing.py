@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class PhaseTimer:
-    """Seconds of each phase of a run."""
+    """Measure the seconds of each phase of a run."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -16,6 +16,7 @@ class PhaseTimer:
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
+        """Add the duration of the block to a phase."""
         began = time.perf_counter()
         try:
             yield
@@ -23,6 +24,6 @@ class PhaseTimer:
             self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - began
 
     def seconds(self) -> dict[str, float]:
-        """Total and phases, rounded."""
+        """Return the seconds since the start ("total") and of each phase, rounded to milliseconds."""
         total = time.perf_counter() - self._began
         return {k: round(v, 3) for k, v in {"total": total, **self.phases}.items()}

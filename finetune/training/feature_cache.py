@@ -71,7 +71,7 @@ def cache_blocker(module: FineTuner, data: Any, trainer: Any, cut: str, until: i
     if any(p.requires_grad for p in _before(module, cut)) and (trainer.world_size > 1 or trainer.gradient_clip_val):
         return "gradients of a group with rate 0 are clipped or shared between processes"
     try:
-        schedule.set_modes(module.plan, module.backbone, until - 1, trainer.max_epochs, module.family.tail)
+        schedule.set_modes(module.plan, module.backbone, until - 1, trainer.max_epochs, module.family.feature_boundary)
         varying = partition.first_varying_module(module.backbone, cut, module.family.aux_roots)
     finally:
         module.train()

@@ -188,7 +188,7 @@ def _fill(job: ExtractionSpec, cache: Cache, path: Path) -> None:
             for more in batches:
                 yield forward_to(network, job.cut, more).float().cpu()
 
-    about = {"what": job.what, "key": dict(job.key), "shape": shape}
+    about = {"description": job.what, "key": dict(job.key), "shape": shape}
     cache.make(path, about, size, lambda folder: write_rows(folder / VALUES, features(), shape, job.dtype))
 
 

@@ -119,11 +119,11 @@ class FineTuner(LightningModule):
         )
         backbone = with_preprocess(backbone, preprocess)
         backbone.replace_head(len(self.classes), head_init)
-        self.family, self.preprocess, self.source = backbone.family, backbone.preprocess, backbone.source
+        self.family, self.preprocess, self.source = backbone.family, backbone.preprocess, backbone.weights_source
         # channels_last doubles the speed of convolutions on CPUs and changes nothing else
         self.backbone: nn.Module = backbone.network.to(memory_format=torch.channels_last)
         self.plan = schedule.assign(self.strategy, self.backbone, backbone.head_names)
-        schedule.names_before(self.backbone, self.family.tail)  # raises here, not in the first epoch
+        schedule.names_before(self.backbone, self.family.feature_boundary)  # raises here, not in the first epoch
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
         self.warmup, self.monitor = warmup, monitor
         self.aux_weight = self.family.aux_weight if aux_weight is None else aux_weight
@@ -139,7 +139,7 @@ class FineTuner(LightningModule):
         """What the checkpoint that it was loaded from says of the run, see `checkpoint.read`."""
         self._validated: dict[str, Any] = {}
         """How and when `results["val"]` were computed, see `checkpoint.read`."""
-        self._cut = self.family.tail
+        self._cut = self.family.feature_boundary
         """Where features enter in place of images."""
         self._evaluates_as: Mapping[str, Any] = {}
         self._twin: list[Any] = []  # in a list: it is no part of this module
@@ -156,7 +156,7 @@ class FineTuner(LightningModule):
                 "strategy": self.strategy.to_dict(),
                 "weights": "none",
                 "head": self.family.head,
-                "tail": self.family.tail,
+                "tail": self.family.feature_boundary,
                 "preprocess": self.preprocess.to_dict(),
                 "optimizer": None,
                 "label_smoothing": float(label_smoothing),
@@ -322,7 +322,7 @@ class FineTuner(LightningModule):
     def trunk_moves(self, epoch: int) -> bool:
         """Whether an epoch changes anything before the tail."""
         return schedule.trunk_is_trainable(
-            self.plan, self.backbone, epoch, self._max_epochs or sys.maxsize, self.family.tail
+            self.plan, self.backbone, epoch, self._max_epochs or sys.maxsize, self.family.feature_boundary
         )
 
     def ever_trunk_moves(self) -> bool:
@@ -337,7 +337,9 @@ class FineTuner(LightningModule):
         """
         if self.strategy.views > 1:
             return 0
-        first = schedule.first_unfreeze_epoch(self.plan, self.backbone, schedule.end_of(max_epochs), self.family.tail)
+        first = schedule.first_unfreeze_epoch(
+            self.plan, self.backbone, schedule.end_of(max_epochs), self.family.feature_boundary
+        )
         return sys.maxsize if first is None else first
 
     def learning_names(self) -> set[str]:
@@ -367,7 +369,9 @@ class FineTuner(LightningModule):
         super().train(mode)
         if mode and hasattr(self, "plan"):
             epoch = self._epoch()
-            schedule.set_modes(self.plan, self.backbone, epoch, self._max_epochs or sys.maxsize, self.family.tail)
+            schedule.set_modes(
+                self.plan, self.backbone, epoch, self._max_epochs or sys.maxsize, self.family.feature_boundary
+            )
             if self.family.aux and self._idle(epoch):
                 self.backbone.training = False  # the flag of the root alone: it decides whether auxiliary heads run
         return self
