@@ -10,7 +10,7 @@ from torch import nn
 
 from finetune.cli.groups import group_options
 from finetune.training.schedule import Plan, assign, names_before, param_groups, set_modes, set_requires_grad, table
-from finetune.training.strategy import ParamGroup, Strategy
+from finetune.training.strategy import ParamGroup, Strategy, strategy_names
 
 SHIPPED = group_options("strategy")
 
@@ -31,7 +31,7 @@ def plan_of(network: nn.Module, *groups: dict[str, Any], **options: Any) -> Plan
 
 def test_shipped_strategies_are_the_nine() -> None:
     names = "bitfit differential feature_extract finetune frozen_lr0 gradual layer_decay lp_ft scratch"
-    assert names.split() == SHIPPED
+    assert names.split() == SHIPPED == strategy_names()
 
 
 @pytest.mark.parametrize("name", SHIPPED)
