@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args
 
-import lightning.fabric.connector as fabric
+import lightning.fabric.connector
 import pytest
 from lightning.pytorch import Trainer
 
@@ -69,6 +69,7 @@ def test_choices_are_taken_by_classes_that_keep_no_table(key: str, make: Callabl
 
 
 def test_precisions_are_lightnings() -> None:
+    fabric: Any = lightning.fabric.connector
     literals = (fabric._PRECISION_INPUT_STR, fabric._PRECISION_INPUT_STR_ALIAS, fabric._PRECISION_INPUT_INT)
     taken = {value for literal in literals for value in get_args(literal)}
     for_other_hardware = {"transformer-engine", "transformer-engine-float16"}
