@@ -81,9 +81,9 @@ def test_group_bad_values_are_errors(group: dict[str, Any], message: str) -> Non
 
 
 def test_strategy_that_learns_nothing_at_first_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no group that learns from epoch 0"):
+    with pytest.raises(ValueError, match="no group that is trained from epoch 0"):
         Strategy([ParamGroup(match=".*", start=2)])
-    with pytest.raises(ValueError, match="no group that learns from epoch 0"):
+    with pytest.raises(ValueError, match="no group that is trained from epoch 0"):
         Strategy([ParamGroup(match=".*", lr=0)])
 
 

@@ -132,7 +132,7 @@ def _recorded_overrides(folder: Path, named: str) -> list[str]:
     except Exception as error:
         raise ValueError(f"resume={named}: {record} cannot be read ({str(error).splitlines()[0]}).") from error
     for word in recorded:
-        # Hydra records choices of a run and nothing else; a record with more would say what this machine is to run
+        # Hydra records choices of a run and nothing else; a record with more would say what this machine runs
         if word.startswith("-") or override_key(word).partition(".")[0].startswith("hydra"):
             raise ValueError(f"resume={named}: {record} holds {word!r}, which is no choice of a run.")
     return [_resolve_path(word, cwd) for word in recorded]

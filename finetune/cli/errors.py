@@ -95,7 +95,7 @@ def is_user_error(error: BaseException) -> bool:
     """Return whether the user can correct it: a configuration error, or a ValueError or OSError of this package."""
     if isinstance(error, HydraException | OmegaConfBaseException):
         return True
-    # Lightning's, whose module would import torch; and ours, raised again by a worker process in torch's code
+    # by name: Lightning's class would import torch, and the other is raised again by a worker process in torch's code
     if type(error).__name__ in ("MisconfigurationException", "BadImageError"):
         return True
     if isinstance(error, PermissionError | FileExistsError | IsADirectoryError | NotADirectoryError):

@@ -110,7 +110,7 @@ class Strategy:
             if self.groups:
                 raise ValueError("strategy.layer_decay makes the groups; leave strategy.groups empty.")
         elif not any(g.start == 0 and g.lr > 0 for g in self.groups):
-            raise ValueError("The strategy has no group that learns from epoch 0 (start: 0 and lr above 0).")
+            raise ValueError("The strategy has no group that is trained from epoch 0 (start: 0 and lr above 0).")
 
     @classmethod
     def load(cls, strategy: str | Mapping[str, Any] | Strategy) -> Strategy:
