@@ -26,30 +26,35 @@ def export(cfg: DictConfig) -> float:
     model = load(cfg.ckpt, device="cpu", precision="32-true")
     echo(field_line("Model", f"{model.module.hparams['model']} for {len(model.classes)} classes"))
     pictures = verify.comparison_images(model, cfg.source, cfg.images)
-    if cfg.quantize is not None and len(pictures.images) < verify.FEWEST:
+    if cfg.quantize is not None and len(pictures.images) < verify.MIN_INT8_IMAGES:
         raise ValueError(
-            f"quantize=int8 needs {verify.FEWEST} pictures or more, half of them to compare on; got {pictures.what}."
+            f"quantize=int8 needs {verify.MIN_INT8_IMAGES} images or more, half of them to compare on; got {pictures.description}."
         )
     model.module.evaluate_as({})  # the network itself, as it is exported
     expected = verify.probabilities(lambda images: model.logits(images).softmax(dim=1), pictures.images)
     exported = formats.EXPORTERS[cfg.format](model.module, folder)
     found = verify.compare_probabilities(expected, verify.probabilities(exported.run, pictures.images), pictures.labels)
-    good = found["max_dp"] <= cfg.tolerance  # a NaN is not
-    values = {"ckpt": str(cfg.ckpt), "format": cfg.format, "file": exported.path.name, "good": good}
-    values |= {"bytes": exported.path.stat().st_size, "compared_on": pictures.what, "tolerance": cfg.tolerance, **found}
+    passed = found["max_abs_diff"] <= cfg.tolerance  # a NaN is not
+    values = {"ckpt": str(cfg.ckpt), "format": cfg.format, "file": exported.path.name, "passed": passed}
+    values |= {
+        "bytes": exported.path.stat().st_size,
+        "compared_on": pictures.description,
+        "tolerance": cfg.tolerance,
+        **found,
+    }
     write_json(values, folder / "export.json")
-    echo(field_line("Compared", f"on {pictures.what}: {verify.describe_comparison(found)}"))
-    if not good:
+    echo(field_line("Compared", f"on {pictures.description}: {verify.describe_comparison(found)}"))
+    if not passed:
         exported.path.rename(exported.path.with_name(f"{exported.path.name}.rejected"))
         raise ValueError(
-            f"The export differs by {found['max_dp']:.2g}, more than tolerance={cfg.tolerance:g}; it is now "
+            f"The export differs by {found['max_abs_diff']:.2g}, more than tolerance={cfg.tolerance:g}; it is now "
             f"{exported.path.name}.rejected in {folder}, and export.json has the numbers."
         )
     echo(field_line("File", f"{exported.path} ({values['bytes'] / 2**20:.1f} MiB)"))
     if cfg.quantize == "int8":
         write_json({**values, "int8": verify.export_int8(exported, pictures, expected)}, folder / "export.json")
     echo(field_line("", "model.json says how to use it, export.json how it was compared"))
-    return float(found["max_dp"])
+    return float(found["max_abs_diff"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

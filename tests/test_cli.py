@@ -4,12 +4,15 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from conftest import TINY
 from torch.utils.data import DataLoader
 
+from finetune import load
 from finetune.cli import errors, main, run_folder
 from finetune.cli.arguments import quote_paths
 from finetune.cli.run_folder import unique_dir
@@ -72,7 +75,7 @@ def test_unique_dir_never_gives_a_folder_twice(tmp_path: Path, monkeypatch: pyte
     base = str(tmp_path)
     first = unique_dir(base, "now")
     assert unique_dir(base, "now") == first  # Hydra asks several times
-    run_folder.claimed_folders.clear()
+    run_folder.STATE.folders.clear()
     assert unique_dir(base, "now") == f"{base}/now_1"
 
 
@@ -134,6 +137,20 @@ def test_user_configs_by_config_dir(tmp_path: Path) -> None:
     done = run("--config-dir", "mine", "strategy=top", "--cfg", "job", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "start: null" in done.stdout
+
+
+@pytest.mark.parametrize("defaults", ["", "defaults: [_base, _self_]\n"], ids=["alone", "on top of _base"])
+def test_a_strategy_of_a_users_own_is_trained(
+    defaults: str, command: Callable[..., tuple[Path, int]], photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / "strategy").mkdir(parents=True)
+    groups = 'groups: [{match: "@head", name: top}, {match: ".*", start: null}]\n'
+    (tmp_path / "mine" / "strategy" / "top.yaml").write_text(f"{defaults}{groups}")
+    words = ("--config-dir", "mine", "strategy=top", f"data.root={photos}", "trainer.max_epochs=1")
+    folder, code = command("train", *TINY, *words)
+    assert code == 0
+    strategy = load(folder / "checkpoints" / "best.ckpt").module.strategy
+    assert (strategy.name, strategy.groups[0].name, strategy.cache, strategy.views) == ("top", "top", "auto", 1)
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

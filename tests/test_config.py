@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from finetune.cli import factories, groups, instantiate, run_folder, validation
 from finetune.io import paths
 from finetune.models.specs import FAMILIES
+from finetune.training.strategy import ParamGroup, Strategy, strategy_names
 
 YAMLS = sorted(
     p.relative_to(paths.CONF).as_posix() for p in paths.CONF.rglob("*.yaml") if p.parent.parent.name != "hydra"
@@ -72,6 +73,21 @@ def test_every_yaml_composes_and_passes_the_check(path: str) -> None:
     visible = {k: v for k, v in cfg.items() if k != "logger"}  # loggers name the run folder, which is not there yet
     OmegaConf.to_container(OmegaConf.create(visible), resolve=True, throw_on_missing=True)
     assert list(paths.CONF.glob(f"{group}/{name}.yaml"))
+
+
+@pytest.mark.parametrize("name", strategy_names())
+def test_strategies_are_the_same_with_and_without_hydra(name: str) -> None:
+    composed: Any = OmegaConf.to_container(compose(f"strategy={name}").strategy)
+    loaded = Strategy.load(name).to_dict()
+    assert Strategy.load({**composed, "name": name}).to_dict() == loaded
+    shared: Any = OmegaConf.to_container(OmegaConf.load(paths.CONF / "strategy" / "_base.yaml"))
+    assert {key: composed[key] for key in shared} == {key: loaded[key] for key in shared}
+
+
+def test_values_that_strategies_share_are_the_defaults_of_the_class() -> None:
+    shared: Any = OmegaConf.to_container(OmegaConf.load(paths.CONF / "strategy" / "_base.yaml"))
+    assert list(shared) == ["pretrained", "frozen_norm", "cache", "views", "cache_dtype"]
+    assert shared.items() <= Strategy([ParamGroup(match=".*")]).to_dict().items()
 
 
 @pytest.mark.parametrize("path", YAMLS)

@@ -10,7 +10,7 @@ from torch import nn
 
 from finetune.cli.groups import group_options
 from finetune.training.schedule import Plan, assign, names_before, param_groups, set_modes, set_requires_grad, table
-from finetune.training.strategy import ParamGroup, Strategy
+from finetune.training.strategy import ParamGroup, Strategy, strategy_names
 
 SHIPPED = group_options("strategy")
 
@@ -31,7 +31,7 @@ def plan_of(network: nn.Module, *groups: dict[str, Any], **options: Any) -> Plan
 
 def test_shipped_strategies_are_the_nine() -> None:
     names = "bitfit differential feature_extract finetune frozen_lr0 gradual layer_decay lp_ft scratch"
-    assert names.split() == SHIPPED
+    assert names.split() == SHIPPED == strategy_names()
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -81,9 +81,9 @@ def test_group_bad_values_are_errors(group: dict[str, Any], message: str) -> Non
 
 
 def test_strategy_that_learns_nothing_at_first_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no group that learns from epoch 0"):
+    with pytest.raises(ValueError, match="no group that is trained from epoch 0"):
         Strategy([ParamGroup(match=".*", start=2)])
-    with pytest.raises(ValueError, match="no group that learns from epoch 0"):
+    with pytest.raises(ValueError, match="no group that is trained from epoch 0"):
         Strategy([ParamGroup(match=".*", lr=0)])
 
 

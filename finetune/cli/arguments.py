@@ -1,4 +1,4 @@
-"""Rewrite the words of a command line for Hydra: quoted paths, and the words of a resumed run."""
+"""Check the arguments of a command line and rewrite them for Hydra: quoted paths, and the overrides of a resumed run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,46 @@ from pathlib import Path
 
 from omegaconf import ListConfig, OmegaConf
 
-from finetune.io import paths
+from finetune.cli import schema
 from finetune.io.paths import LAST_CHECKPOINT, PATH_KEY
+
+SWEEP_FLAGS = {"-m", "--multirun"}
+
+_FLAGS_WITH_VALUE = (
+    "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p",
+)  # fmt: skip
+
+
+def prepare_arguments(command: str, argv: Sequence[str]) -> list[str]:
+    """Check the arguments of a command and return them as Hydra takes them.
+
+    Raises:
+        FileNotFoundError: `resume=` names no run that can be resumed.
+        ValueError: an argument would be misread.
+    """
+    reject_misread_arguments(command, argv)
+    return quote_paths(expand_resume(argv) if command == "train" else argv)
+
+
+def reject_misread_arguments(command: str, argv: Sequence[str]) -> None:
+    """Refuse arguments that Hydra would answer with its own usage, or with silence.
+
+    Raises:
+        ValueError: says which.
+    """
+    for key in schema.conf_keys(f"{command}.yaml"):
+        if any(word.split("=")[0] == f"--{key}" for word in argv):
+            raise ValueError(f"Arguments have no dashes here: {key}=...")
+        count = sum(word.startswith(f"{key}=") for word in argv)
+        if key == "resume" and count and SWEEP_FLAGS & set(argv):
+            raise ValueError(
+                "resume= goes on with one run; leave -m out, or give ckpt_path= and the choices to sweep over."
+            )
+        if key in ("ckpt", "source", "copy_to") and count > 1:
+            raise ValueError(
+                f"{key} is given more than once. For several images give a folder, a list (.txt), or a pattern in quotes."
+            )
+
 
 # --- paths -------------------------------------------------------------------------------------------------------
 
@@ -19,58 +57,55 @@ def quote_paths(argv: Sequence[str]) -> list[str]:
 
     In a sweep, commas separate values, unless a file of that very name exists.
     """
-    sweep = any(a in ("-m", "--multirun") for a in argv)
-    flags, rest = [], []
-    items = iter(argv)
-    for item in items:
-        if item in _FLAGS_WITH_VALUE:
-            flags += [item, *([value] if (value := next(items, None)) is not None else [])]
-        elif item.startswith("-"):
-            flags.append(item)
+    sweep = any(word in SWEEP_FLAGS for word in argv)
+    flags, overrides = [], []
+    words = iter(argv)
+    for word in words:
+        if word in _FLAGS_WITH_VALUE:
+            flags += [word, *([value] if (value := next(words, None)) is not None else [])]
+        elif word.startswith("-"):
+            flags.append(word)
         else:
-            rest.append(_quote_path(item, sweep))
-    return [*flags, *rest]  # flags in front: Hydra's parser wants all overrides in one piece
+            overrides.append(_quote_path(word, sweep))
+    return [*flags, *overrides]  # flags in front: Hydra's parser wants all overrides in one piece
 
 
-_FLAGS_WITH_VALUE = (
-    "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p",
-)  # fmt: skip
-
-
-def _quote_path(argument: str, sweep: bool) -> str:
-    key, equals, value = argument.partition("=")
-    if not equals or not paths.PATH_KEY.fullmatch(key) or value in ("", "null", "???"):
-        return argument
+def _quote_path(override: str, sweep: bool) -> str:
+    key, equals, value = override.partition("=")
+    if not equals or not PATH_KEY.fullmatch(key) or value in ("", "null", "???"):
+        return override
     if value[0] in "'\"" or "${" in value:
-        return argument
+        return override
     path = os.path.expanduser(value)
     if sweep and "," in value and not os.path.exists(path):
-        return argument
+        return override
     escaped = path.replace("\\", "\\\\") if path.endswith("\\") else path
     return f'{key}="{escaped.replace(chr(34), chr(92) + chr(34))}"'
 
 
-def key_of(word: str) -> str:
-    """What a word sets: `model` of `model=resnet18`, `callbacks` of `+callbacks=ema`."""
-    return word.partition("=")[0].lstrip("+~")
+# --- resume= -----------------------------------------------------------------------------------------------------
 
 
-def expand_resume(words: Sequence[str]) -> list[str]:
-    """The words of a run that `resume=` names, then those given beside it, which count more.
+def override_key(override: str) -> str:
+    """Return the key that an override sets: `model` of `model=resnet18`, `callbacks` of `+callbacks=ema`."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def expand_resume(argv: Sequence[str]) -> list[str]:
+    """Replace `resume=RUN` by the overrides of that run and `ckpt_path=`; other arguments override them.
 
     Raises:
-        FileNotFoundError: it is not the folder of a run, or the run saved nothing.
-        ValueError: the record of its words is damaged, or holds more than that.
+        FileNotFoundError: RUN is not the folder of a run, or the run saved nothing.
+        ValueError: the record of its overrides is damaged, or holds more than overrides.
     """
-    given = [word for word in words if key_of(word) == "resume"]
-    rest = [word for word in words if key_of(word) != "resume"]
-    named = given[-1].partition("=")[2].strip("'\"") if given else ""
+    resumes = [word for word in argv if override_key(word) == "resume"]
+    rest = [word for word in argv if override_key(word) != "resume"]
+    named = resumes[-1].partition("=")[2].strip("'\"") if resumes else ""
     if named in ("", "null"):
         return rest
     folder = Path(named).expanduser().absolute()
     folder = folder.parents[1] if folder.name == LAST_CHECKPOINT.name else folder
-    record = folder / ".hydra"
-    if not (record / "overrides.yaml").is_file():
+    if not (folder / ".hydra" / "overrides.yaml").is_file():
         raise FileNotFoundError(
             f"resume={named}: there is no run in it (no .hydra/overrides.yaml); give the folder of a run, as it was printed at its end. "
             "To go on from a checkpoint alone, repeat the choices of its run and give ckpt_path=FILE."
@@ -79,27 +114,34 @@ def expand_resume(words: Sequence[str]) -> list[str]:
         raise FileNotFoundError(
             f"resume={named}: that run has saved nothing ({LAST_CHECKPOINT} is not there); start it again."
         )
-    counts = {key_of(word) for word in rest} | {"ckpt_path", "resume"}
+    overridden = {override_key(word) for word in rest} | {"ckpt_path", "resume"}
+    repeated = [word for word in _recorded_overrides(folder, named) if override_key(word) not in overridden]
+    return [*repeated, *rest, f"ckpt_path={folder / LAST_CHECKPOINT}"]
+
+
+def _recorded_overrides(folder: Path, named: str) -> list[str]:
+    """Read the overrides of a run, with paths that are valid from here."""
+    record = folder / ".hydra"
     try:
         cwd = Path(OmegaConf.load(record / "hydra.yaml").hydra.runtime.cwd)
-        words_then = OmegaConf.load(record / "overrides.yaml")
-        if not isinstance(words_then, ListConfig):
+        overrides = OmegaConf.load(record / "overrides.yaml")
+        if not isinstance(overrides, ListConfig):
             raise ValueError("it is no list of words")
-        then = [str(word) for word in words_then]
+        recorded = [str(word) for word in overrides]
     # a damaged file can be anything
     except Exception as error:
         raise ValueError(f"resume={named}: {record} cannot be read ({str(error).splitlines()[0]}).") from error
-    # Hydra records choices of a run and nothing else; a record with more would say what this machine is to run
-    if strange := [word for word in then if word.startswith("-") or key_of(word).partition(".")[0].startswith("hydra")]:
-        raise ValueError(f"resume={named}: {record} holds {strange[0]!r}, which is no choice of a run.")
-    repeats = [_from(word, cwd) for word in then if key_of(word) not in counts]
-    return [*repeats, *rest, f"ckpt_path={folder / LAST_CHECKPOINT}"]
+    for word in recorded:
+        # Hydra records choices of a run and nothing else; a record with more would say what this machine runs
+        if word.startswith("-") or override_key(word).partition(".")[0].startswith("hydra"):
+            raise ValueError(f"resume={named}: {record} holds {word!r}, which is no choice of a run.")
+    return [_resolve_path(word, cwd) for word in recorded]
 
 
-def _from(word: str, cwd: Path) -> str:
-    """A path that was relative to the folder in which the run was started."""
-    key, _, value = word.partition("=")
+def _resolve_path(override: str, cwd: Path) -> str:
+    """Make a path absolute that was relative to the folder in which the run was started."""
+    key, _, value = override.partition("=")
     path = os.path.expanduser(value.strip("'\""))
     if not PATH_KEY.fullmatch(key) or os.path.isabs(path) or not (cwd / path).exists():
-        return word
+        return override
     return f"{key}={cwd / path}"

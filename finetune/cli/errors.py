@@ -1,4 +1,4 @@
-"""Errors as sentences, and the exit codes: what is the user's to mend, what is a bug, what is neither.
+"""Turn errors into sentences and exit codes: the user can correct some, others are bugs, others are neither.
 
 Importing this does not import torch.
 """
@@ -10,6 +10,8 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
 from typing import NoReturn
@@ -19,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finetune.cli import compose
 from finetune.io import paths
+from finetune.runtime import process
 
 HYDRA_COMMANDS = ("check", "train", "evaluate", "predict", "export")
 
@@ -26,16 +29,33 @@ BUG, USER_ERROR, SOME_FAILED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 
 
 class Exit(BaseException):
-    """The command ends here, with a message and an exit code of its own. Not an Exception: it ends a sweep as well."""
+    """End the command, with a message and an exit code of its own. Not an Exception: it ends a sweep as well."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
 
 
+@contextmanager
+def exit_codes(name: str) -> Iterator[None]:
+    """End the process with a message and an exit code where the command `name` raises."""
+    try:
+        yield
+    except Exit as error:
+        if not process.is_first_process():
+            sys.exit(0)  # Lightning kills the first process where another one ends otherwise
+        print(error, file=sys.stderr)
+        sys.exit(error.code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        sys.exit(report_error(error, name))
+
+
 def report_error(error: Exception, name: str) -> int:
-    """Print an error of a command, with its traceback if it is a bug, and give the exit code."""
-    if os.environ.get("FINETUNE_DEBUG") == "1" or not (is_user_error(error) or _lost_another(error)):
+    """Print an error of a command, with its traceback if it is a bug, and return the exit code."""
+    if os.environ.get("FINETUNE_DEBUG") == "1" or not (is_user_error(error) or _is_lost_connection(error)):
         traceback.print_exception(error)
     if not error.__dict__.get("reported"):
         print_error(explain(error, name))
@@ -43,7 +63,7 @@ def report_error(error: Exception, name: str) -> int:
 
 
 def log_error(error: Exception) -> None:
-    """An error with its traceback in the log of its run; the terminal gets less."""
+    """Write an error with its traceback to the log of its run; the terminal gets less."""
     record = logging.LogRecord(
         "finetune", logging.ERROR, __file__, 0, "stopped", None, (type(error), error, error.__traceback__)
     )
@@ -53,67 +73,68 @@ def log_error(error: Exception) -> None:
 
 
 def fail(message: str) -> NoReturn:
-    """End the command with a mistake of the user's."""
+    """End the command with an error that the user can correct."""
     print_error(message)
     sys.exit(USER_ERROR)
 
 
 def print_error(message: str) -> None:
-    """On standard error; wrapped where it is a terminal."""
+    """Print an error on standard error; wrapped where it is a terminal."""
     text = f"error: {message}"
     if sys.stderr.isatty():
-        text = "\n".join(map(_wrapped, text.splitlines()))
+        text = "\n".join(map(_wrap, text.splitlines()))
     print(text, file=sys.stderr, flush=True)
 
 
-def _wrapped(line: str) -> str:
-    hanging = "  " if line.startswith("- ") else ""
-    return fill(line, 80, break_long_words=False, break_on_hyphens=False, subsequent_indent=hanging)
+def _wrap(line: str) -> str:
+    indent = "  " if line.startswith("- ") else ""
+    return fill(line, 80, break_long_words=False, break_on_hyphens=False, subsequent_indent=indent)
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Whether the user can mend it: a configuration error, or a ValueError or OSError that our own code raised."""
+    """Return whether the user can correct it: a configuration error, or a ValueError or OSError of this package."""
     if isinstance(error, HydraException | OmegaConfBaseException):
         return True
-    # Lightning's, whose module would import torch; and ours, raised again by a worker process in torch's code
+    # by name: Lightning's class would import torch, and the other is raised again by a worker process in torch's code
     if type(error).__name__ in ("MisconfigurationException", "BadImageError"):
         return True
     if isinstance(error, PermissionError | FileExistsError | IsADirectoryError | NotADirectoryError):
         return True
     if isinstance(error, OSError) and error.errno in paths.UNWRITABLE_ERRNOS:
         return True
-    if _lost_worker(error):
+    if _is_lost_worker(error):
         return True
     innermost = traceback.extract_tb(error.__traceback__)[-1:]
-    ours = bool(innermost) and Path(innermost[0].filename).resolve().is_relative_to(Path(__file__).resolve().parents[1])
-    making_a_folder = bool(innermost) and innermost[0].name == "mkdir"
-    return isinstance(error, ValueError | FileNotFoundError) and (ours or making_a_folder)
+    package = Path(__file__).resolve().parents[1]
+    in_package = bool(innermost) and Path(innermost[0].filename).resolve().is_relative_to(package)
+    in_mkdir = bool(innermost) and innermost[0].name == "mkdir"
+    return isinstance(error, ValueError | FileNotFoundError) and (in_package or in_mkdir)
 
 
-def _lost_worker(error: BaseException) -> bool:
-    """Whether a process that decodes images has died, or has found no shared memory."""
+def _is_lost_worker(error: BaseException) -> bool:
+    """Return whether a process that decodes images has died, or has found no shared memory."""
     if isinstance(error, EOFError | ConnectionError | FileNotFoundError):  # it died while it handed over a batch
         return any(frame.name == "_try_get_data" for frame in traceback.extract_tb(error.__traceback__))
-    words = r"DataLoader worker \(pid|DataLoader timed out|shared memory|unable to (?:mmap|open shared)"
-    return isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
+    pattern = r"DataLoader worker \(pid|DataLoader timed out|shared memory|unable to (?:mmap|open shared)"
+    return isinstance(error, RuntimeError) and re.search(pattern, str(error)) is not None
 
 
-def _lost_another(error: BaseException) -> bool:
-    """Whether a process failed because it could not reach the others any more: gloo and NCCL in their own words."""
+def _is_lost_connection(error: BaseException) -> bool:
+    """Return whether a process failed because it could no longer reach the others, in the words of gloo or NCCL."""
     return isinstance(error, RuntimeError) and re.search(r"\b(gloo|NCCL|ProcessGroup\w*)\b", str(error)) is not None
 
 
 def explain(error: BaseException, name: str) -> str:
-    """An error as a paragraph that says what was given, what is known and what to do."""
-    if _lost_another(error):
+    """Return an error of the command `name` as a paragraph: what was given, what is known and what to do."""
+    if _is_lost_connection(error):
         return (
             "another process of this run has ended or does not answer; what it said stands above, or in its log in the "
             f"run's folder, with all of this: {str(error).strip().splitlines()[0][:200]}"
         )
-    if _lost_worker(error):
-        said = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    if _is_lost_worker(error):
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         return (
-            f"a process that decodes images has died ({said}). Most often it has too little memory, or too "
+            f"a process that decodes images has died ({reason}). Most often it has too little memory, or too "
             "little shared memory (docker run --shm-size=1g); data.num_workers=0 needs none. resume=RUN goes on."
         )
     if not is_user_error(error):

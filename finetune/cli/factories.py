@@ -1,4 +1,4 @@
-"""From a configuration to objects: the only place that reads `cfg`, so that classes take plain arguments."""
+"""Make objects from a configuration: the only place that reads `cfg`, so that classes take plain arguments."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from finetune.checkpoints.restore import AtomicCheckpointIO
 from finetune.cli import instantiate
 from finetune.cli.instantiate import plain_values
 from finetune.data.datamodule import ImageDataModule
+from finetune.images.transforms import Preprocess
 from finetune.inference.classifier import Classifier, load
 from finetune.io import files, paths
 from finetune.models.weights import default_preprocess
@@ -35,9 +36,9 @@ from finetune.training.shutdown import GracefulShutdown
 
 
 def prepare_process() -> None:
-    """What a command sets for the whole process: no third-party noise, memory that is kept, TF32 in GPU's matrices.
+    """Set what concerns the whole process: third-party warnings, freed memory, TF32 in matrix products of GPUs.
 
-    (In convolutions TF32 is on by default.)
+    TF32 is on by default in convolutions.
     """
     quiet()
     hardware.keep_freed_memory()
@@ -45,21 +46,21 @@ def prepare_process() -> None:
 
 
 def quiet() -> None:
-    """Keep known third-party noise off the terminal."""
+    """Silence known third-party warnings and log lines."""
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 
 
-def _factory(node: DictConfig, base: type | tuple[type, ...], *drop: str) -> partial[Any] | None:
-    """What `_target_` names, as a partial without the keys that are ours; None where it names nothing."""
-    values = {k: v for k, v in plain_values(node).items() if k not in drop}
+def _factory(node: DictConfig, base: type, *own_keys: str) -> partial[Any] | None:
+    """Return what `_target_` names as a partial, without the keys of this package; None where it names nothing."""
+    values = {k: v for k, v in plain_values(node).items() if k not in own_keys}
     return instantiate.factory(values, base) if values.get("_target_") else None
 
 
 def data_options(cfg: DictConfig) -> dict[str, Any]:
-    """Arguments of `ImageDataModule`."""
+    """Return the arguments of `ImageDataModule`."""
     options = {k: v for k, v in plain_values(cfg.data).items() if not (k == "batch_size" and v is None)}
     if options["dataset"] is not None:
         options["dataset"] = instantiate.factory(options["dataset"], Dataset)
@@ -69,18 +70,20 @@ def data_options(cfg: DictConfig) -> dict[str, Any]:
 def make_data(cfg: DictConfig) -> ImageDataModule:
     """Find the images, with the preprocessing of the model's weights; nothing of the network is built yet."""
     seed_everything(cfg.seed, workers=True, verbose=False)
-    preprocess = default_preprocess(cfg.model.name, cfg.model.weights).updated(plain_values(cfg.model.preprocess))
-    return ImageDataModule(**data_options(cfg), preprocess=preprocess, seed=cfg.seed).prepare()
+    return ImageDataModule(**data_options(cfg), preprocess=_preprocess(cfg), seed=cfg.seed).prepare()
 
 
 def make_checked_data(cfg: DictConfig) -> ImageDataModule:
-    """The data to look at, with the preprocessing of the model that may be trained on them; nothing is read yet."""
-    preprocess = default_preprocess(cfg.model.name, cfg.model.weights).updated(plain_values(cfg.model.preprocess))
-    return ImageDataModule(**data_options(cfg), preprocess=preprocess)
+    """Make the data to check, with the preprocessing of the model that may be trained on them; nothing is read yet."""
+    return ImageDataModule(**data_options(cfg), preprocess=_preprocess(cfg))
+
+
+def _preprocess(cfg: DictConfig) -> Preprocess:
+    return default_preprocess(cfg.model.name, cfg.model.weights).updated(plain_values(cfg.model.preprocess))
 
 
 def make_classifier(cfg: DictConfig) -> Classifier:
-    """The model of `ckpt`, where and how `device`, `precision` and `tta` say, with a line on it."""
+    """Load the model of `ckpt`, as `device`, `precision` and `tta` say, and print a line on it."""
     model = load(cfg.ckpt, cfg.device, cfg.precision, cfg.tta)
     epoch = model.module.about["validated"].get("epoch")
     trained = f", epoch {epoch + 1} of its run" if epoch is not None else ""
@@ -90,36 +93,31 @@ def make_classifier(cfg: DictConfig) -> Classifier:
 
 
 def make_evaluation_data(cfg: DictConfig) -> ImageDataModule:
-    """Where to look for images to judge a model on; nothing is read yet.
+    """Make the data to evaluate a model on; nothing is read yet.
 
     Raises:
-        ValueError: a table is announced and not given.
+        ValueError: `data=csv` was given without a table.
     """
-    from hydra.core.hydra_config import HydraConfig
-
-    if HydraConfig.get().runtime.choices.get("data") == "csv" and cfg.data.root is None:
+    if _hydra_choice("data") == "csv" and cfg.data.root is None:
         raise ValueError("data.root is missing: give the table as data.root=...")
     return ImageDataModule(**data_options(cfg))
 
 
-def _strategy(cfg: DictConfig) -> dict[str, Any]:
-    return {**plain_values(cfg.strategy), "name": strategy_name()}
+def _hydra_choice(group: str) -> str | None:
+    """Return the option of a config group that was chosen."""
+    from hydra.core.hydra_config import HydraConfig  # here: the page of a run is written without hydra too
 
-
-def strategy_name() -> str:
-    """What `strategy=` was given."""
-    from hydra.core.hydra_config import HydraConfig
-
-    return str(HydraConfig.get().runtime.choices.get("strategy", "custom"))
+    choice: str | None = HydraConfig.get().runtime.choices.get(group)
+    return choice
 
 
 def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
-    """The network with a head for the data's classes, and what trains it."""
+    """Make the network with a head for the data's classes, its strategy, optimizer, scheduler and loss."""
     seed_everything(cfg.seed, workers=True, verbose=False)
     module = FineTuner(
         cfg.model.name,
         data.classes,
-        _strategy(cfg),
+        {**plain_values(cfg.strategy), "name": _hydra_choice("strategy") or "custom"},
         weights=cfg.model.weights,
         head_init=cfg.model.head_init,
         preprocess=data.final_preprocess.to_dict(),
@@ -142,23 +140,23 @@ def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
 
 
 def _check_size(module: FineTuner) -> None:
-    """Networks that cannot take the image size fail deep inside torch, in the first step."""
+    """Refuse an image size with which the network would fail deep inside torch, in the first step."""
     size, family, name = module.preprocess.size, module.family, module.hparams["model"]
-    own = int(getattr(module.backbone, "image_size", family.min_size))
-    if family.fixed_size and size != own:
-        raise ValueError(f"{name} takes images of {own} x {own} pixels only, got data.image_size={size}.")
+    built_for = int(getattr(module.backbone, "image_size", family.min_size))
+    if family.fixed_size and size != built_for:
+        raise ValueError(f"{name} takes images of {built_for} x {built_for} pixels only, got data.image_size={size}.")
     if size < family.min_size:
         raise ValueError(f"{name} needs images of at least {family.min_size} pixels, got data.image_size={size}.")
 
 
 def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
-    """Lightning's Trainer with our record, checkpoints and seeds."""
+    """Make Lightning's Trainer, with the history, checkpoints and seeds of a run in `folder`."""
     options = {k: v for k, v in plain_values(cfg.trainer).items() if k != "compile"}
     _check_devices(options["accelerator"], options["devices"])
     if options["precision"] == "auto":
         options["precision"] = hardware.native_precision(hardware.resolve_accelerator(options["accelerator"]))
     history = History(folder / "metrics.csv", cfg.monitor)
-    beside = paths.last_checkpoint_path(str(cfg.ckpt_path)).parent if cfg.ckpt_path is not None else None
+    resumed_folder = paths.last_checkpoint_path(str(cfg.ckpt_path)).parent if cfg.ckpt_path is not None else None
     bar = [ProgressBar()] if make_console().is_terminal else []
     callbacks: list[Callback] = [
         SeedEveryBatch(cfg.seed),
@@ -167,7 +165,7 @@ def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         history,
         EpochSummary(cfg.monitor, history),
         GracefulShutdown(folder / "checkpoints" / "last.ckpt"),
-        BestCheckpoint(folder / "checkpoints", cfg.monitor, beside),
+        BestCheckpoint(folder / "checkpoints", cfg.monitor, resumed_folder),
         LastCheckpoint(folder / "checkpoints"),
     ]
     make = instantiate.factory(options, Trainer)
@@ -180,35 +178,35 @@ def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            use_distributed_sampler=False,  # ours neither pads nor forgets the epoch
+            use_distributed_sampler=False,  # the data module's neither pads nor forgets the epoch
         )
     except (ValueError, TypeError) as error:
         raise ValueError(f"trainer: {error}") from error
     return trainer
 
 
-PROCESSES = 8
-"""That may always compute on a CPU, however few its cores are."""
+MIN_CPU_PROCESSES = 8
+"""Number of processes that may share a CPU, however few its cores are."""
 
 
 def _check_devices(accelerator: str, devices: Any) -> None:
-    """Lightning would name its own arguments, and start any number of processes on a CPU."""
-    found = hardware.resolve_accelerator(accelerator)
-    if accelerator in ("cuda", "gpu", "mps") and found == "cpu":
+    """Refuse devices that are not there: Lightning names its own arguments, and starts any number of processes on a CPU."""
+    available = hardware.resolve_accelerator(accelerator)
+    if accelerator in ("cuda", "gpu", "mps") and available == "cpu":
         raise ValueError(
             f"trainer.accelerator={accelerator}: torch {torch.__version__} finds no such device here; trainer=auto takes "
             "what there is, trainer=cpu the processor."
         )
-    if found == "cpu" and isinstance(devices, int) and devices > max(PROCESSES, cpu_count()):
+    if available == "cpu" and isinstance(devices, int) and devices > max(MIN_CPU_PROCESSES, cpu_count()):
         raise ValueError(f"trainer.devices={devices}: that many processes do not fit on {cpu_count()} processor cores.")
 
 
 def make_callback(spec: dict[str, Any]) -> Callback:
-    """A callback of the configuration; `mode: auto` follows from what it monitors."""
+    """Make a callback of the configuration; `mode: auto` follows from what it monitors."""
     if spec.get("mode") == "auto":
         spec = {**spec, "mode": monitor_mode(spec["monitor"])}
-    made: Callback = instantiate.factory(spec, Callback)()
-    return made
+    callback: Callback = instantiate.factory(spec, Callback)()
+    return callback
 
 
 def _logger(cfg: DictConfig) -> Logger | bool:
@@ -223,10 +221,13 @@ def _logger(cfg: DictConfig) -> Logger | bool:
 
 
 def resume_path(cfg: DictConfig, module: FineTuner, data: ImageDataModule, folder: Path) -> Path | None:
-    """The checkpoint to go on from, after a look at whether it belongs to this configuration.
+    """Return the checkpoint to go on from, if there is one, and check that it belongs to this configuration.
 
     Args:
-        folder: of the run; one that was requeued goes on with what it saved there itself.
+        cfg: whose `ckpt_path` names it.
+        module: that is to go on.
+        data: that it goes on with.
+        folder: of the run; a requeued run goes on with what it saved there itself.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -235,8 +236,8 @@ def resume_path(cfg: DictConfig, module: FineTuner, data: ImageDataModule, folde
     path = None if cfg.ckpt_path is None else paths.last_checkpoint_path(str(cfg.ckpt_path))
     if process.is_requeued():
         first = Path(str(folder).removesuffix(f"_rank{process.process_rank()}"))
-        own = [*first.glob("hpc_ckpt_*.ckpt"), *first.glob(str(paths.LAST_CHECKPOINT))]
-        path = max(own, key=lambda file: file.stat().st_mtime, default=path)
+        saved = [*first.glob("hpc_ckpt_*.ckpt"), *first.glob(str(paths.LAST_CHECKPOINT))]
+        path = max(saved, key=lambda file: file.stat().st_mtime, default=path)
     if path is None:
         return None
     resume_check.check_resumable(path, module, data.description())

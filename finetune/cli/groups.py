@@ -9,9 +9,8 @@ from finetune.models.specs import FAMILIES
 
 
 def group_options(group: str) -> list[str]:
-    """The names that a config group takes, sorted."""
-    names = {path.stem for path in (CONF / group).glob("*.yaml")}
-    names = {name for name in names if not name.startswith("_")}
+    """Return the names of the options of a config group, sorted."""
+    names = {path.stem for path in (CONF / group).glob("[!_]*.yaml")}
     return sorted(names | set(FAMILIES) if group == "model" else names)
 
 

@@ -1,4 +1,4 @@
-"""What `--help` prints: the groups and the keys of a command, with what its YAML says of each."""
+"""Print the help of a command: its groups and keys, with the comments of its YAML file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from textwrap import fill
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from finetune.cli.arguments import SWEEP_FLAGS
 from finetune.cli.groups import group_options
 from finetune.io import paths
 
@@ -23,7 +24,6 @@ EXAMPLES = {
     "predict": ("ckpt=best.ckpt source=my_photos", "ckpt=best.ckpt source=photo.jpg top_k=3"),
     "export": ("ckpt=best.ckpt format=onnx",),
 }
-
 
 HELP = """\
 python -m finetune.{name} [key=value ...]
@@ -41,11 +41,11 @@ Give a group's name to choose a file of it, a dotted key to change one value:
 """
 
 
-def print_help(name: str, words: list[str]) -> None:
-    """The groups and the keys. Hydra's own help takes two seconds to list the groups, and more than 80 columns."""
-    sweep = bool({"-m", "--multirun"} & set(words))
-    overrides = [w for w in words if "=" in w and w[0] != "-" and not sweep]
-    parts = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+def print_help(name: str, argv: list[str]) -> None:
+    """Print groups and keys. Hydra's own help takes two seconds to list the groups, and more than 80 columns."""
+    sweep = bool(SWEEP_FLAGS & set(argv))
+    overrides = [word for word in argv if "=" in word and word[0] != "-" and not sweep]
+    parts = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
     for flag, folder in pairwise(parts):
         if flag in ("--config-dir", "-cd"):
             overrides.append(f"hydra.searchpath=['file://{Path(folder).resolve()}']")
@@ -55,31 +55,32 @@ def print_help(name: str, words: list[str]) -> None:
     values = {
         "examples": examples,
         "options": _option_lists(composed),
-        "keys": _explained(name, OmegaConf.to_yaml(composed)),
+        "keys": _with_comments(name, OmegaConf.to_yaml(composed)),
     }
     print(HELP.format(name=name, **values), end="")
 
 
-def _explained(name: str, keys: str) -> str:
-    """A command's keys with what its YAML says of each."""
+def _with_comments(name: str, keys: str) -> str:
+    """Put the comment of a command's YAML file above each of its keys."""
     text = (paths.CONF / f"{name}.yaml").read_text(encoding="utf-8")
-    said = dict(re.findall(r"^(\w+):[^#\n]*# (.+)$", text, re.MULTILINE))
+    comments = dict(re.findall(r"^(\w+):[^#\n]*# (.+)$", text, re.MULTILINE))
     lines = []
     for line in keys.splitlines():
-        if (comment := said.get(line.partition(":")[0])) is not None:
+        if (comment := comments.get(line.partition(":")[0])) is not None:
             lines.append(fill(comment, 80, initial_indent="# ", subsequent_indent="# "))
         lines.append(line)
     return "\n".join(lines) + "\n"
 
 
 def command_groups(cfg: DictConfig) -> list[str]:
-    """The config groups that a command has."""
+    """Return the names of the config groups of a command."""
     optional = ("callbacks", "experiment") if "model" in cfg else ()
-    return [g.name for g in paths.CONF.iterdir() if g.is_dir() and (g.name in cfg or g.name in optional)]
+    folders = [path.name for path in paths.CONF.iterdir() if path.is_dir()]
+    return [name for name in folders if name in cfg or name in optional]
 
 
 def _option_lists(cfg: DictConfig) -> str:
-    """Every group of a command with its options; the models are too many."""
+    """Return every group of a command with its options as text; the models are too many and are counted."""
     lists = {name: group_options(name) for name in command_groups(cfg)}
     if not lists:
         return ""

@@ -14,6 +14,7 @@ from finetune.runtime.suggestions import unknown_name
 
 
 def plain_values(node: Any) -> dict[str, Any]:
+    """Return a node of a configuration as a dictionary of plain values; anything else gives an empty one."""
     values: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else {}
     return dict(values)
 
@@ -22,13 +23,13 @@ ALLOWED = (
     "finetune.", "lightning.pytorch.", "timm.optim.", "torch.optim.", "torchmetrics.", "torchvision.datasets.",
     "torchvision.transforms.",
 )  # fmt: skip
-"""What `_target_` may name; FINETUNE_ALLOW=package adds to it."""
+"""Prefixes of the classes that `_target_` may name; FINETUNE_ALLOW=package adds one."""
 
 
 def factory(spec: Mapping[str, Any] | DictConfig, base: type | tuple[type, ...]) -> partial[Any]:
-    """`_target_` and its arguments as a partial: the one place where a configuration names code.
+    """Return the class that `_target_` names, as a partial with its arguments: the one place where a configuration names code.
 
-    Only classes under the allowed prefixes, and only subclasses of `base`, checked on the class itself and not on its
+    Only classes under the allowed prefixes are taken, and only subclasses of `base`; the class itself is checked, not its
     name. Arguments are plain values; nested `_target_`s are not followed.
 
     Raises:
@@ -52,16 +53,15 @@ def factory(spec: Mapping[str, Any] | DictConfig, base: type | tuple[type, ...])
 
 
 def describe_allowed_targets() -> str:
-    """What `_target_` may name, in words."""
+    """Return a sentence that says what `_target_` may name."""
     names = ", ".join(prefix[:-1] for prefix in allowed_prefixes())
     return f"A configuration may name classes under {names}; FINETUNE_ALLOW=package adds one."
 
 
 def allowed_prefixes() -> tuple[str, ...]:
-    return (
-        *ALLOWED,
-        *(f"{p.strip()}." for p in os.environ.get("FINETUNE_ALLOW", "").split(",") if p.strip()),
-    )
+    """Return `ALLOWED` and the packages of the environment variable FINETUNE_ALLOW."""
+    packages = [package.strip() for package in os.environ.get("FINETUNE_ALLOW", "").split(",")]
+    return (*ALLOWED, *(f"{package}." for package in packages if package))
 
 
 def _locate(target: str) -> Any:
@@ -71,11 +71,11 @@ def _locate(target: str) -> Any:
         raise ValueError(f"_target_: {target} is not allowed. {describe_allowed_targets()}")
     module, _, name = target.rpartition(".")
     try:
-        found = getattr(import_module(module), name)
+        located = getattr(import_module(module), name)
     except ModuleNotFoundError as error:
         extra = f" Is its package installed ({error.name})?" if error.name else ""
         raise ValueError(f"_target_: {target} cannot be imported.{extra}") from error
     except AttributeError as error:
         names = [n for n in dir(import_module(module)) if not n.startswith("_")]
         raise ValueError(unknown_name(f"class in {module}", name, names)) from error
-    return found
+    return located

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -9,37 +11,54 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.runtime import process
-from finetune.runtime.process import is_first_process, is_requeued, slurm_job
 
-given_words: list[str] = []
 
-recorded_overrides: list[str] = []
-"""The words of this command as Hydra records them in a run's folder."""
+@dataclass
+class CommandState:
+    """Remember the command that this process runs."""
+
+    argv: list[str] = field(default_factory=list)
+    """Arguments as they were typed."""
+    overrides: list[str] = field(default_factory=list)
+    """Overrides as Hydra records them in the folder of a run."""
+    folders: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Folders that `unique_dir` has made, by its arguments."""
+
+    def start(self, argv: Sequence[str], overrides: Sequence[str]) -> None:
+        """Forget the command before, and remember this one."""
+        self.argv[:] = argv
+        self.overrides[:] = [word for word in overrides if not word.startswith(("-", "hydra.", "hydra/"))]
+        self.folders.clear()
+
+
+# The only mutable state of the command line. It is global because Hydra stands between those who write it and those who
+# read it: it calls the resolver `unique_dir` with strings alone, and the function of a command with `cfg` alone
+STATE = CommandState()
 
 
 def command_line(name: str) -> list[str]:
-    """The command that this is, to be typed again; of a sweep's job, that job alone."""
+    """Return the words that repeat this command; in a sweep, those that repeat the current run alone."""
     hydra_config = HydraConfig.get()
-    words = given_words if hydra_config.mode != RunMode.MULTIRUN else list(hydra_config.overrides.task)
+    words = STATE.argv if hydra_config.mode != RunMode.MULTIRUN else list(hydra_config.overrides.task)
     return ["python", "-m", f"finetune.{name}", *words]
 
 
 def begin_run(cfg: DictConfig, name: str) -> Path:
-    """Claim the run folder of a command, before torch is imported.
+    """Claim the run folder of a command, before torch is imported, and return it.
 
     Raises:
         FileExistsError: the folder holds another run.
         ValueError: a sweep over several devices.
     """
     if name == "train" and HydraConfig.get().mode == RunMode.MULTIRUN:
-        _one_device(cfg)
+        _require_one_device(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     claim_folder(cfg, folder)
     return folder
 
 
-def _one_device(cfg: DictConfig) -> None:
-    """The processes of a run are started with its own words: those of a sweep would start the sweep again."""
+def _require_one_device(cfg: DictConfig) -> None:
+    """Refuse several devices: their processes are started with the sweep's arguments and would start it again."""
     if (devices := cfg.trainer.get("devices")) in (1, "1", None) and cfg.trainer.get("num_nodes", 1) == 1:
         return
     raise ValueError(
@@ -48,59 +67,59 @@ def _one_device(cfg: DictConfig) -> None:
     )
 
 
-# --- run folders -------------------------------------------------------------------------------------------------
-
-claimed_folders: dict[tuple[str, str], str] = {}
-
-
 def unique_dir(base: str, name: str) -> str:
-    """Make and return a folder that nobody else has: `base/name`, or with _1, _2, ... behind it.
+    """Make a folder that no other run has, and return it: `base/name`, or with _1, _2, ... appended.
 
-    A job of Slurm that was requeued has the folder that it had before.
+    The same arguments give the same folder until the next command, because Hydra asks several times. A requeued job of
+    Slurm gets the folder that it had before.
     """
     key = (base, name)
-    if key not in claimed_folders:
-        # the points of a sweep have folders within its own, which is a new one each time
-        name = (None if base.endswith("sweeps") else process.slurm_job()) or name
-        if not process.is_first_process():
-            # torchrun's: each composes for itself, and the first one's folder is the run's
-            name = f"{name}_rank{process.process_rank()}"
-        number = 0
-        while True:
-            path = Path(base) / (f"{name}_{number}" if number else name)
-            if process.is_requeued() and _is_this_command(path):
-                break
-            try:
-                path.mkdir(parents=True)
-                break
-            except FileExistsError:
-                number += 1
-        claimed_folders[key] = str(path)
-    return claimed_folders[key]
+    if key not in STATE.folders:
+        STATE.folders[key] = str(_make_unique_dir(Path(base), _folder_name(base, name)))
+    return STATE.folders[key]
 
 
-def _is_this_command(folder: Path) -> bool:
-    """Whether a folder is of the same words: a job may train several times."""
+def _folder_name(base: str, name: str) -> str:
+    # the points of a sweep have folders within its own, which is a new one each time
+    name = (None if base.endswith("sweeps") else process.slurm_job()) or name
+    # torchrun's processes compose for themselves; the folder of the first is the run's
+    return name if process.is_first_process() else f"{name}_rank{process.process_rank()}"
+
+
+def _make_unique_dir(base: Path, name: str) -> Path:
+    path, number = base / name, 0
+    while not (process.is_requeued() and _holds_this_command(path)):
+        try:
+            path.mkdir(parents=True)
+            break
+        except FileExistsError:
+            number += 1
+            path = base / f"{name}_{number}"
+    return path
+
+
+def _holds_this_command(folder: Path) -> bool:
+    """Return whether a folder records the overrides of this command: a Slurm job may train several times."""
     record = folder / ".hydra" / "overrides.yaml"
-    return record.is_file() and list(OmegaConf.load(record)) == recorded_overrides
+    return record.is_file() and list(OmegaConf.load(record)) == STATE.overrides
 
 
 def claim_folder(cfg: DictConfig, folder: Path) -> None:
-    """Write `config.yaml` into a run folder that nobody else uses.
+    """Write `config.yaml` into a run folder that no other run uses.
 
     Raises:
         FileExistsError: another run has it.
     """
-    if not is_first_process():
+    if not process.is_first_process():
         return
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with (folder / "config.yaml").open("x", encoding="utf-8") as file:
             file.write(OmegaConf.to_yaml(cfg, resolve=True))
     except FileExistsError as error:
-        if is_requeued() and folder.name.startswith(str(slurm_job())):  # its words were compared
-            for half in (folder / "checkpoints").glob(".*.tmp"):
-                half.unlink(missing_ok=True)
+        if process.is_requeued() and folder.name.startswith(str(process.slurm_job())):  # its overrides were compared
+            for incomplete in (folder / "checkpoints").glob(".*.tmp"):
+                incomplete.unlink(missing_ok=True)
             return
         raise FileExistsError(
             f"{folder} holds another run; give another hydra.run.dir, or none for a folder with the date."

@@ -1,17 +1,23 @@
-"""Keys, choices and ranges that a configuration may have."""
+"""Keys, choices and ranges that a configuration may have.
+
+Importing this does not import torch. What a torch-free class defines is taken from it; the tables of classes whose module
+imports torch stand here once more, and `tests/test_schema.py` holds them to their classes and to the comments in the YAML files.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from finetune.io.paths import CONF
+from finetune.training.strategy import CACHE_DTYPES, CACHE_MODES, FROZEN_NORMS, ParamGroup, Strategy
 
-STRATEGY_FIELDS = ("groups", "pretrained", "frozen_norm", "layer_decay", "cache", "views", "cache_dtype", "name")
+STRATEGY_FIELDS = tuple(field.name for field in dataclasses.fields(Strategy))
 
-GROUP_FIELDS = ("match", "depth", "lr", "start", "warmup", "name", "optional")
+GROUP_FIELDS = tuple(field.name for field in dataclasses.fields(ParamGroup))
 
 PREPROCESS_FIELDS = ("size", "resize", "mean", "std", "interpolation")
 
@@ -23,22 +29,23 @@ TRAINER_FIELDS = (
     "inference_mode", "profiler", "detect_anomaly", "barebones", "sync_batchnorm", "reload_dataloaders_every_n_epochs",
     "enable_autolog_hparams", "model_registry",
 )  # fmt: skip
-"""What Lightning's Trainer takes, without what a command sets itself; written out here, for asking it imports torch."""
-
+"""Arguments of Lightning's Trainer, without those that a command sets itself."""
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 
 METRICS = ("val/acc", "val/loss", "val/f1", "val/auroc", "train/acc", "train/loss")
-"""What `monitor` may name: what FineTuner logs."""
+"""Metrics that `monitor` may name; FineTuner logs them."""
 
+# key: values that it may have; null is always allowed
 CHOICES: dict[str, tuple[Any, ...]] = {
     "model.head_init": ("default", "xavier_uniform", "xavier_normal", "zero"),
+    "model.preprocess.interpolation": ("nearest", "bilinear", "bicubic"),
     "data.augment": ("auto", "none", "basic", "trivial", "rand"),
     "data.on_bad_file": ("skip", "error"),
     "data.cache_images": ("auto", "ram", "disk", "off"),
-    "strategy.cache": ("auto", "never"),
-    "strategy.cache_dtype": ("float32", "float16"),
-    "strategy.frozen_norm": ("eval", "train"),
+    "strategy.cache": CACHE_MODES,
+    "strategy.cache_dtype": CACHE_DTYPES,
+    "strategy.frozen_norm": FROZEN_NORMS,
     "loss.class_weights": ("none", "auto"),
     "trainer.compile": ("auto", True, False),
     "split": ("val", "test"),
@@ -52,12 +59,13 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "precision": ("auto", *PRECISIONS),
 }
 
+# command: values of its key `format`
 FORMATS: dict[str, tuple[Any, ...]] = {
     "predict": ("csv", "jsonl", "parquet"),
     "export": ("onnx", "torch_export", "safetensors", "state_dict"),
 }
 
-# key: kind, least, most; None is no bound. A value of null is left to whoever reads it, * is every item of a list.
+# key: type, minimum, maximum; None is no bound. Null is always allowed, * is every item of a list
 RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "seed": (int, 0, 2**32 - 1),
     "data.batch_size": (int, 1, None),
@@ -92,12 +100,12 @@ RANGES: dict[str, tuple[type, float | None, float | None]] = {
 }
 
 
-def shipped_keys(name: str) -> tuple[str, ...]:
-    """The keys at the top of one of our own files, `train.yaml` say."""
-    return tuple(str(key) for key in shipped(name))
+def conf_keys(name: str) -> tuple[str, ...]:
+    """Return the top-level keys of a file below `conf/`, of `train.yaml` for example."""
+    return tuple(str(key) for key in load_conf(name))
 
 
 @functools.cache
-def shipped(name: str) -> Any:
-    """One of our own files, before it is composed."""
+def load_conf(name: str) -> Any:
+    """Load a file below `conf/`, before it is composed."""
     return OmegaConf.load(CONF / name)

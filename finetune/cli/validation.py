@@ -1,4 +1,4 @@
-"""Whether a configuration makes sense: all that can be told without data, at once, and before torch is imported."""
+"""Validate a configuration: find all faults that show without data, at once, and before torch is imported."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from finetune.cli.schema import (
     RANGES,
     STRATEGY_FIELDS,
     TRAINER_FIELDS,
-    shipped,
-    shipped_keys,
+    conf_keys,
+    load_conf,
 )
 from finetune.io.paths import CONF, checkpoint_path, last_checkpoint_path, weights_path
 from finetune.runtime.mappings import select
@@ -29,36 +29,38 @@ from finetune.runtime.suggestions import unknown_name
 
 
 def validate(cfg: DictConfig, command: str = "train") -> None:
-    """Look at every value of a command's configuration that can be judged without data.
+    """Validate every value of a command's configuration that can be validated without data.
 
     Raises:
         ValueError: lists all faults, a line each.
     """
     faults = list(find_faults(cfg, command))
     if faults:
-        raise ValueError(list_faults(faults))
+        raise ValueError(format_faults(faults))
 
 
-def list_faults(faults: Sequence[str]) -> str:
-    """Faults as the text of an error."""
+def format_faults(faults: Sequence[str]) -> str:
+    """Return faults as the text of an error."""
     return "\n- ".join([f"{len(faults)} things are wrong:", *faults]) if len(faults) > 1 else faults[0]
 
 
 def find_faults(cfg: DictConfig, command: str) -> Iterator[str]:
-    """What is wrong with a configuration, a sentence each."""
-    if unreadable := list(_unreadable(cfg)):
-        yield from unreadable  # what else is wrong may come of these
+    """Yield the faults of a configuration, a sentence each."""
+    if unresolved := list(_validate_interpolations(cfg)):
+        yield from unresolved  # other faults may come of these
         return
-    yield from _unknown_keys(cfg, command)
-    yield from _not_given(cfg, command)
-    yield from _wrong_files(cfg)
-    yield from _wrong_values(cfg, command)
-    yield from _wrong_targets(cfg)
-    yield from _wrong_together(cfg, command)
+    yield from _validate_keys(cfg, command)
+    yield from _validate_required(cfg, command)
+    yield from _validate_files(cfg)
+    yield from _validate_choices(cfg, command)
+    yield from _validate_ranges(cfg)
+    yield from _validate_targets(cfg)
+    yield from _validate_data(cfg, command)
+    yield from _validate_combinations(cfg)
 
 
-def _unreadable(cfg: DictConfig) -> Iterator[str]:
-    """Values that name others which are not there: `${optimizer.ls}`."""
+def _validate_interpolations(cfg: DictConfig) -> Iterator[str]:
+    """Find values that name others which are not there: `${optimizer.ls}`."""
     for key, value in _leaves(OmegaConf.to_container(cfg, resolve=False)):
         if isinstance(value, str) and "${" in value and "${hydra:" not in value:
             try:
@@ -76,17 +78,17 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
 
 
-def _unknown_keys(cfg: DictConfig, command: str) -> Iterator[str]:
-    """`+modle=...` adds a key that nobody reads."""
-    top = {*shipped_keys(f"{command}.yaml")} - {"defaults"}
+def _validate_keys(cfg: DictConfig, command: str) -> Iterator[str]:
+    """Find unknown keys: `+modle=...` adds one that nothing reads."""
+    top = {*conf_keys(f"{command}.yaml")} - {"defaults"}
     top |= {p.name for p in CONF.iterdir() if p.is_dir()}
     sections: dict[str, tuple[str, ...]] = {
         "": tuple(top),
-        "data": shipped_keys("data/_base.yaml"),
-        "model": shipped_keys("model/_base.yaml"),
+        "data": conf_keys("data/_base.yaml"),
+        "model": conf_keys("model/_base.yaml"),
         "model.preprocess": PREPROCESS_FIELDS,
-        "loss": tuple(shipped("train.yaml").loss),
-        "paths": shipped_keys("paths/default.yaml"),
+        "loss": tuple(load_conf("train.yaml").loss),
+        "paths": conf_keys("paths/default.yaml"),
         "strategy": STRATEGY_FIELDS,
         "strategy.groups.*": GROUP_FIELDS,
         "trainer": (*TRAINER_FIELDS, "_target_", "compile"),
@@ -97,14 +99,14 @@ def _unknown_keys(cfg: DictConfig, command: str) -> Iterator[str]:
                 if section in ("data", "model", "loss", "paths", "strategy", "trainer"):
                     yield f"{name} must be a group of keys, got {value}; give {name}.KEY=..., or a name of `{name}=`."
                 continue
-            before = f"{name}." if name else ""
+            prefix = f"{name}." if name else ""
             for key in value:
                 if str(key) not in known:
-                    yield unknown_name("key", f"{before}{key}", [f"{before}{k}" for k in known])
+                    yield unknown_name("key", f"{prefix}{key}", [f"{prefix}{k}" for k in known])
 
 
 def _values(cfg: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """The values of a key that are not null, by their names; `*` is every item of a list."""
+    """Yield the values of a key that are not null, with their names; `*` is every item of a list."""
     first, star, rest = key.partition(".*")
     value = select(cfg, first)
     if value is None:
@@ -113,12 +115,12 @@ def _values(cfg: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield key, value
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for i in range(len(value)):
-            found = value[i] if not rest else select(value[i], rest[1:])
-            if found is not None:
-                yield f"{first}[{i}]{rest}", found
+            item = value[i] if not rest else select(value[i], rest[1:])
+            if item is not None:
+                yield f"{first}[{i}]{rest}", item
 
 
-def _wrong_files(cfg: DictConfig) -> Iterator[str]:
+def _validate_files(cfg: DictConfig) -> Iterator[str]:
     if cfg.get("ckpt"):
         try:
             checkpoint_path(str(cfg.ckpt))
@@ -134,7 +136,7 @@ def _wrong_files(cfg: DictConfig) -> Iterator[str]:
             yield str(error)
 
 
-def _wrong_values(cfg: DictConfig, command: str) -> Iterator[str]:
+def _validate_choices(cfg: DictConfig, command: str) -> Iterator[str]:
     formats = FORMATS.get(command)
     for key, known in [*CHOICES.items(), *([("format", formats)] if formats else [])]:
         value = select(cfg, key)
@@ -147,9 +149,12 @@ def _wrong_values(cfg: DictConfig, command: str) -> Iterator[str]:
             yield unknown_name(key, str(value), names, f"It is one of {', '.join(dict.fromkeys(names))}.")
     if select(cfg, "monitor") is not None and cfg.monitor not in METRICS:
         yield unknown_name("metric", str(cfg.monitor), METRICS)
-    for key, (kind, least, most) in RANGES.items():
+
+
+def _validate_ranges(cfg: DictConfig) -> Iterator[str]:
+    for key, (kind, minimum, maximum) in RANGES.items():
         for name, value in _values(cfg, key):
-            if fault := _range_fault(value, kind, least, most):
+            if fault := _range_fault(value, kind, minimum, maximum):
                 yield f"{name} must be {fault}, got {value}."
     workers = select(cfg, "data.num_workers")
     if workers is not None and workers != "auto" and _range_fault(workers, int, 0, None):
@@ -162,40 +167,42 @@ def _wrong_values(cfg: DictConfig, command: str) -> Iterator[str]:
         yield f"data.classes is a list, data.classes=[{classes},...], got {classes}."
 
 
-def _wrong_targets(cfg: DictConfig) -> Iterator[str]:
-    """`_target_` names code: only allowed places, wherever it stands."""
+def _validate_targets(cfg: DictConfig) -> Iterator[str]:
+    """Find `_target_`s that are not allowed, wherever they stand: they name code."""
     for key, value in _leaves(OmegaConf.to_container(cfg, resolve=False)):
         if key.split(".")[-1] == "_target_" and value is not None and not str(value).startswith(allowed_prefixes()):
             yield f"{key}={value} is not allowed. {describe_allowed_targets()}"
 
 
-def _wrong_together(cfg: DictConfig, command: str) -> Iterator[str]:
+def _validate_data(cfg: DictConfig, command: str) -> Iterator[str]:
     if command in ("train", "check") and "data" in cfg:
         root = select(cfg, "data.root")
         if root is None and select(cfg, "data.dataset") is None:
             yield "data.root is missing: give the folder with your images (for data=csv, the table) as data.root=..."
-        elif root is not None and not _comes_from_somewhere(cfg) and not Path(str(root)).expanduser().exists():
+        elif root is not None and not _is_made_on_demand(cfg) and not Path(str(root)).expanduser().exists():
             yield f"data.root={root}: there is no such folder or table (looked from {Path.cwd()})."
     for key in ("image_size", "per_class"):
         if command == "evaluate" and select(cfg, f"data.{key}") is not None:
-            yield f"data.{key} changes nothing in evaluate: images are prepared as the checkpoint says, and all are judged."
+            yield f"data.{key} changes nothing in evaluate: images are prepared as the checkpoint says, and all are evaluated."
+
+
+def _validate_combinations(cfg: DictConfig) -> Iterator[str]:
     if select(cfg, "quantize") is not None and select(cfg, "format") != "onnx":
         yield f"quantize={cfg.quantize} is for format=onnx, not for {select(cfg, 'format')}."
     end, every = select(cfg, "trainer.max_epochs"), select(cfg, "trainer.check_val_every_n_epoch")
-    judged = str(select(cfg, "monitor")).startswith("val/")
-    numbers = isinstance(end, int) and isinstance(every, int)
-    if judged and numbers and 0 < end < every:
+    monitors_val = str(select(cfg, "monitor")).startswith("val/")
+    if monitors_val and isinstance(end, int) and isinstance(every, int) and 0 < end < every:
         yield (
             f"monitor={cfg.monitor} would never be measured: trainer.check_val_every_n_epoch={every} in {end} epochs; "
             "give monitor=train/loss, or validate more often."
         )
-    if judged and select(cfg, "trainer.limit_val_batches") == 0:
+    if monitors_val and select(cfg, "trainer.limit_val_batches") == 0:
         yield f"monitor={cfg.monitor} would never be measured: trainer.limit_val_batches=0; give monitor=train/loss."
 
 
-def _not_given(cfg: DictConfig, command: str) -> Iterator[str]:
-    """Keys that must be given, and those that must not be null."""
-    defaults = shipped(f"{command}.yaml")
+def _validate_required(cfg: DictConfig, command: str) -> Iterator[str]:
+    """Find keys that must be given, and those that must not be null."""
+    defaults = load_conf(f"{command}.yaml")
     for key in defaults:
         default = "???" if OmegaConf.is_missing(defaults, key) else defaults[key]
         value = None if OmegaConf.is_missing(cfg, key) else cfg.get(key)
@@ -206,34 +213,35 @@ def _not_given(cfg: DictConfig, command: str) -> Iterator[str]:
     if command != "train":
         return
     defaults = {
-        "data": shipped("data/_base.yaml"),
-        "model": shipped("model/_base.yaml"),
+        "data": load_conf("data/_base.yaml"),
+        "model": load_conf("model/_base.yaml"),
         "loss": defaults.loss,
         "optimizer": {"lr": "0.001"},
         "scheduler": {"warmup": 0},
-        "strategy": {"views": 1, "pretrained": True},
+        "strategy": load_conf("strategy/_base.yaml"),
     }
-    for section, own in defaults.items():
-        values: Any = OmegaConf.to_container(own) if isinstance(own, DictConfig) else own
+    for section, node in defaults.items():
+        values: Any = OmegaConf.to_container(node) if isinstance(node, DictConfig) else node
         given = select(cfg, section)
         for key, default in values.items():
             if default is not None and isinstance(given, Mapping) and key in given and select(given, key) is None:
                 yield f"{section}.{key} must not be null; its default is {default}."
 
 
-def _range_fault(value: Any, kind: type, least: float | None, most: float | None) -> str | None:
+def _range_fault(value: Any, kind: type, minimum: float | None, maximum: float | None) -> str | None:
+    """Return the range that a value must be in and is not, as words; None where it is."""
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    whole = "a whole number" if kind is int else "a number"
-    bounds = f" from {least}" + (f" to {most}" if most is not None else " on")
+    number = "a whole number" if kind is int else "a number"
+    bounds = f" from {minimum}" + (f" to {maximum}" if maximum is not None else " on")
     if value is None:
         return None
     if not numeric or not math.isfinite(value) or (kind is int and not float(value).is_integer()):
-        return whole + bounds
-    if (least is not None and value < least) or (most is not None and value > most):
-        return whole + bounds
+        return number + bounds
+    if (minimum is not None and value < minimum) or (maximum is not None and value > maximum):
+        return number + bounds
     return None
 
 
-def _comes_from_somewhere(cfg: DictConfig) -> bool:
-    """Whether the data can be fetched, or are made by a data set's own class."""
+def _is_made_on_demand(cfg: DictConfig) -> bool:
+    """Return whether the data can be downloaded, or are made by the class of a data set."""
     return select(cfg, "data.url") is not None or select(cfg, "data.dataset") is not None

@@ -1,4 +1,4 @@
-"""Files that other programs load, one function a format; each comes with a way to run it as those programs would."""
+"""Write files that other programs load, one function a format, and run each as those programs would."""
 
 from __future__ import annotations
 
@@ -21,32 +21,38 @@ from finetune.models.specs import FAMILIES
 from finetune.training.module import FineTuner
 
 Runner = Callable[[Tensor], Tensor]
-"""Images (N, 3, size, size) uint8, resized and cropped, to probabilities (N, classes)."""
+"""A function from images (N, 3, size, size) uint8, resized and cropped, to probabilities (N, classes)."""
 
 
 class Exported(NamedTuple):
-    """A file, and its answers in its own runtime."""
+    """A file, and the function that predicts with it in its own runtime."""
 
     path: Path
     run: Runner
 
 
 class Graph(nn.Module):
-    """What goes into a graph: uint8 images (N, 3, size, size) in, probabilities (N, classes) out."""
+    """Compute probabilities (N, classes) from uint8 images (N, 3, size, size), as an exported graph does."""
 
     def __init__(self, module: FineTuner) -> None:
         super().__init__()
         self.network, self.preprocess = module.backbone, module.preprocess
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise, run, softmax."""
+        """Normalise the images, run the network, and return the softmax of its logits."""
         out = self.network(self.preprocess.normalize(images))
         logits: Tensor = out[0] if isinstance(out, tuple) else out
         return logits.softmax(dim=1)
 
 
 def export_metadata(module: FineTuner, load: str, graph: bool) -> dict[str, Any]:
-    """What must be known to use an export; it is written beside it, and into it where the format allows."""
+    """Return what must be known to use an export; it is written beside it, and into it where the format allows.
+
+    Args:
+        module: that is exported.
+        load: Python code that loads the file.
+        graph: whether normalisation and softmax are inside.
+    """
     p = module.preprocess
     resized = f"upright (EXIF orientation applied), shorter side resized to {p.resize} ({p.interpolation}, antialiased), centre {p.size} x {p.size}"
     pixels = f"uint8 (N, 3, {p.size}, {p.size}), RGB" if graph else f"float32 (N, 3, {p.size}, {p.size}), RGB"
@@ -65,14 +71,14 @@ def export_metadata(module: FineTuner, load: str, graph: bool) -> dict[str, Any]
 
 
 def export_onnx(module: FineTuner, folder: Path) -> Exported:
-    """ONNX with normalisation and softmax inside; classes and preprocessing as metadata.
+    """Write ONNX with normalisation and softmax inside; classes and preprocessing are its metadata.
 
     Raises:
         ValueError: the packages are not installed.
     """
-    _need("onnx", "onnxscript", "onnxruntime")
+    _require("onnx", "onnxscript", "onnxruntime")
     path, size = folder / "model.onnx", module.preprocess.size
-    words = export_metadata(
+    metadata = export_metadata(
         module, "onnxruntime.InferenceSession('model.onnx').run(None, {'images': images})[0]", graph=True
     )
     with _quiet():
@@ -85,14 +91,14 @@ def export_onnx(module: FineTuner, folder: Path) -> Exported:
             output_names=["probabilities"],
             verbose=False,
         )
-        program.model.metadata_props.update({key: json.dumps(value) for key, value in words.items()})
+        program.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
         program.save(path)  # in one file, where it is not above the 2 GB that one may have
-    _write_metadata(words, folder)
+    _write_metadata(metadata, folder)
     return Exported(path, onnx_runner(path))
 
 
 def onnx_runner(path: Path) -> Runner:
-    """An ONNX file in onnxruntime on the CPU."""
+    """Return a function that predicts with an ONNX file in onnxruntime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -100,18 +106,18 @@ def onnx_runner(path: Path) -> Runner:
 
 
 def export_torch(module: FineTuner, folder: Path) -> Exported:
-    """torch.export's program, for Python without this package, or C++; normalisation and softmax inside."""
+    """Write the program of torch.export, for Python without this package, or C++; normalisation and softmax are inside."""
     path, size = folder / "model.pt2", module.preprocess.size
-    words = export_metadata(module, "torch.export.load('model.pt2').module()(images)", graph=True)
+    metadata = export_metadata(module, "torch.export.load('model.pt2').module()(images)", graph=True)
     with _quiet():
         program = torch.export.export(
             Graph(module).eval(),
             (torch.zeros(2, 3, size, size, dtype=torch.uint8),),
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
-        torch.export.save(program, path, extra_files={"about.json": json.dumps(words)})
+        torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
         loaded = torch.export.load(path).module()
-    _write_metadata(words, folder)
+    _write_metadata(metadata, folder)
     return Exported(path, lambda images: loaded(images))
 
 
@@ -119,23 +125,23 @@ def export_torch(module: FineTuner, folder: Path) -> Exported:
 
 
 def export_safetensors(module: FineTuner, folder: Path) -> Exported:
-    """The weights under their torchvision names, with classes and preprocessing in the header.
+    """Write the weights under their torchvision names, with classes and preprocessing in the header.
 
     Raises:
         ValueError: the package is not installed.
     """
-    _need("safetensors")
+    _require("safetensors")
     from safetensors.torch import load_file, save
 
     path = folder / "model.safetensors"
     # by update: torchvision's MNASNet wants the version that a state dict of its own has, and this format has not
     load = "state = network.state_dict(); state.update(safetensors.torch.load_file('model.safetensors')); "
-    words = export_metadata(
+    metadata = export_metadata(
         module, f"{_recipe(module)}{load}network.load_state_dict(state); network.eval()", graph=False
     )
-    metadata = {key: json.dumps(value) for key, value in words.items()}
-    write_atomically(path, save(dict(_weights(module)), metadata))
-    _write_metadata(words, folder)
+    header = {key: json.dumps(value) for key, value in metadata.items()}
+    write_atomically(path, save(dict(_weights(module)), header))
+    _write_metadata(metadata, folder)
     network = _new_network(module)
     state = network.state_dict()
     state.update(load_file(path))
@@ -143,12 +149,12 @@ def export_safetensors(module: FineTuner, folder: Path) -> Exported:
 
 
 def export_state_dict(module: FineTuner, folder: Path) -> Exported:
-    """The weights under their torchvision names, as torch saves them."""
+    """Write the weights under their torchvision names, as torch saves them."""
     path = folder / "model.pth"
     load = "network.load_state_dict(torch.load('model.pth', weights_only=True)); network.eval()"
-    words = export_metadata(module, f"{_recipe(module)}{load}", graph=False)
+    metadata = export_metadata(module, f"{_recipe(module)}{load}", graph=False)
     torch.save(_weights(module), path)
-    _write_metadata(words, folder)
+    _write_metadata(metadata, folder)
     return Exported(path, _runner(module, _new_network(module), torch.load(path, weights_only=True)))
 
 
@@ -160,7 +166,7 @@ def _weights(module: FineTuner) -> dict[str, Tensor]:
 
 
 def _arguments(module: FineTuner) -> dict[str, Any] | None:
-    """What torchvision's `get_model` needs beside the name; None for a network that is not torchvision's."""
+    """Return what torchvision's `get_model` needs beside the name; None for a network that is not torchvision's."""
     family = FAMILIES.get(str(module.hparams["model"]))
     if family is None or family.build is not None:
         return None
@@ -177,13 +183,13 @@ def _arguments(module: FineTuner) -> dict[str, Any] | None:
 def _recipe(module: FineTuner) -> str:
     arguments = _arguments(module)
     if arguments is None:
-        return "network = ...  # yours; "
-    given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    return f"network = torchvision.models.get_model({module.hparams['model']!r}, {given}); "
+        return "network = ...  # your own; "
+    keywords = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return f"network = torchvision.models.get_model({module.hparams['model']!r}, {keywords}); "
 
 
 def _new_network(module: FineTuner) -> nn.Module:
-    """Built as the recipe says."""
+    """Build the network as the recipe says."""
     arguments = _arguments(module)
     if arguments is None:
         return copy.deepcopy(module.backbone)
@@ -201,12 +207,12 @@ def _runner(module: FineTuner, network: nn.Module, state: dict[str, Tensor]) -> 
 
 
 def quantize_int8(exported: Exported, images: Tensor) -> Exported:
-    """An ONNX file with weights and activations in 8 bits, their ranges taken from some images (N, 3, size, size).
+    """Write an ONNX file with weights and activations in 8 bits, whose ranges are taken from images (N, 3, size, size).
 
     Raises:
         ValueError: the packages are not installed.
     """
-    _need("onnx", "onnxruntime")
+    _require("onnx", "onnxruntime")
     import onnx as onnx_package
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -235,9 +241,9 @@ def quantize_int8(exported: Exported, images: Tensor) -> Exported:
                 weight_type=QuantType.QInt8,
             )
             model = onnx_package.load(path)
-            words = {p.key: p.value for p in model.metadata_props}
-            words["load"] = words["load"].replace(exported.path.name, path.name)
-            onnx_package.helper.set_model_props(model, words)
+            metadata = {p.key: p.value for p in model.metadata_props}
+            metadata["load"] = metadata["load"].replace(exported.path.name, path.name)
+            onnx_package.helper.set_model_props(model, metadata)
             onnx_package.save(model, path)
     finally:
         prepared.unlink(missing_ok=True)
@@ -247,20 +253,20 @@ def quantize_int8(exported: Exported, images: Tensor) -> Exported:
 # --- common ------------------------------------------------------------------------------------------------------
 
 
-def _need(*packages: str) -> None:
+def _require(*packages: str) -> None:
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ValueError(f"This needs {', '.join(missing)}: pip install 'finetune-lightning[export]'")
 
 
-def _write_metadata(words: dict[str, Any], folder: Path) -> None:
-    text = json.dumps(words, indent=2, ensure_ascii=False) + "\n"
+def _write_metadata(metadata: dict[str, Any], folder: Path) -> None:
+    text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / "model.json", text.encode(errors="backslashreplace"))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' advice, which is meant for those who write networks."""
+    """Silence the exporters' advice, which is meant for those who write networks."""
     root, level = logging.getLogger(), logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -277,4 +283,4 @@ EXPORTERS: dict[str, Callable[[FineTuner, Path], Exported]] = {
     "safetensors": export_safetensors,
     "state_dict": export_state_dict,
 }
-"""Format -> function of a module in evaluation mode on the CPU, and a folder."""
+"""Format -> function that takes a module in evaluation mode on the CPU, and a folder."""

@@ -1,4 +1,4 @@
-"""Whether an export says what the model says, on real pictures."""
+"""Compare the predictions of an export with those of the model, on real images."""
 
 from __future__ import annotations
 
@@ -15,47 +15,52 @@ from finetune.inference import eval_data, inputs
 from finetune.inference.classifier import Classifier
 from finetune.runtime.console import echo, field_line
 
-BATCH = 8
+BATCH_SIZE = 8
 
-LEAST_AGREEMENT = 0.9
-"""Share of equal labels below which 8 bits do not hold up."""
+MIN_AGREEMENT = 0.9
+"""Share of equal labels below which a file in 8 bits is rejected."""
 
-FEWEST = 16
-"""Pictures for 8 bits: half of them set the ranges, the others are compared."""
+MIN_INT8_IMAGES = 16
+"""Number of images that 8 bits need: half of them set the ranges, the others are compared."""
 
 
 class ComparisonImages(NamedTuple):
-    """Images (N, 3, size, size) uint8, their labels where they are known, and where they are from."""
+    """Images (N, 3, size, size) uint8, their labels where they are known, and a description of their origin."""
 
     images: Tensor
     labels: Tensor | None
-    what: str
+    description: str
 
 
 def comparison_images(model: Classifier, source: str | None, at_most: int) -> ComparisonImages:
-    """The pictures of a source, or those that the run held out, evenly picked; noise if neither can be had.
+    """Return images of a source, or of those that the run held out, evenly spaced; noise if neither can be had.
+
+    Args:
+        model: whose transform and held-out images are used.
+        source: as `predict` takes it; None for the images that the run held out.
+        at_most: so many images.
 
     Raises:
         FileNotFoundError: there is no such source.
-        ValueError: no picture in it can be read.
+        ValueError: no image in it can be read.
     """
     if source is not None:
-        loaded = inputs.read_inputs(inputs.find_inputs(source).names, model.transform, 2 * BATCH)
-        every = list(islice(loaded, at_most))
-        good = [item.image for item in every if item.image is not None]
-        if not good:
-            raise ValueError(f"source={source}: none of its first {len(every)} pictures can be read.")
-        bad = f" ({len(every) - len(good)} cannot be read)" if len(good) < len(every) else ""
-        return ComparisonImages(torch.stack(good), None, f"{len(good)} pictures of {source}{bad}")
+        loaded = inputs.read_inputs(inputs.find_inputs(source).names, model.transform, 2 * BATCH_SIZE)
+        items = list(islice(loaded, at_most))
+        readable = [item.image for item in items if item.image is not None]
+        if not readable:
+            raise ValueError(f"source={source}: none of its first {len(items)} images can be read.")
+        unreadable = f" ({len(items) - len(readable)} cannot be read)" if len(readable) < len(items) else ""
+        return ComparisonImages(torch.stack(readable), None, f"{len(readable)} images of {source}{unreadable}")
     try:
         split = eval_data.find_eval_data(model.module.about, model.classes, "val", ImageDataModule()).split
     except (ValueError, FileNotFoundError):
         size = model.module.preprocess.size
         noise = torch.randint(
-            256, (BATCH, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+            256, (BATCH_SIZE, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
         )
         return ComparisonImages(
-            noise, None, f"{BATCH} images of noise, for the run's own are not at hand: give source=FOLDER"
+            noise, None, f"{BATCH_SIZE} images of noise, for the run's own are not at hand: give source=FOLDER"
         )
     step = max(1, len(split) // at_most)
     split = split.take(range(0, len(split), step)[:at_most])
@@ -64,50 +69,65 @@ def comparison_images(model: Classifier, source: str | None, at_most: int) -> Co
 
 
 def probabilities(run: Runner, images: Tensor) -> Tensor:
-    """Probabilities (N, classes), in batches of `BATCH` and, for the last image, of one."""
+    """Return probabilities (N, classes), computed in batches of `BATCH_SIZE` and, for the last image, of one."""
     with torch.inference_mode():
-        parts = [run(batch) for batch in images[:-1].split(BATCH)] if len(images) > 1 else []
+        parts = [run(batch) for batch in images[:-1].split(BATCH_SIZE)] if len(images) > 1 else []
         return torch.cat([*parts, run(images[-1:])]).float()
 
 
-def compare_probabilities(expected: Tensor, found: Tensor, labels: Tensor | None = None) -> dict[str, Any]:
-    """Largest difference between two probabilities, share of equal labels, and accuracy where labels are known."""
-    said, wanted = found.argmax(dim=1), expected.argmax(dim=1)
-    result: dict[str, Any] = {
-        "images": len(found),
-        "max_dp": float((expected - found).abs().max()),
-        "agreement": float((said == wanted).double().mean()),
+def compare_probabilities(expected: Tensor, exported: Tensor, labels: Tensor | None = None) -> dict[str, Any]:
+    """Return the largest absolute difference of a probability, the share of equal labels, and accuracies.
+
+    Args:
+        expected: probabilities (N, classes) of the model.
+        exported: probabilities (N, classes) of the export.
+        labels: true labels (N,); without them there are no accuracies.
+    """
+    predicted, model_predicted = exported.argmax(dim=1), expected.argmax(dim=1)
+    comparison: dict[str, Any] = {
+        "images": len(exported),
+        "max_abs_diff": float((expected - exported).abs().max()),
+        "agreement": float((predicted == model_predicted).double().mean()),
     }
     if labels is not None:
-        result["acc"] = float((said == labels).double().mean())
-        result["acc_of_the_model"] = float((wanted == labels).double().mean())
-    return result
+        comparison["acc"] = float((predicted == labels).double().mean())
+        comparison["model_acc"] = float((model_predicted == labels).double().mean())
+    return comparison
 
 
-def describe_comparison(found: dict[str, Any]) -> str:
-    """A comparison for the terminal."""
-    text = f"largest difference of a probability {found['max_dp']:.2g}, same label for {found['agreement']:.2%}"
-    if "acc" in found:
-        text += f", accuracy {found['acc']:.4f} (the model's {found['acc_of_the_model']:.4f})"
+def describe_comparison(comparison: dict[str, Any]) -> str:
+    """Return a comparison as text for the terminal."""
+    text = (
+        f"largest difference of a probability {comparison['max_abs_diff']:.2g}, "
+        f"same label for {comparison['agreement']:.2%}"
+    )
+    if "acc" in comparison:
+        text += f", accuracy {comparison['acc']:.4f} (the model's {comparison['model_acc']:.4f})"
     return text
 
 
-def export_int8(exported: Exported, pictures: ComparisonImages, expected: Tensor) -> dict[str, Any]:
-    """Write the file in 8 bits too; every other picture sets its ranges, and it is compared on those between.
+def export_int8(exported: Exported, comparison_set: ComparisonImages, expected: Tensor) -> dict[str, Any]:
+    """Write the file in 8 bits too, and return how it compares with the model.
+
+    Args:
+        exported: the ONNX file.
+        comparison_set: images; those at even positions set the ranges, the others are compared.
+        expected: probabilities (N, classes) of the model.
 
     Raises:
         ValueError: the labels differ too often.
     """
-    small = formats.quantize_int8(exported, pictures.images[::2])
-    labels = None if pictures.labels is None else pictures.labels[1::2]
-    found = compare_probabilities(expected[1::2], probabilities(small.run, pictures.images[1::2]), labels)
-    if found["agreement"] < LEAST_AGREEMENT:
-        small.path.unlink()
+    quantized = formats.quantize_int8(exported, comparison_set.images[::2])
+    labels = None if comparison_set.labels is None else comparison_set.labels[1::2]
+    predicted = probabilities(quantized.run, comparison_set.images[1::2])
+    comparison = compare_probabilities(expected[1::2], predicted, labels)
+    if comparison["agreement"] < MIN_AGREEMENT:
+        quantized.path.unlink()
         raise ValueError(
-            f"In 8 bits it gives the same label for {found['agreement']:.2%} of {found['images']} pictures, less than "
-            f"{LEAST_AGREEMENT:.0%}: it is not kept. More pictures (images=500) may help, or leave quantize out."
+            f"In 8 bits it gives the same label for {comparison['agreement']:.2%} of {comparison['images']} images, less than "
+            f"{MIN_AGREEMENT:.0%}: it is not kept. More images (images=500) may help, or leave quantize out."
         )
-    size, was = small.path.stat().st_size, exported.path.stat().st_size
-    echo(field_line("int8", f"on the half of them that set no ranges: {describe_comparison(found)}"))
-    echo(field_line("", f"{small.path} ({size / 2**20:.1f} MiB, {size / was:.0%} of the other)"))
-    return {"file": small.path.name, "bytes": size, **found}
+    size, size_before = quantized.path.stat().st_size, exported.path.stat().st_size
+    echo(field_line("int8", f"on the half of them that set no ranges: {describe_comparison(comparison)}"))
+    echo(field_line("", f"{quantized.path} ({size / 2**20:.1f} MiB, {size / size_before:.0%} of the other)"))
+    return {"file": quantized.path.name, "bytes": size, **comparison}
