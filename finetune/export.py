@@ -25,19 +25,20 @@ def export(cfg: DictConfig) -> float:
     factories.prepare_process()
     model = load(cfg.ckpt, device="cpu", precision="32-true")
     echo(field_line("Model", f"{model.module.hparams['model']} for {len(model.classes)} classes"))
-    comparison = verify.comparison_images(model, cfg.source, cfg.images)
-    if cfg.quantize is not None and len(comparison.images) < verify.FEWEST:
-        raise ValueError(f"quantize=int8 needs {verify.FEWEST} images, half to compare on; got {comparison.what}.")
+    compared = verify.comparison_images(model, cfg.source, cfg.images)
+    if cfg.quantize is not None and len(compared.images) < verify.FEWEST:
+        needed = f"quantize=int8 needs {verify.FEWEST} images or more, half of them to compare on"
+        raise ValueError(f"{needed}; got {compared.what}.")
     model.module.evaluate_as({})  # the network itself, as it is exported
-    expected = verify.probabilities(lambda batch: model.logits(batch).softmax(dim=1), comparison.images)
+    expected = verify.probabilities(lambda batch: model.logits(batch).softmax(dim=1), compared.images)
     exported = formats.EXPORTERS[cfg.format](model.module, folder)
-    actual = verify.probabilities(exported.run, comparison.images)
-    result = verify.compare_probabilities(expected, actual, comparison.labels)
+    actual = verify.probabilities(exported.run, compared.images)
+    result = verify.compare_probabilities(expected, actual, compared.labels)
     good = result["max_dp"] <= cfg.tolerance  # a NaN is not
     values = {"ckpt": str(cfg.ckpt), "format": cfg.format, "file": exported.path.name, "good": good, **result}
-    values |= {"bytes": exported.path.stat().st_size, "compared_on": comparison.what, "tolerance": cfg.tolerance}
+    values |= {"bytes": exported.path.stat().st_size, "compared_on": compared.what, "tolerance": cfg.tolerance}
     write_json(values, folder / "export.json")
-    echo(field_line("Compared", f"on {comparison.what}: {verify.describe_comparison(result)}"))
+    echo(field_line("Compared", f"on {compared.what}: {verify.describe_comparison(result)}"))
     if not good:
         exported.path.rename(exported.path.with_name(f"{exported.path.name}.rejected"))
         raise ValueError(
@@ -46,7 +47,7 @@ def export(cfg: DictConfig) -> float:
         )
     echo(field_line("File", f"{exported.path} ({values['bytes'] / 2**20:.1f} MiB)"))
     if cfg.quantize == "int8":
-        write_json({**values, "int8": verify.export_int8(exported, comparison, expected)}, folder / "export.json")
+        write_json({**values, "int8": verify.export_int8(exported, compared, expected)}, folder / "export.json")
     echo(field_line("", "model.json says how to use it, export.json how it was compared"))
     return float(result["max_dp"])
 

@@ -233,7 +233,7 @@ def test_int8_is_smaller_and_measured(best: str, command: Command, photos: Path)
 def test_int8_needs_pictures(best: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     _, code = command("export", best, "quantize=int8")
     assert code == 2
-    assert "needs 16 pictures or more" in capsys.readouterr().err
+    assert "needs 16 images or more" in capsys.readouterr().err
 
 
 def test_compare_counts_and_measures() -> None:

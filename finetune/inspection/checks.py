@@ -73,7 +73,7 @@ def _unreadable(scan: DatasetScan) -> Iterator[Finding]:
             "not_read", "warning",
             f"{count_of(len(skipped), 'file')} {are(len(skipped))} not read by training ({listing.count_extensions(skipped)}).",
             "If a file is an image that belongs to the data, save it as .jpg or .png in the folder of its class. "
-            f"Read are {' '.join(sorted(listing.EXTENSIONS))}.",
+            f"Training reads {' '.join(sorted(listing.EXTENSIONS))}.",
             [[key] for key in skipped],
         )  # fmt: skip
 

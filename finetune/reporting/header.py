@@ -94,7 +94,7 @@ def model_lines(module: FineTuner) -> list[str]:
     trainable = network.count_parameters(module.backbone, module.learning_names())
     size = module.preprocess.size
     ignored = "" if module.strategy.pretrained else f" (strategy {module.strategy.name} ignores model.weights)"
-    text = f"{module.hparams['model']}, {size} x {size} pixels; {trainable:,} of {total:,} parameters are trainable"
+    text = f"{module.hparams['model']}, {size} x {size} pixels; {trainable:,} of {total:,} parameters trainable"
     lines = [field_line("Model", text), field_line("Weights", module.source + ignored)]
     if module.source == "random weights" and not module.ever_trunk_moves():
         lines.append(field_line("Note", "the trunk is frozen at random weights: expect little; give model.weights."))
