@@ -128,7 +128,9 @@ def two(trained: Path, tmp_path: Path) -> list[Path]:
     predictions = runs.read_run(folders[1]).predictions
     assert predictions is not None
     flat = np.full_like(predictions.probabilities, 1 / 3)
-    np.savez(folders[1] / "checkpoints" / "best.npz", probabilities=flat, labels=predictions.labels, keys=predictions.keys)
+    np.savez(
+        folders[1] / "checkpoints" / "best.npz", probabilities=flat, labels=predictions.labels, keys=predictions.keys
+    )
     return folders
 
 
@@ -164,7 +166,12 @@ def test_compare_warns_of_different_validation_images(
     predictions = runs.read_run(two[1]).predictions
     assert predictions is not None
     keys = ["val/cat/99.png", *predictions.keys[1:]]
-    np.savez(two[1] / "checkpoints" / "best.npz", probabilities=predictions.probabilities, labels=predictions.labels, keys=keys)
+    np.savez(
+        two[1] / "checkpoints" / "best.npz",
+        probabilities=predictions.probabilities,
+        labels=predictions.labels,
+        keys=keys,
+    )
     compare.main([*map(str, two), "--out", str(tmp_path / "out")])
     assert "different images" in capsys.readouterr().out
     assert "do not compare" in (tmp_path / "out" / "compare.html").read_text()
