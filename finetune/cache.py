@@ -1,4 +1,4 @@
-"""`python -m finetune.cache [clear]`: list or clear what is computed once and kept."""
+"""`python -m finetune.cache [clear]`: list or clear the cache of features, pixels and image info."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from finetune.cli.main import argparse_command
 from finetune.io.store import Cache, default_cache_folder, format_mib
 
 
@@ -19,21 +20,21 @@ def _age(seconds: float) -> str:
 
 
 def cache(argv: Sequence[str] | None = None) -> None:
-    """List or clear."""
+    """List or clear the cache."""
     parser = argparse.ArgumentParser(prog="python -m finetune.cache", description=__doc__)
     parser.add_argument("action", nargs="?", choices=("list", "clear"), default="list")
     parser.add_argument(
         "--dir", type=Path, help=f"the folder, paths.cache_dir of the runs (default: {default_cache_folder()})"
     )
-    given = parser.parse_args(argv)
-    kept = Cache(given.dir)
-    if given.action == "clear":
-        count, size = kept.clear()
-        print(f"Removed {count} entries, {format_mib(size)}, from {kept.folder}.")
+    options = parser.parse_args(argv)
+    store = Cache(options.dir)
+    if options.action == "clear":
+        count, size = store.clear()
+        print(f"Removed {count} entries, {format_mib(size)}, from {store.folder}.")
         return
-    entries = kept.entries()
+    entries = store.entries()
     if not entries:
-        print(f"Nothing is kept in {kept.folder}.")
+        print(f"Nothing is kept in {store.folder}.")
         return
 
     from finetune.runtime.console import print_table
@@ -42,13 +43,11 @@ def cache(argv: Sequence[str] | None = None) -> None:
         [e.metadata.get("description", e.path.name), format_mib(e.bytes), _age(time.time() - e.used)]
         for e in reversed(entries)
     ]
-    print_table(f"{format_mib(sum(e.bytes for e in entries))} in {kept.folder}", ["kept", "size", "last used"], rows)
+    print_table(f"{format_mib(sum(e.bytes for e in entries))} in {store.folder}", ["kept", "size", "last used"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
-    from finetune.cli.main import argparse_command  # here: the classes work without hydra
-
+    """Run the command."""
     argparse_command(cache, argv)
 
 

@@ -1,4 +1,4 @@
-"""`python -m finetune.check`: an honest picture of the data, before anything is trained on them."""
+"""`python -m finetune.check`: check a data set before anything is trained on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetune.runtime.process import heavy_imports
 
 
 def check(cfg: DictConfig) -> None:
-    """Look at every picture; nothing of the data is changed."""
+    """Check every image; nothing of the data is changed."""
     folder = begin_run(cfg, "check")
 
     with heavy_imports():
@@ -21,13 +21,13 @@ def check(cfg: DictConfig) -> None:
         from finetune.reporting import check_page
 
     factories.prepare_process()
-    found = inspect.inspect_data(factories.make_checked_data(cfg), cfg.near)
-    check_page.write_check(found, folder, cfg.report, command_line("check"))
-    check_page.print_check(found, folder, cfg.report)
+    inspection = inspect.inspect_data(factories.make_checked_data(cfg), cfg.phash_threshold)
+    check_page.write_check(inspection, folder, cfg.report, command_line("check"))
+    check_page.print_check(inspection, folder, cfg.report)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     hydra_command("check", check, argv)
 
 

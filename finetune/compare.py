@@ -8,28 +8,28 @@ from pathlib import Path
 
 from finetune.cli.main import argparse_command
 from finetune.reporting import runs
-from finetune.reporting.leaderboard import print_and_write
+from finetune.reporting.leaderboard import write_comparison
 from finetune.runtime.console import echo, field_line
 
 
 def compare(argv: Sequence[str] | None = None) -> None:
-    """Print the table, write `leaderboard.csv` and `compare.html`."""
+    """Print the comparison, and write `leaderboard.csv` and `compare.html`."""
     parser = argparse.ArgumentParser(prog="python -m finetune.compare", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or a sweep's")
     help_out = "the folder for leaderboard.csv and compare.html (default: the sweep's own; of several: comparison)"
     parser.add_argument("--out", type=Path, help=help_out)
     options = parser.parse_args(argv)
-    one = options.runs[0] if len(options.runs) == 1 else Path("comparison")
-    found, faults = runs.read_runs(runs.find_runs(options.runs))
+    default = options.runs[0] if len(options.runs) == 1 else Path("comparison")
+    found, errors = runs.read_runs(runs.find_runs(options.runs))
     if not found:
-        raise ValueError("\n".join(faults))
-    for fault in faults:
-        echo(field_line("Left out", fault))
-    print_and_write(found, options.out or one)
+        raise ValueError("\n".join(errors))
+    for error in errors:
+        echo(field_line("Left out", error))
+    write_comparison(found, options.out or default)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     argparse_command(compare, argv)
 
 

@@ -1,4 +1,4 @@
-"""`python -m finetune.evaluate`: what a checkpoint is worth, on the images that its run held out or on others."""
+"""`python -m finetune.evaluate`: evaluate a checkpoint on the images that its run held out, or on others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetune.runtime.process import heavy_imports
 
 
 def evaluate(cfg: DictConfig) -> float:
-    """Judge one checkpoint; returns its accuracy."""
+    """Evaluate one checkpoint; return its accuracy."""
     folder = begin_run(cfg, "evaluate")
 
     with heavy_imports():
@@ -29,15 +29,15 @@ def evaluate(cfg: DictConfig) -> float:
         echo(field_line("Note", note))
     if images.bad_files:
         echo(field_line("Left out", f"{len(images.bad_files)} unreadable files (bad_files.csv lists them)"))
-    judgement = evaluation.evaluate(model, images, cfg.top_k, cfg.data.batch_size, cfg.data.num_workers)
-    judgement.values.update(ckpt=str(cfg.ckpt), split=cfg.split, tta=cfg.tta)
-    evaluation_files.write_evaluation(model, images, judgement, folder, cfg.report)
-    evaluation_files.print_evaluation(judgement.values, folder)
-    return float(judgement.values["acc"])
+    result = evaluation.evaluate(model, images, cfg.top_k, cfg.data.batch_size, cfg.data.num_workers)
+    result.values.update(ckpt=str(cfg.ckpt), split=cfg.split, tta=cfg.tta)
+    evaluation_files.write_evaluation(model, images, result, folder, cfg.report)
+    evaluation_files.print_evaluation(result.values, folder)
+    return float(result.values["acc"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     hydra_command("evaluate", evaluate, argv)
 
 

@@ -1,4 +1,4 @@
-"""`python -m finetune.export`: a checkpoint as a file that other programs load, compared with the model."""
+"""`python -m finetune.export`: export a checkpoint to a file that other programs load, and compare it with the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetune.runtime.process import heavy_imports
 
 
 def export(cfg: DictConfig) -> float:
-    """Write one file; returns the largest difference between its probabilities and the model's."""
+    """Export one checkpoint; return the largest difference between the probabilities of the file and of the model."""
     folder = begin_run(cfg, "export")
 
     with heavy_imports():
@@ -25,40 +25,35 @@ def export(cfg: DictConfig) -> float:
     factories.prepare_process()
     model = load(cfg.ckpt, device="cpu", precision="32-true")
     echo(field_line("Model", f"{model.module.hparams['model']} for {len(model.classes)} classes"))
-    pictures = verify.comparison_images(model, cfg.source, cfg.images)
-    if cfg.quantize is not None and len(pictures.images) < verify.MIN_INT8_IMAGES:
-        raise ValueError(
-            f"quantize=int8 needs {verify.MIN_INT8_IMAGES} images or more, half of them to compare on; got {pictures.description}."
-        )
+    compared = verify.comparison_images(model, cfg.source, cfg.images)
+    if cfg.quantize is not None and len(compared.images) < verify.MIN_INT8_IMAGES:
+        needed = f"quantize=int8 needs {verify.MIN_INT8_IMAGES} images or more, half of them to compare on"
+        raise ValueError(f"{needed}; got {compared.description}.")
     model.module.evaluate_as({})  # the network itself, as it is exported
-    expected = verify.probabilities(lambda images: model.logits(images).softmax(dim=1), pictures.images)
+    expected = verify.probabilities(lambda batch: model.logits(batch).softmax(dim=1), compared.images)
     exported = formats.EXPORTERS[cfg.format](model.module, folder)
-    found = verify.compare_probabilities(expected, verify.probabilities(exported.run, pictures.images), pictures.labels)
-    passed = found["max_abs_diff"] <= cfg.tolerance  # a NaN is not
-    values = {"ckpt": str(cfg.ckpt), "format": cfg.format, "file": exported.path.name, "passed": passed}
-    values |= {
-        "bytes": exported.path.stat().st_size,
-        "compared_on": pictures.description,
-        "tolerance": cfg.tolerance,
-        **found,
-    }
+    actual = verify.probabilities(exported.run, compared.images)
+    result = verify.compare_probabilities(expected, actual, compared.labels)
+    passed = result["max_abs_diff"] <= cfg.tolerance  # a NaN is not
+    values = {"ckpt": str(cfg.ckpt), "format": cfg.format, "file": exported.path.name, "passed": passed, **result}
+    values |= {"bytes": exported.path.stat().st_size, "compared_on": compared.description, "tolerance": cfg.tolerance}
     write_json(values, folder / "export.json")
-    echo(field_line("Compared", f"on {pictures.description}: {verify.describe_comparison(found)}"))
+    echo(field_line("Compared", f"on {compared.description}: {verify.describe_comparison(result)}"))
     if not passed:
         exported.path.rename(exported.path.with_name(f"{exported.path.name}.rejected"))
         raise ValueError(
-            f"The export differs by {found['max_abs_diff']:.2g}, more than tolerance={cfg.tolerance:g}; it is now "
+            f"The export differs by {result['max_abs_diff']:.2g}, more than tolerance={cfg.tolerance:g}; it is now "
             f"{exported.path.name}.rejected in {folder}, and export.json has the numbers."
         )
     echo(field_line("File", f"{exported.path} ({values['bytes'] / 2**20:.1f} MiB)"))
     if cfg.quantize == "int8":
-        write_json({**values, "int8": verify.export_int8(exported, pictures, expected)}, folder / "export.json")
+        write_json({**values, "int8": verify.export_int8(exported, compared, expected)}, folder / "export.json")
     echo(field_line("", "model.json says how to use it, export.json how it was compared"))
-    return float(found["max_abs_diff"])
+    return float(result["max_abs_diff"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     hydra_command("export", export, argv)
 
 

@@ -1,4 +1,4 @@
-"""`python -m finetune.predict`: labels and probabilities of pictures, a row for each."""
+"""`python -m finetune.predict`: predict labels and probabilities of images, a row for each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune.runtime.process import heavy_imports
 
 
 def predict(cfg: DictConfig) -> None:
-    """Classify the pictures of one source."""
+    """Classify the images of one source."""
     folder = begin_run(cfg, "predict")
 
     with heavy_imports():
@@ -27,17 +27,10 @@ def predict(cfg: DictConfig) -> None:
         echo(field_line("Note", note))
     factories.prepare_process()
     model = factories.make_classifier(cfg)
-    table = folder / f"predictions.{cfg.format}"
+    table, embeddings = folder / f"predictions.{cfg.format}", folder / "embeddings.npy" if cfg.embeddings else None
+    options = {"embeddings": embeddings, "copy_to": Path(cfg.copy_to) if cfg.copy_to is not None else None}
     try:
-        outcome = prediction.predict(
-            model,
-            source,
-            table,
-            k=cfg.top_k,
-            temperature=cfg.temperature,
-            embeddings=folder / "embeddings.npy" if cfg.embeddings else None,
-            copy_to=Path(cfg.copy_to) if cfg.copy_to is not None else None,
-        )
+        outcome = prediction.predict(model, source, table, k=cfg.top_k, temperature=cfg.temperature, **options)
     except KeyboardInterrupt as error:
         raise Exit(f"interrupted; the rows so far are in {table}.part", INTERRUPTED) from error
     if outcome.total == 0:
@@ -45,16 +38,16 @@ def predict(cfg: DictConfig) -> None:
     if cfg.report:
         outcome.gallery.draw(folder / "plots" / "certain.png")
     echo("\n".join(prediction.summary_lines(outcome, table)))
-    if cfg.embeddings:
-        echo(field_line("", str(folder / "embeddings.npy")))
+    if embeddings is not None:
+        echo(field_line("", str(embeddings)))
     if cfg.copy_to is not None:
         echo(field_line("Copies", str(cfg.copy_to)))
     if outcome.failures:
-        raise Exit(f"{outcome.failures} of {outcome.total} pictures have no answer; their rows say why", SOME_FAILED)
+        raise Exit(f"{outcome.failures} of {outcome.total} images have no prediction; their rows say why", SOME_FAILED)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     hydra_command("predict", predict, argv)
 
 

@@ -1,4 +1,4 @@
-"""`python -m finetune.train`: from a configuration to a trained model, its record and its pictures."""
+"""`python -m finetune.train`: train one model from a configuration, and write its record and its page."""
 
 from __future__ import annotations
 
@@ -14,40 +14,39 @@ from finetune.runtime.process import heavy_imports
 
 
 def train(cfg: DictConfig) -> float | None:
-    """Train one model; returns the best value of `monitor`, which is what a sweeper looks at."""
+    """Train one model; return the best value of `monitor`, which a sweeper optimizes."""
     folder = begin_run(cfg, "train")
 
-    with heavy_imports():  # what is wrong above is answered without
+    with heavy_imports():  # errors above are reported without them
         from finetune.cli import factories
-        from finetune.reporting import summary
+        from finetune.inspection import inspect
+        from finetune.reporting import header, summary
         from finetune.runtime import timing
 
     factories.prepare_process()
     clock = timing.PhaseTimer()
     with clock("data"):
         data = factories.make_data(cfg)
+        findings = inspect.training_findings(data)
     with clock("network"):
         module = factories.make_module(cfg, data)
         trainer = factories.make_trainer(cfg, folder)
         ckpt_path = factories.resume_path(cfg, module, data, folder)
-    summary.print_header(trainer, module, data, folder, cfg.report)
+    header.print_header(trainer, module, data, findings, folder, cfg.report)
     try:
         with clock("fit"):
             trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         with clock("test"):
             summary.test_best(trainer, module, data)
-    except (
-        SystemExit,
-        Exit,
-    ) as error:  # from StopGracefully; Lightning's answer to Ctrl-C; SIGTERM outside of training
-        in_peace = isinstance(error, SystemExit) and error.code in (INTERRUPTED, TERMINATED)
+    except (SystemExit, Exit) as error:  # of GracefulShutdown; of Lightning at Ctrl-C; of SIGTERM outside of training
+        saved = isinstance(error, SystemExit) and error.code in (INTERRUPTED, TERMINATED)
         code = TERMINATED if error.code == TERMINATED else INTERRUPTED
-        raise Exit(summary.how_to_resume(folder, in_peace), code) from error
-    return summary.write_summary(trainer, module, data, folder, cfg, clock, command_line("train"))
+        raise Exit(summary.describe_interruption(folder, saved), code) from error
+    return summary.write_summary(trainer, module, data, findings, folder, clock, command_line("train"), cfg.report)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     hydra_command("train", train, argv, _compare)
 
 

@@ -23,7 +23,7 @@ Command = Callable[..., tuple[Path, int]]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two classes, 6 training and 5 validation pictures each, all different."""
+    """Two classes, 6 training and 5 validation images each, all different."""
     seeds = iter(range(100))
     for split, count in (("train", 6), ("val", 5)):
         for name in ("ants", "bees"):
@@ -36,9 +36,9 @@ def root(tmp_path: Path) -> Path:
 
 def found_in(root: Path, preprocess: Preprocess | None = None) -> dict[str, Finding]:
     """Findings by name."""
-    seen = scan.scan_folder(root)
-    seen.facts = info.scan_images([p.path for p in seen.pictures], full=True)
-    return {f.name: f for f in run_checks(seen, preprocess)}
+    scanned = scan.scan_folder(root)
+    scanned.image_info = info.scan_images([image.path for image in scanned.images], full=True)
+    return {f.name: f for f in run_checks(scanned, preprocess)}
 
 
 def test_find_has_nothing_to_say_of_good_data(root: Path) -> None:
@@ -103,24 +103,24 @@ CASES = {
     "rotated": ("note", _save("train/ants/x.jpg", picture(300), exif=_turned()), ["train/ants/x.jpg"]),
     "animated": ("note", _save("train/ants/x.webp", picture(300), save_all=True, append_images=[picture(301)]), ["train/ants/x.webp"]),
 }  # fmt: skip
-"""Finding -> its level, what brings it about, and the files that it names."""
+"""Finding -> its severity, what brings it about, and the files that it names."""
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_find_names(name: str, root: Path) -> None:
     if name.startswith("near"):
         pytest.importorskip("imagehash")
-    level, bring_about, files = CASES[name]
+    severity, bring_about, files = CASES[name]
     bring_about(root)
     found = found_in(root)
     assert name in found, list(found)
-    assert found[name].level == level
+    assert found[name].severity == severity
     assert sorted(key for group in found[name].groups for key in group) == files
-    assert found[name].says.endswith((".", ")"))
+    assert found[name].message.endswith((".", ")"))
     # nothing else is alarmed, but for what follows from it
     follows = {"unknown_class": {"duplicates_across_classes"}, "spelling": {"unknown_class", "missing_class"}}
     follows |= {"wrong_root": {"one_class", "nested", "duplicates_across_classes"}, "empty_class": {"missing_class"}}
-    graver = {f.name for f in found.values() if f.level != "note"} - {name} - follows.get(name, set())
+    graver = {f.name for f in found.values() if f.severity != "note"} - {name} - follows.get(name, set())
     assert graver == set()
 
 
@@ -128,10 +128,10 @@ def test_find_judges_size_and_brightness_by_the_preprocessing(root: Path) -> Non
     assert {"tiny", "unlike_the_weights"} & set(found_in(root)) == set()
     small = found_in(root, Preprocess())
     assert small["tiny"].files == 22
-    assert small["tiny"].level == "warning"
+    assert small["tiny"].severity == "warning"
     assert "tiny" not in found_in(root, Preprocess(size=64, resize=72))
     dark = found_in(root, Preprocess(mean=(0.02, 0.02, 0.02), std=(0.2, 0.2, 0.2)))
-    assert "mean 0.49/0.49/0.50" in dark["unlike_the_weights"].says
+    assert "mean 0.49/0.49/0.50" in dark["unlike_the_weights"].message
 
 
 def test_find_takes_many_equal_files_at_once(root: Path) -> None:
@@ -142,14 +142,14 @@ def test_find_takes_many_equal_files_at_once(root: Path) -> None:
 
 def test_uncertainty_gives_wilsons_interval() -> None:
     found = checks.validation_uncertainty(153)
-    assert "84.5% and 94.0%" in found.says
-    assert "above 97.6%" in found.says
-    assert checks.validation_uncertainty(20).level == "warning"
-    assert "too few to judge by" in checks.validation_uncertainty(12).says
+    assert "84.5% and 94.0%" in found.message
+    assert "above 97.6%" in found.message
+    assert checks.validation_uncertainty(20).severity == "warning"
+    assert "too few to evaluate on" in checks.validation_uncertainty(12).message
 
 
 def test_uncertainty_of_many_images_is_a_note() -> None:
-    assert checks.validation_uncertainty(10_000).level == "note"
+    assert checks.validation_uncertainty(10_000).severity == "note"
 
 
 # --- the command -------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def test_check_writes_what_it_found_and_changes_nothing(
     assert found["problems"] == 2
     assert found["splits"] == {"train": 12, "val": 11}
     assert found["counts"] == {"ants": {"train": 6, "val": 6}, "bees": {"train": 6, "val": 5}}
-    assert list(found["reasons"]) == ["train/bees/cut.jpg"]  # type: ignore[call-overload]
+    assert list(found["errors"]) == ["train/bees/cut.jpg"]  # type: ignore[call-overload]
     page = (folder / "check.html").read_text()
     assert page.count("<img ") >= 14
     assert "cannot be read" in page
@@ -197,7 +197,7 @@ def test_check_looks_at_a_table_and_at_a_flat_folder(root: Path, command: Comman
     lines = [f"train/{c}/{i}.png,{c}" for c in ("ants", "bees") for i in range(6)]
     (root / "table.csv").write_text("path,label\n" + "\n".join(lines))
     folder, code = command("check", "data=csv", f"data.root={root / 'table.csv'}")
-    assert (code, report_of(folder)["pictures"]) == (0, 12)
+    assert (code, report_of(folder)["images"]) == (0, 12)
     folder, code = command("check", f"data.root={root / 'train'}")
     assert (code, report_of(folder)["splits"]) == (0, {"train": 10, "val": 2})
 
@@ -216,7 +216,7 @@ def test_check_of_a_table_with_a_missing_file_and_one_elsewhere(root: Path, tmp_
     folder, code = command("check", "data=csv", f"data.root={tmp_path / 'tables' / 't.csv'}", "report=true")
     assert code == 0
     found = report_of(folder)
-    assert found["reasons"] == {"../photos/nothing.png": "there is no such file"}
+    assert found["errors"] == {"../photos/nothing.png": "there is no such file"}
     assert paths[0] in (folder / "check.html").read_text()
 
 
@@ -242,7 +242,7 @@ def test_check_finds_leaks_into_what_training_would_hold_out(root: Path, command
         ([], "data.root is missing"),
         (["data.root=nowhere"], "there is no such folder"),
         (["data=cifar100"], "check looks at folders and tables"),
-        (["data.root=.", "near=99"], "near must be a whole number from 0 to 16"),
+        (["data.root=.", "phash_threshold=99"], "phash_threshold must be a whole number from 0 to 16"),
         (["data.root=.", "models=resnet18"], "Did you mean model"),
     ],
 )
@@ -260,7 +260,7 @@ def test_train_says_what_may_spoil_its_result(root: Path, command: Command, caps
     folder, code = command("train", *words, "trainer=cpu", "trainer.max_epochs=1")
     assert code == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "Problem A leak: 1 picture is in more than one split" in printed
+    assert "Problem A leak: 1 image is in more than one split" in printed
     assert f"python -m finetune.check data.root={root}" in printed
     names = [f["name"] for f in json.loads((folder / "metrics.json").read_text())["findings"]]
     assert names == ["duplicates_across_splits"]
@@ -271,5 +271,5 @@ def test_real_check_names_the_placeholder(shared: Path, command: Command, capsys
     folder, code = command("check", f"data.root={shared / 'data' / 'hymenoptera_data'}")
     assert code == 0
     found = report_of(folder)
-    assert (found["problems"], found["warnings"], found["pictures"]) == (0, 1, 397)
+    assert (found["problems"], found["warnings"], found["images"]) == (0, 1, 397)
     assert "train/ants/imageNotFound.gif" in capsys.readouterr().out

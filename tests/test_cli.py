@@ -113,7 +113,7 @@ def test_help_of_every_command_says_what_its_keys_are(name: str, capsys: pytest.
     printed = capsys.readouterr().out
     for word in {
         "train": ("# report.html and plots/", "feature_extract"),
-        "check": ("# check.html", "near: 6"),
+        "check": ("# check.html", "phash_threshold: 6"),
         "evaluate": ("# val | test", "none | flip | five_crop", "ckpt=best.ckpt data.root=other_photos", "data:"),
         "predict": ("# csv | jsonl | parquet", "embeddings: false", "source: ???"),
         "export": ("onnx | torch_export | safetensors | state_dict", "tolerance: 0.0001"),

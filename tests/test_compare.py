@@ -23,18 +23,18 @@ from finetune.reporting.runs import Run, ValidationPredictions
 Command = Callable[..., tuple[Path, int]]
 
 
-def made(tmp_path: Path, name: str, right: list[int], config: str = "", **metrics: Any) -> Run:
-    """A run of two classes with so many images, right or wrong."""
-    keys = [f"{i}.png" for i in range(len(right))]
-    answers = ValidationPredictions(
-        np.array([[0.9, 0.1] if r else [0.1, 0.9] for r in right]), np.zeros(len(right), int), keys
+def made(tmp_path: Path, name: str, correct: list[int], config: str = "", **metrics: Any) -> Run:
+    """A run of two classes with so many images, predicted correctly or not."""
+    keys = [f"{i}.png" for i in range(len(correct))]
+    predictions = ValidationPredictions(
+        np.array([[0.9, 0.1] if r else [0.1, 0.9] for r in correct]), np.zeros(len(correct), int), keys
     )
     values = {
-        "best": {"val/acc": sum(right) / len(right), "epoch": 0}, "strategy": "finetune", "seconds": {"total": 1.0},
-        "n_val": len(right), "trainable_parameters": 10, "total_parameters": 20, "test": {}, "confusion_matrix": [], **metrics,
+        "best": {"val/acc": sum(correct) / len(correct), "epoch": 1}, "strategy": "finetune", "seconds": {"total": 1.0},
+        "n_val": len(correct), "trainable_parameters": 10, "total_parameters": 20, "test": {}, "confusion_matrix": [], **metrics,
     }  # fmt: skip
-    rows = [{"epoch": 0, "val/acc": sum(right) / len(right)}]
-    return Run(tmp_path / name, values, rows, keys, config, answers)
+    rows = [{"epoch": 1, "val/acc": sum(correct) / len(correct)}]
+    return Run(tmp_path / name, values, rows, keys, config, predictions)
 
 
 def test_label_names_runs_by_what_differs(tmp_path: Path) -> None:
@@ -83,12 +83,12 @@ def test_against_best_counts_image_by_image(tmp_path: Path) -> None:
     far = made(tmp_path, "c", [1] * 19)
     found = comparison.test_against_best([best, other, far])
     assert found[0] is None
-    assert found[2] is None  # judged on other images
+    assert found[2] is None  # evaluated on other images
     assert found[1] is not None
     assert (found[1].only_best, found[1].only_this, found[1].p) == (10, 0, pytest.approx(2 / 1024))
-    assert "10 fewer right (10 against 0); more than chance" in found[1].words
-    assert "chance can do that" in PairedTest(3, 2, 1.0).words
-    assert PairedTest(0, 0, 1.0).words == "the same answers"
+    assert "10 fewer correct (10 against 0); significant" in found[1].description
+    assert "not significant" in PairedTest(3, 2, 1.0).description
+    assert PairedTest(0, 0, 1.0).description == "the same predictions"
 
 
 def test_groups_are_means_over_seeds(tmp_path: Path) -> None:
@@ -105,9 +105,9 @@ def test_groups_are_means_over_seeds(tmp_path: Path) -> None:
     assert [len(g.accuracies) for g in comparison.group_seeds(found)] == [2, 1, 3]
 
 
-def test_trade_figure_joins_what_nothing_beats() -> None:
+def test_cost_figure_joins_what_nothing_beats() -> None:
     points = [("cheap", 1.0, 0.8), ("dear", 3.0, 0.9), ("bad", 4.0, 0.7)]
-    line = figures.trade_figure(points, "seconds").axes[0].lines[0]
+    line = figures.cost_figure(points, "seconds").axes[0].lines[0]
     assert list(line.get_xdata()) == [1.0, 3.0]  # type: ignore[arg-type]
 
 
@@ -116,7 +116,7 @@ def test_trade_figure_joins_what_nothing_beats() -> None:
 
 @pytest.fixture
 def two(trained: Path, tmp_path: Path) -> list[Path]:
-    """Two runs, of which the second has another seed and other answers."""
+    """Two runs, of which the second has another seed and other predictions."""
     folders = [tmp_path / "runs" / name for name in ("a", "b")]
     for folder in folders:
         shutil.copytree(trained, folder)
@@ -125,10 +125,12 @@ def two(trained: Path, tmp_path: Path) -> list[Path]:
     found = json.loads((folders[1] / "metrics.json").read_text())
     found["best"]["val/acc"] = 4 / 12
     (folders[1] / "metrics.json").write_text(json.dumps(found))
-    answers = runs.read_run(folders[1]).answers
-    assert answers is not None
-    flat = np.full_like(answers.probabilities, 1 / 3)
-    np.savez(folders[1] / "checkpoints" / "best.npz", probabilities=flat, labels=answers.labels, keys=answers.keys)
+    predictions = runs.read_run(folders[1]).predictions
+    assert predictions is not None
+    flat = np.full_like(predictions.probabilities, 1 / 3)
+    np.savez(
+        folders[1] / "checkpoints" / "best.npz", probabilities=flat, labels=predictions.labels, keys=predictions.keys
+    )
     return folders
 
 
@@ -141,10 +143,10 @@ def test_compare_writes_a_leaderboard_and_a_page(
     assert max(map(len, printed.splitlines())) <= 80
     assert "seed=0" in printed
     assert "Careful" not in printed
-    assert "fewer right" in printed
+    assert "fewer correct" in printed
     with (tmp_path / "comparison" / "leaderboard.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(r["rank"], r["run"], r["right"], r["images"]) for r in rows][1] == ("2", "seed=1", "4", "12")
+    assert [(r["rank"], r["run"], r["correct"], r["images"]) for r in rows][1] == ("2", "seed=1", "4", "12")
     assert rows[0]["p"] == ""
     assert float(rows[1]["p"]) <= 1
     page = (tmp_path / "comparison" / "compare.html").read_text()
@@ -161,10 +163,15 @@ def test_compare_of_a_sweep_lies_in_its_folder(two: list[Path]) -> None:
 def test_compare_warns_of_different_validation_images(
     two: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers = runs.read_run(two[1]).answers
-    assert answers is not None
-    keys = ["val/cat/99.png", *answers.keys[1:]]
-    np.savez(two[1] / "checkpoints" / "best.npz", probabilities=answers.probabilities, labels=answers.labels, keys=keys)
+    predictions = runs.read_run(two[1]).predictions
+    assert predictions is not None
+    keys = ["val/cat/99.png", *predictions.keys[1:]]
+    np.savez(
+        two[1] / "checkpoints" / "best.npz",
+        probabilities=predictions.probabilities,
+        labels=predictions.labels,
+        keys=keys,
+    )
     compare.main([*map(str, two), "--out", str(tmp_path / "out")])
     assert "different images" in capsys.readouterr().out
     assert "do not compare" in (tmp_path / "out" / "compare.html").read_text()

@@ -146,7 +146,7 @@ def test_evaluate_leaves_what_it_promises(command: Command, trained: Path, capsy
     Image.open(folder / "plots" / "confusion_matrix.png").load()
     printed = capsys.readouterr().out
     assert max(len(line) for line in printed.splitlines() if "/" not in line) <= 80
-    for part in ("of 12 right; 95 % interval", "macro F1", "after temperature scaling", "Per class"):
+    for part in ("of 12 correct; 95 % interval", "macro F1", "after temperature scaling", "Per class"):
         assert part in printed
 
 

@@ -196,7 +196,7 @@ def test_a_root_that_was_typed_is_not_where_examples_are_downloaded(
         ("predict", ["ckpt=x", "source=x", "top_k=0"], "top_k must be"),
         ("evaluate", ["ckpt=x", "splitt=val"], "no key 'splitt'"),
         ("export", ["ckpt=x", "format=onxx"], "no format 'onxx'. The nearest are onnx"),
-        ("check", ["near=17"], "near must be a whole number from 0 to 16"),
+        ("check", ["phash_threshold=17"], "phash_threshold must be a whole number from 0 to 16"),
     ],
 )
 def test_other_commands_have_faults_too(

@@ -139,7 +139,7 @@ def test_install_works_from_any_directory(editable: bool, tmp_path: Path) -> Non
             [*command, "experiment=hotdog_resnet18", "--cfg", "job"], cwd=empty, env=env, capture_output=True, text=True
         )
         assert "xavier_normal" in job.stdout
-    page = "from finetune import pages; pages._environment().get_template('report.html')"
+    page = "from finetune.reporting import html; html._environment().get_template('report.html')"
     shown = subprocess.run([python, "-c", page], cwd=empty, env=env, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert list(empty.iterdir()) == []

@@ -80,7 +80,7 @@ def test_predict_a_folder_answers_in_order_and_names_bad_files(
     captured = capsys.readouterr()
     assert "5 of 8" in captured.out
     assert "1 file is no image of a kind" in captured.out
-    assert "3 of 8 pictures have no answer" in captured.err
+    assert "3 of 8 images have no prediction" in captured.err
     Image.open(folder / "plots" / "certain.png").load()
 
 

@@ -101,11 +101,13 @@ def test_two_processes_end_with_identical_weights(argv: list[str], start: Start,
     assert sum(map(sum, found["confusion_matrix"])) == 12  # each image once
     assert len(rows(tmp_path / "out")) == 3
     left = runs.read_run(tmp_path / "out")
-    assert left.answers is not None  # in the order of split.csv, whichever process had the image
-    assert [Path(key).parts[1] for key in left.val_images] == [left.metrics["classes"][i] for i in left.answers.labels]
-    model = load(left.best, device="cpu", precision="32-true")
+    assert left.predictions is not None  # in the order of split.csv, whichever process had the image
+    assert [Path(key).parts[1] for key in left.val_images] == [
+        left.metrics["classes"][i] for i in left.predictions.labels
+    ]
+    model = load(left.best_checkpoint, device="cpu", precision="32-true")
     again = model.probabilities([photos / key for key in left.val_images]).numpy()
-    assert abs(again - left.answers.probabilities).max() < 1e-5
+    assert abs(again - left.predictions.probabilities).max() < 1e-5
 
 
 def test_validation_over_processes_counts_five_images_once(start: Start, make_images: Any, tmp_path: Path) -> None:

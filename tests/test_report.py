@@ -1,4 +1,4 @@
-"""The page of a run: its numbers, its doubts, its pictures, and that a browser shows it."""
+"""The page of a run: its numbers, its diagnostics, its images, and that a browser shows it."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def test_report_is_one_file_without_scripts(page: Path) -> None:
 def test_report_says_what_metrics_json_says(page: Path) -> None:
     text = " ".join(" ".join(read(page / "report.html").text).split())
     found = json.loads((page / "metrics.json").read_text())
-    right = round(found["best"]["val/acc"] * 12)
-    assert f"{right} of 12 right: {100 * right / 12:.1f}" in text
-    assert "Always saying" in text
+    correct = round(found["best"]["val/acc"] * 12)
+    assert f"{correct} of 12 correct: {100 * correct / 12:.1f}" in text
+    assert "Always predicting" in text
     assert "95 % interval" in text
     assert found["command"] in text
     assert f"ckpt={page}" in text
@@ -95,7 +95,7 @@ def test_report_says_what_metrics_json_says(page: Path) -> None:
     assert re.search(r"head 2 1,539 0.03 epoch 0", text)
 
 
-def test_report_pictures_are_whole(page: Path) -> None:
+def test_report_images_are_whole(page: Path) -> None:
     shown = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', (page / "report.html").read_text())
     assert len(shown) >= 16
     for data in shown:
@@ -109,12 +109,12 @@ def test_report_writes_suspicious_labels(page: Path) -> None:
 
 def test_report_names_the_file_whose_label_is_wrong(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "run")
-    answers = runs.read_run(trained).answers
-    assert answers is not None
-    sure = np.where(np.eye(3)[answers.labels] == 1, 0.94, 0.03)
+    predictions = runs.read_run(trained).predictions
+    assert predictions is not None
+    sure = np.where(np.eye(3)[predictions.labels] == 1, 0.94, 0.03)
     sure[5] = [0.02, 0.02, 0.96]  # the second dog
     path = tmp_path / "run/checkpoints/best.npz"
-    np.savez(path, probabilities=sure, labels=answers.labels, keys=answers.keys)
+    np.savez(path, probabilities=sure, labels=predictions.labels, keys=predictions.keys)
     report.main([str(tmp_path / "run")])
     lines = (tmp_path / "run/suspicious_labels.csv").read_text().splitlines()[1:]
     assert lines == ["val/dog/01.png,dog,emu,0.0200,0.9600"]
@@ -129,13 +129,13 @@ def test_report_without_its_images_has_its_numbers(
     stored["finetune"]["data"]["root"] = str(tmp_path / "gone")
     torch.save(stored, tmp_path / "run/checkpoints/best.ckpt")
     report.main([str(tmp_path / "run")])
-    assert "Without pictures: 12 of the run's 12 val images are not at" in " ".join(capsys.readouterr().out.split())
-    assert "of 12 right" in (tmp_path / "run" / "report.html").read_text()
+    assert "Without images: 12 of the run's 12 val images are not at" in " ".join(capsys.readouterr().out.split())
+    assert "of 12 correct" in (tmp_path / "run" / "report.html").read_text()
     report.main([str(tmp_path / "run"), "--root", str(photos)])
     good = (tmp_path / "run" / "report.html").read_text()
     assert good.count("<img") >= 16
     with pytest.raises(SystemExit) as stop:
-        report.main([str(tmp_path / "run")])  # does not take the pictures away again
+        report.main([str(tmp_path / "run")])  # does not take the images away again
     assert stop.value.code == 2
     assert (tmp_path / "run" / "report.html").read_text() == good
     assert "is left as it is" in capsys.readouterr().err
@@ -146,7 +146,7 @@ def test_report_makes_do_without(missing: str, trained: Path, tmp_path: Path) ->
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / missing).unlink()
     report.main([str(tmp_path / "run")])
-    assert "of 12 right" in (tmp_path / "run" / "report.html").read_text()
+    assert "of 12 correct" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_report_of_no_run_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,9 +189,9 @@ def test_report_of_some_of_the_batches_counts_those(photos: Path, command: Any) 
     words += ["data.image_size=32", "trainer=cpu", "+trainer.limit_val_batches=1", "data.batch_size=8"]
     folder, code = command("train", *words, "trainer.max_epochs=1")
     assert code == 0
-    assert " of 8 right" in (folder / "report.html").read_text()
-    assert len(runs.read_run(folder).answers or []) == 3
-    assert runs.read_run(folder).judged == 8
+    assert " of 8 correct" in (folder / "report.html").read_text()
+    assert len(runs.read_run(folder).predictions or []) == 3
+    assert runs.read_run(folder).n_evaluated == 8
 
 
 def test_report_shows_names_as_they_are(trained: Path, tmp_path: Path) -> None:
@@ -259,28 +259,28 @@ def test_pages_in_a_browser(name: str, page: Path, photos: Path, tmp_path: Path,
     assert "CONSOLE" not in done.stderr
 
 
-# --- doubts ------------------------------------------------------------------------------------------------------
+# --- diagnostics -------------------------------------------------------------------------------------------------
 
 
 def metrics_of(matrix: list[list[int]], **best: float) -> dict[str, Any]:
     """As metrics.json, of two classes."""
     acc = sum(matrix[i][i] for i in range(2)) / sum(map(sum, matrix))
-    values = {"epoch": 0, "val/acc": acc, "train/acc": acc, **best}
+    values = {"epoch": 1, "val/acc": acc, "train/acc": acc, **best}
     return {"best": values, "confusion_matrix": matrix, "classes": ["ants", "bees"], "test": {}, "findings": []}
 
 
 def losses(*values: float) -> list[dict[str, Any]]:
     """As metrics.csv."""
-    return [{"epoch": i, "val/loss": v} for i, v in enumerate(values)]
+    return [{"epoch": i, "val/loss": v} for i, v in enumerate(values, start=1)]
 
 
 GOOD = [[480, 20], [20, 480]]
 
 
-def test_verdicts_of_a_good_run_are_few() -> None:
+def test_diagnostics_of_a_good_run_are_few() -> None:
     found = diagnostics.diagnose_run(metrics_of(GOOD), losses(0.5, 0.3, 0.3, 0.3), 1000)
     assert {f.name for f in found} == {"uncertainty", "chosen_on_val"}
-    assert {f.level for f in found} == {"note"}
+    assert {f.severity for f in found} == {"note"}
 
 
 @pytest.mark.parametrize(
@@ -295,27 +295,27 @@ def test_verdicts_of_a_good_run_are_few() -> None:
         ("unreadable", {**metrics_of(GOOD), "bad_files": 3}, losses(0.5, 0.5), None),
     ],
 )
-def test_verdicts_name(
+def test_diagnostics_name(
     name: str, metrics: dict[str, Any], rows: list[dict[str, Any]], calibration: dict[str, float] | None
 ) -> None:
     found = {f.name for f in diagnostics.diagnose_run(metrics, rows, 100, calibration)}
     assert found - {"uncertainty", "chosen_on_val"} == {name}
 
 
-def test_verdicts_with_a_test_split_have_an_untouched_number() -> None:
+def test_diagnostics_with_a_test_split_have_an_untouched_number() -> None:
     found = diagnostics.diagnose_run({**metrics_of(GOOD), "test": {"test/acc": 0.9}}, losses(0.5, 0.5), 1000)
     assert {f.name for f in found} == {"uncertainty"}
 
 
-def test_suspects_are_those_surely_of_another_class() -> None:
+def test_label_issues_are_images_surely_of_another_class() -> None:
     sure, unsure = [0.95, 0.03, 0.02], [0.45, 0.30, 0.25]
     rows = np.array([sure, sure, unsure, sure[::-1], sure[::-1], sure])
     found = label_issues.find_label_issues(rows, np.array([0, 0, 0, 2, 2, 2]))
     assert [(s.position, s.label, s.suggested) for s in found] == [(5, 2, 0)]
-    assert found[0].other == pytest.approx(0.95)
+    assert found[0].suggested_probability == pytest.approx(0.95)
 
 
-def test_suspects_of_a_class_without_images_are_none() -> None:
+def test_label_issues_do_not_suggest_a_class_without_images() -> None:
     assert label_issues.find_label_issues(np.array([[0.1, 0.9], [0.2, 0.8]]), np.array([0, 0])) == []
 
 
@@ -365,7 +365,7 @@ def test_maps_are_high_where_the_class_is() -> None:
     pytest.importorskip("captum")
 
     class Red(nn.Module):
-        """Class 1 is how red a picture is, in its mean."""
+        """Class 1 is how red an image is, in its mean."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -415,10 +415,10 @@ def test_thumbnail_of_a_bad_file_is_none(tmp_path: Path) -> None:
     assert thumbnail(tmp_path / "a.jpg") is None
 
 
-def test_run_read_gives_answers_in_the_order_of_its_images(trained: Path) -> None:
+def test_run_read_gives_predictions_in_the_order_of_its_images(trained: Path) -> None:
     run = runs.read_run(trained)
-    assert run.answers is not None
-    assert run.answers.probabilities.shape == (12, 3)
-    assert run.answers.right.mean() == pytest.approx(run.acc)
+    assert run.predictions is not None
+    assert run.predictions.probabilities.shape == (12, 3)
+    assert run.predictions.correct.mean() == pytest.approx(run.acc)
     classes = [Path(key).parts[1] for key in run.val_images]
-    assert [run.metrics["classes"][i] for i in run.answers.labels] == classes
+    assert [run.metrics["classes"][i] for i in run.predictions.labels] == classes

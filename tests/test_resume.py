@@ -87,7 +87,7 @@ def assert_same_run(whole: Path, rest: Path) -> None:
         assert_same(a.get(key), b.get(key), key)
     assert rows(whole) == rows(rest)
     assert_same(stored(whole, "best")["state_dict"], stored(rest, "best")["state_dict"])
-    there, here = runs.read_run(whole).answers, runs.read_run(rest).answers
+    there, here = runs.read_run(whole).predictions, runs.read_run(rest).predictions
     assert there is not None
     assert here is not None
     assert (there.probabilities == here.probabilities).all()

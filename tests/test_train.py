@@ -1,4 +1,4 @@
-"""The whole command, end to end, on tiny pictures."""
+"""The whole command, end to end, on tiny images."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_run_folder_holds_what_is_promised(run: Callable[..., Path], capsys: pyt
         "epoch",
     } <= found["best"].keys()
     assert found["best"].keys() == found["last"].keys()
-    assert found["last"]["epoch"] == 1
+    assert found["last"]["epoch"] == 2
     assert found["classes"] == ["cat", "dog", "emu"]
     assert (found["n_train"], found["n_val"]) == (24, 12)
     assert (found["total_parameters"], found["trainable_parameters"]) == (11_178_051, 1539)
@@ -91,7 +91,7 @@ def test_run_folder_holds_what_is_promised(run: Callable[..., Path], capsys: pyt
     assert found["command"].startswith("python -m finetune.train ")
     assert sum(map(sum, found["confusion_matrix"])) == 12
     table = rows(folder)
-    assert [r["epoch"] for r in table] == ["0", "1"]
+    assert [r["epoch"] for r in table] == ["1", "2"]
     assert float(table[0]["lr/trunk"]) == 0
     assert float(table[0]["lr/head"]) == pytest.approx(1e-3)
     assert len((folder / "split.csv").read_text().splitlines()) == 37
@@ -102,7 +102,7 @@ def test_run_folder_holds_what_is_promised(run: Callable[..., Path], capsys: pyt
         "1,539 of 11,178,051",
         "Strategy feature_extract",
         "epoch 2/2",
-        "of 12 right",
+        "of 12 correct",
         "cpu with",
     ):
         assert part in printed
@@ -113,7 +113,7 @@ def test_checkpoints_are_the_best_and_the_last_epoch(run: Callable[..., Path]) -
     folder = run("trainer.max_epochs=4", "strategy=finetune", "optimizer.lr=0.05")
     found = metrics(folder)
     best, last = (torch.load(folder / "checkpoints" / f"{n}.ckpt", weights_only=True) for n in ("best", "last"))
-    assert best["epoch"] == found["best"]["epoch"]
+    assert best["epoch"] == found["best"]["epoch"] - 1  # Lightning counts from 0
     assert last["epoch"] == 3
     assert found["best"]["val/acc"] == max(float(r["val/acc"]) for r in rows(folder))
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["best.ckpt", "best.npz", "last.ckpt"]
@@ -142,16 +142,16 @@ def test_resume_continues_where_the_run_stopped(strategy: str, run: Callable[...
     whole = run(*argv, "trainer.max_epochs=4", name="whole")
     # a share of the run as start depends on its length, so the first half is a run of four epochs that was stopped
     half = run(*argv, "trainer.max_epochs=4", "+trainer.max_steps=6", name="half")
-    assert metrics(half)["last"]["epoch"] == 1
+    assert metrics(half)["last"]["epoch"] == 2
     rest = run(*argv, "trainer.max_epochs=4", f"ckpt_path={half}/checkpoints/last.ckpt", name="rest")
     a, b = (torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for f in (whole, rest))
     assert all(torch.equal(a[k], b[k]) for k in a)
-    assert [r["epoch"] for r in rows(rest)] == ["0", "1", "2", "3"]
+    assert [r["epoch"] for r in rows(rest)] == ["1", "2", "3", "4"]
     assert timeless(metrics(rest)) == timeless(metrics(whole))
     assert (rest / "checkpoints" / "best.ckpt").exists()
     there, here = (
-        runs.read_run(whole).answers,
-        runs.read_run(rest).answers,
+        runs.read_run(whole).predictions,
+        runs.read_run(rest).predictions,
     )  # copied, if the best epoch was before the stop
     assert there is not None
     assert here is not None
@@ -275,7 +275,7 @@ def test_judging_test_leaves_the_record_of_the_run_alone(
     found = metrics(
         run("optimizer.lr=0", "trainer.max_epochs=3", data=root)
     )  # nothing improves: the first epoch is best
-    assert (found["best"]["epoch"], found["last"]["epoch"]) == (0, 2)
+    assert (found["best"]["epoch"], found["last"]["epoch"]) == (1, 3)
 
 
 @pytest.mark.slow

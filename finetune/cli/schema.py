@@ -96,7 +96,7 @@ RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "images": (int, 1, None),
     "tolerance": (float, 0, None),
     "temperature": (float, 0.001, 1000),
-    "near": (int, 0, 16),
+    "phash_threshold": (int, 0, 16),
 }
 
 

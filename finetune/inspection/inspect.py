@@ -9,40 +9,44 @@ from pathlib import Path
 from finetune.data.datamodule import ImageDataModule
 from finetune.images import decode, info
 from finetune.images.transforms import Preprocess
-from finetune.inspection import checks, scan
-from finetune.inspection.finding import Finding
-from finetune.inspection.scan import DatasetScan
+from finetune.inspection import checks
+from finetune.inspection.finding import Finding, count_of
+from finetune.inspection.scan import DatasetScan, scan_folder, scan_splits
 from finetune.runtime.console import progress_bar
 
 
 @dataclass
 class Inspection:
-    """What came out."""
+    """Hold the result of inspecting a data set."""
 
-    survey: DatasetScan
+    scan: DatasetScan
     findings: list[Finding]
-    sizes: dict[str, int]
-    """Split -> pictures, as training would have them; empty if it would not start."""
+    """The most severe first."""
+    split_sizes: dict[str, int]
+    """Split -> number of images, as training would use them; empty if training would not start."""
     preprocess: Preprocess
     seconds: float
 
-    def count(self, level: str) -> int:
-        """Findings of a level."""
-        return sum(f.level == level for f in self.findings)
+    def count(self, severity: str) -> int:
+        """Return the number of findings of a severity."""
+        return sum(finding.severity == severity for finding in self.findings)
 
     @property
     def verdict(self) -> str:
-        """In a sentence."""
+        """Whether the data are ready for training, in a sentence."""
         problems, warnings = self.count("problem"), self.count("warning")
         if problems:
-            return f"Not yet: {problems} problem{'s' * (problems > 1)}" + (
-                f" and {warnings} warning{'s' * (warnings > 1)}" if warnings else ""
-            )
-        return f"Ready; {warnings} thing{'s' * (warnings > 1)} to look at" if warnings else "Ready"
+            more = f" and {count_of(warnings, 'warning')}" if warnings else ""
+            return f"Not yet: {count_of(problems, 'problem')}{more}"
+        return f"Ready; {count_of(warnings, 'thing')} to look at" if warnings else "Ready"
 
 
-def inspect_data(data: ImageDataModule, near: int = checks.PHASH_THRESHOLD) -> Inspection:
-    """Decode every file below a root, and say what there is to say.
+def inspect_data(data: ImageDataModule, phash_threshold: int = checks.PHASH_THRESHOLD) -> Inspection:
+    """Decode every file below the root of the data, and run every check.
+
+    Args:
+        data: images in a folder or a table.
+        phash_threshold: see `checks.PHASH_THRESHOLD`.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -50,32 +54,42 @@ def inspect_data(data: ImageDataModule, near: int = checks.PHASH_THRESHOLD) -> I
     """
     began = time.perf_counter()
     if data.root is None or data.dataset is not None:
-        raise ValueError(
-            "check looks at folders and tables of pictures; torchvision's data sets were checked by others."
-        )
+        raise ValueError("check looks at folders and tables of images; torchvision's data sets were checked by others.")
     data.prepare_data()
     if not data.root.exists():
         raise FileNotFoundError(f"data.root={data.root}: there is no such folder (looked from {Path.cwd()}).")
-    found = scan.scan_folder(data.root)
+    scan = scan_folder(data.root)
     if data.only_classes is not None:
-        found.only(data.only_classes)
-    others = [str(found.base / key) for key in found.others if decode.is_decodable(key)]
-    paths = [p.path for p in found.pictures] + others
-    found.facts = info.scan_images(
+        scan.keep_classes(data.only_classes)
+    skipped = [str(scan.base / key) for key in scan.skipped_files if decode.is_decodable(key)]
+    paths = [image.path for image in scan.images] + skipped
+    scan.image_info = info.scan_images(
         paths, data.root, data.cache, full=True, track=lambda items, n: progress_bar(items, f"{n} files", n)
     )
-    extra = []
+    more = []
     try:
         data.setup()
     except (ValueError, OSError) as error:
-        extra.append(Finding("refused", "problem", f"Training would not start: {error}"))
+        more.append(Finding("refused", "problem", f"Training would not start: {error}"))
     if "val" in data.splits:
-        known = {p.key for p in found.pictures if p.split == "val"}
-        found.held_out = set(data.splits["val"].keys) - known
-        extra.append(checks.validation_uncertainty(len(data.splits["val"])))
+        val_keys = {image.key for image in scan.images if image.split == "val"}
+        scan.holdout = set(data.splits["val"].keys) - val_keys
+        more.append(checks.validation_uncertainty(len(data.splits["val"])))
     if not info.can_hash():
         text = "Near duplicates were not looked for: that needs the package imagehash."
-        extra.append(Finding("no_near_duplicates", "note", text, "pip install 'finetune-lightning[inspect]'"))
-    every = checks.by_severity([*checks.run_checks(found, data.final_preprocess, near), *extra])
+        more.append(Finding("no_near_duplicates", "note", text, "pip install 'finetune-lightning[inspect]'"))
+    findings = checks.by_severity([*checks.run_checks(scan, data.final_preprocess, phash_threshold), *more])
     sizes = {name: len(split) for name, split in data.splits.items()}
-    return Inspection(found, every, sizes, data.final_preprocess, time.perf_counter() - began)
+    return Inspection(scan, findings, sizes, data.final_preprocess, time.perf_counter() - began)
+
+
+def training_findings(data: ImageDataModule) -> list[Finding]:
+    """Return what may spoil the result of a training: duplicates across splits, uneven classes and the like.
+
+    Args:
+        data: prepared; no file is opened again.
+    """
+    image_info = getattr(data, "image_info", None)
+    if image_info is None:
+        return data.findings
+    return checks.run_training_checks(scan_splits(data.root, data.splits, data.classes, image_info))

@@ -1,4 +1,4 @@
-"""What lies below a root of pictures: which files, in which split and class, in a right layout or not."""
+"""List what lies below a folder of images: which files, in which split and class."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from finetune.io import listing
 
 @dataclass(frozen=True)
 class ScannedImage:
-    """A file that training would take for a picture."""
+    """Describe a file that training would read as an image."""
 
     key: str
-    """Its name from the root."""
+    """Its path relative to the root."""
     path: str
     split: str
     """train, val, test, or "" where the data are not split."""
@@ -26,102 +26,118 @@ class ScannedImage:
 
 @dataclass
 class DatasetScan:
-    """What lies below a root."""
+    """Hold what lies below a root."""
 
     root: Path
-    pictures: list[ScannedImage] = field(default_factory=list)
-    facts: dict[str, ImageInfo] = field(default_factory=dict)
-    """By path."""
-    others: list[str] = field(default_factory=list)
-    """Names of files that training does not read, for their kind or place."""
-    hidden: list[str] = field(default_factory=list)
-    nested: list[str] = field(default_factory=list)
-    """Pictures in folders within the folder of a class."""
+    images: list[ScannedImage] = field(default_factory=list)
+    image_info: dict[str, ImageInfo] = field(default_factory=dict)
+    """Path -> what is known of the file."""
+    skipped_files: list[str] = field(default_factory=list)
+    """Names of files that training does not read because of their type or place."""
+    hidden_files: list[str] = field(default_factory=list)
+    nested_files: list[str] = field(default_factory=list)
+    """Names of images in folders within the folder of a class."""
     classes: dict[str, list[str]] = field(default_factory=dict)
-    """Split -> names of its folders, the empty ones included."""
-    unread: list[str] = field(default_factory=list)
+    """Split -> names of its class folders, the empty ones included."""
+    unread_folders: list[str] = field(default_factory=list)
     """Folders beside those of the splits."""
-    held_out: set[str] = field(default_factory=set)
+    holdout: set[str] = field(default_factory=set)
     """Names of the files that training would hold out, where the data have no val split."""
-
-    def split_of(self, picture: ScannedImage) -> str:
-        """In which split training would have it."""
-        return "val" if picture.key in self.held_out else picture.split
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Class -> split -> readable pictures."""
-        found: dict[str, dict[str, int]] = {
-            name: dict.fromkeys(self.classes, 0) for name in sorted({c for own in self.classes.values() for c in own})
-        }
-        for p in self.readable():
-            found[p.label][p.split] += 1
-        return found
-
-    def only(self, names: Sequence[str]) -> None:
-        """Forget all classes but these."""
-        self.classes = {split: [c for c in own if c in names] for split, own in self.classes.items()}
-        self.pictures = [p for p in self.pictures if p.label in names]
-
-    def readable(self) -> list[ScannedImage]:
-        """Without those that cannot be decoded."""
-        return [p for p in self.pictures if self.facts.get(p.path, ImageInfo()).error is None]
 
     @property
     def base(self) -> Path:
-        """What names are relative to."""
+        """The folder that names of files are relative to."""
         return self.root.parent if self.root.is_file() else self.root
 
     def name_of(self, path: str) -> str:
-        """A path as seen from the root."""
+        """Return a path relative to the root."""
         return Path(os.path.relpath(path, self.base)).as_posix()
+
+    def split_of(self, image: ScannedImage) -> str:
+        """Return the split in which training would use an image."""
+        return "val" if image.key in self.holdout else image.split
+
+    def error_of(self, path: str | Path) -> str | None:
+        """Return why a file cannot be decoded; None if it can, or is unknown."""
+        return self.image_info.get(str(path), ImageInfo()).error
+
+    def readable(self) -> list[ScannedImage]:
+        """Return the images that can be decoded."""
+        return [image for image in self.images if self.error_of(image.path) is None]
+
+    def with_info(self) -> list[tuple[ScannedImage, ImageInfo]]:
+        """Return the images that can be decoded and were examined, with what is known of each."""
+        return [(i, self.image_info[i.path]) for i in self.readable() if i.path in self.image_info]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return class -> split -> number of images that can be decoded."""
+        names = sorted({name for classes in self.classes.values() for name in classes})
+        result: dict[str, dict[str, int]] = {name: dict.fromkeys(self.classes, 0) for name in names}
+        for image in self.readable():
+            result[image.label][image.split] += 1
+        return result
+
+    def keep_classes(self, names: Sequence[str]) -> None:
+        """Drop all classes but these, with their images."""
+        self.classes = {split: [c for c in classes if c in names] for split, classes in self.classes.items()}
+        self.images = [image for image in self.images if image.label in names]
 
 
 def scan_folder(root: Path) -> DatasetScan:
-    """Everything below a folder, or in a table, with or without a right layout; no picture is opened yet.
+    """List everything below a folder, or in a table, whether its layout is correct or not; no image is opened yet.
 
     Raises:
         ValueError: a table cannot be read.
     """
-    found = DatasetScan(root)
+    scan = DatasetScan(root)
     if root.is_file():
         for split, (keys, labels, paths) in sources.read_table(root).items():
-            found.classes[split] = sorted(set(labels))
+            scan.classes[split] = sorted(set(labels))
             rows = zip(keys, paths, labels, strict=True)
-            found.pictures += [ScannedImage(key, path, split, label) for key, path, label in rows]
-        return found
+            scan.images += [ScannedImage(key, path, split, label) for key, path, label in rows]
+        return scan
     folders = {split: path for split, path in sources.split_folders(root).items() if path is not None} or {"": root}
     if "" not in folders:
-        taken = {path.name for path in folders.values()}
-        found.unread = [name for name in listing.subfolders(root) if name not in taken]
+        split_names = {path.name for path in folders.values()}
+        scan.unread_folders = [name for name in listing.subfolders(root) if name not in split_names]
     for split, folder in folders.items():
-        found.classes[split] = listing.subfolders(folder)
+        scan.classes[split] = listing.subfolders(folder)
         loose = sorted(entry.path for entry in os.scandir(folder) if entry.is_file())
-        inside = (path for name in found.classes[split] for path in listing.walk_files(folder / name))
-        for path in (*loose, *inside):
-            _place(found, split, folder, path)
-    return found
+        in_classes = (path for name in scan.classes[split] for path in listing.walk_files(folder / name))
+        for path in (*loose, *in_classes):
+            _add_file(scan, split, folder, path)
+    return scan
 
 
-def _place(found: DatasetScan, split: str, folder: Path, path: str) -> None:
-    """Put a file where it belongs."""
-    parts, key = Path(path).relative_to(folder).parts, found.name_of(path)
+def _add_file(scan: DatasetScan, split: str, folder: Path, path: str) -> None:
+    parts, key = Path(path).relative_to(folder).parts, scan.name_of(path)
     if listing.is_hidden(parts[-1]):
-        found.hidden.append(key)
+        scan.hidden_files.append(key)
     elif len(parts) == 1 or not listing.is_image(parts[-1]):
-        found.others.append(key)
+        scan.skipped_files.append(key)
     else:
-        found.pictures.append(ScannedImage(key, path, split, parts[0]))
+        scan.images.append(ScannedImage(key, path, split, parts[0]))
         if len(parts) > 2:
-            found.nested.append(key)
+            scan.nested_files.append(key)
 
 
 def scan_splits(
-    root: Path | None, parts: Mapping[str, splits.Split], classes: Sequence[str], known: dict[str, ImageInfo]
+    root: Path | None,
+    data_splits: Mapping[str, splits.Split],
+    classes: Sequence[str],
+    image_info: dict[str, ImageInfo],
 ) -> DatasetScan:
-    """The survey of data that are about to be trained on."""
-    found = DatasetScan(root or Path(), facts=known, classes={name: list(classes) for name in parts})
-    for name, split in parts.items():
-        paths = readers.paths_of(split.load) or [""] * len(split)  # a data set that has its own way
+    """Describe splits that are about to be trained on.
+
+    Args:
+        root: the folder or table of the data; None where a torchvision data set has none.
+        data_splits: split -> its images.
+        classes: names in the order of the labels.
+        image_info: what is known of each file, by path.
+    """
+    scan = DatasetScan(root or Path(), image_info=image_info, classes={name: list(classes) for name in data_splits})
+    for name, split in data_splits.items():
+        paths = readers.paths_of(split.load) or [""] * len(split)  # a torchvision data set has no file per image
         rows = zip(split.keys, paths, split.labels, strict=True)
-        found.pictures += [ScannedImage(key, path, name, classes[label]) for key, path, label in rows]
-    return found
+        scan.images += [ScannedImage(key, path, name, classes[label]) for key, path, label in rows]
+    return scan

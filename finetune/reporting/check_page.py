@@ -1,4 +1,4 @@
-"""The check of a data set: what was found, as lines, as JSON, and as a page with the pictures."""
+"""Write and print the result of checking a data set: lines, JSON, and a page with images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.images import info
 from finetune.inspection import checks
 from finetune.inspection.finding import Finding
 from finetune.inspection.inspect import Inspection
@@ -22,142 +21,157 @@ from finetune.runtime import hardware
 from finetune.runtime.console import echo, echo_link, field_line
 
 GROUPS, FILES = 8, 12
-"""Of a finding, on the page: groups of several files, or single files."""
+"""How many groups of files, or single files, the page shows of a finding."""
 
-FACES, FACED = 6, 12
-"""Pictures of a class drawn for the page, and classes of which some are."""
+EXAMPLES, EXAMPLE_CLASSES = 6, 12
+"""How many images of a class the page shows as examples, and of how many classes."""
 
 SHOWN_CLASSES = 200
+
+SIDE = 160
+"""Longest side of a thumbnail in pixels."""
 
 
 # --- what is written ---------------------------------------------------------------------------------------------
 
 
-def values(found: Inspection) -> dict[str, Any]:
-    """As `check.json` holds them."""
-    channels = checks.channel_statistics(found.survey)
-    bad = {p.key: reason for p in found.survey.pictures if (reason := found.survey.facts[p.path].error) is not None}
+def check_values(inspection: Inspection) -> dict[str, Any]:
+    """Return what `check.json` holds."""
+    scan = inspection.scan
+    channels = checks.channel_statistics(scan)
     return {
-        "root": str(found.survey.root.absolute()),
-        "verdict": found.verdict,
-        "problems": found.count("problem"),
-        "warnings": found.count("warning"),
-        "pictures": len(found.survey.pictures),
-        "splits": found.sizes,
-        "counts": found.survey.counts(),
-        "findings": [f.to_dict() for f in found.findings],
-        "reasons": bad,
+        "root": str(scan.root.absolute()),
+        "verdict": inspection.verdict,
+        "problems": inspection.count("problem"),
+        "warnings": inspection.count("warning"),
+        "images": len(scan.images),
+        "splits": inspection.split_sizes,
+        "counts": scan.counts(),
+        "findings": [finding.to_dict() for finding in inspection.findings],
+        "errors": {image.key: error for image in scan.images if (error := scan.error_of(image.path)) is not None},
         "mean": channels[0] if channels else None,
         "std": channels[1] if channels else None,
-        "weights": {"mean": found.preprocess.mean, "std": found.preprocess.std},
-        "seconds": round(found.seconds, 3),
+        "weights": {"mean": inspection.preprocess.mean, "std": inspection.preprocess.std},
+        "seconds": round(inspection.seconds, 3),
         "versions": hardware.installed_versions(),
     }
 
 
-def write_check(found: Inspection, folder: Path, report: bool, command: Sequence[str]) -> None:
-    """`check.json`, and `check.html` with thumbnails."""
-    write_json(values(found), folder / "check.json")
+def write_check(inspection: Inspection, folder: Path, report: bool, command: Sequence[str]) -> None:
+    """Write `check.json` and, with `report`, `check.html` with thumbnails.
+
+    Args:
+        inspection: the result.
+        folder: for the files.
+        report: whether to write the page.
+        command: the words of the check, to be typed again.
+    """
+    write_json(check_values(inspection), folder / "check.json")
     if report:
-        html.write_page(folder / "check.html", "check.html", **_page(found, shlex.join(command)))
+        html.write_page(folder / "check.html", "check.html", **_page(inspection, shlex.join(command)))
 
 
-def _page(found: Inspection, command: str) -> dict[str, Any]:
-    survey = found.survey
-    counts = survey.counts()
-    named = list(counts.items())
+def _page(inspection: Inspection, command: str) -> dict[str, Any]:
+    scan = inspection.scan
+    counts = scan.counts()
+    rows = list(counts.items())
     return {
-        "title": f"Check of {survey.root.name}",
-        "root": str(survey.root),
-        "verdict": found.verdict,
-        "verdict_level": "problem" if found.count("problem") else "warning" if found.count("warning") else "good",
-        "facts": _facts(found),
-        "shown": [(f, *_groups(survey, f)) for f in found.findings],
-        "splits": list(survey.classes),
-        "counts": named[:SHOWN_CLASSES],
-        "more_classes": max(0, len(named) - SHOWN_CLASSES),
+        "title": f"Check of {scan.root.name}",
+        "root": str(scan.root),
+        "verdict": inspection.verdict,
+        "verdict_severity": next((s for s in ("problem", "warning") if inspection.count(s)), "good"),
+        "properties": _properties(inspection),
+        "findings": [(finding, *_thumbnails(scan, finding)) for finding in inspection.findings],
+        "splits": list(scan.classes),
+        "counts": rows[:SHOWN_CLASSES],
+        "more_classes": max(0, len(rows) - SHOWN_CLASSES),
         "largest": max([sum(row.values()) for row in counts.values()], default=0) or 1,
-        "faces": _faces(survey),
-        "next": _next(found, command),
+        "examples": _examples(scan),
+        "next_steps": _next_steps(inspection, command),
         "versions": hardware.installed_versions(),
         "made": time.strftime("%Y-%m-%d %H:%M"),
     }
 
 
-def _facts(found: Inspection) -> list[tuple[str, str]]:
-    survey = found.survey
-    readable = [survey.facts[p.path] for p in survey.readable()]
-    formats = Counter(f.format for f in readable)
-    sides = sorted((min(f.width, f.height), max(f.width, f.height)) for f in readable)
-    sizes = ", ".join(f"{n} {name}" for name, n in found.sizes.items())
-    pairs = [
-        ("pictures", f"{len(readable):,} of {len(survey.counts())} classes" + (f": {sizes}" if sizes else "")),
-        ("kinds", ", ".join(f"{n:,} {kind}" for kind, n in formats.most_common(4)) or "none"),
+def _properties(inspection: Inspection) -> list[tuple[str, str]]:
+    """Describe the images: name -> text."""
+    scan, preprocess = inspection.scan, inspection.preprocess
+    known = [info for _, info in scan.with_info()]
+    formats = Counter(info.format for info in known)
+    sides = sorted((min(info.width, info.height), max(info.width, info.height)) for info in known)
+    sizes = ", ".join(f"{n} {name}" for name, n in inspection.split_sizes.items())
+    result = [
+        ("images", f"{len(known):,} of {len(scan.counts())} classes" + (f": {sizes}" if sizes else "")),
+        ("formats", ", ".join(f"{n:,} {name}" for name, n in formats.most_common(4)) or "none"),
     ]
     if sides:
-        middle = (statistics.median_low([s for s, _ in sides]), statistics.median_low([x for _, x in sides]))
-        text = f"median {middle[0]} x {middle[1]} pixels, shorter side {sides[0][0]} to {sides[-1][0]}"
-        pairs.append(("size", f"{text}; the network sees {found.preprocess.size} x {found.preprocess.size}"))
-    channels = checks.channel_statistics(survey)
+        short, long = (statistics.median_low([pair[i] for pair in sides]) for i in (0, 1))
+        text = f"median {short} x {long} pixels, shorter side {sides[0][0]} to {sides[-1][0]}"
+        result.append(("size", f"{text}; the network sees {preprocess.size} x {preprocess.size}"))
+    channels = checks.channel_statistics(scan)
     if channels:
         mean, std = map(checks.format_channels, channels)
-        theirs = f"{checks.format_channels(found.preprocess.mean)} and {checks.format_channels(found.preprocess.std)}"
-        pairs.append(("red/green/blue", f"mean {mean}, spread {std}; of the weights {theirs}"))
-    return pairs
+        expected = f"{checks.format_channels(preprocess.mean)} and {checks.format_channels(preprocess.std)}"
+        result.append(("red/green/blue", f"mean {mean}, standard deviation {std}; of the weights {expected}"))
+    return result
 
 
-def _groups(survey: DatasetScan, finding: Finding) -> tuple[list[list[Any]], int]:
-    """Thumbnails of the first files, and how many more there are."""
+def _thumbnails(scan: DatasetScan, finding: Finding) -> tuple[list[list[Any]], int]:
+    """Return captions and thumbnails of the first files, by group, and the number of further files."""
     several = any(len(group) > 1 for group in finding.groups)
     shown = [group[:6] for group in finding.groups[: GROUPS if several else FILES]]
-    thumbs: list[list[Any]] = []
-    for group in shown:
-        thumbs.append([])
-        for key in group:
-            path = survey.base / key
-            reason = survey.facts.get(str(path), info.ImageInfo()).error
-            thumbs[-1].append((f"{key} {reason}" if reason else key, None if reason else html.thumbnail(path, 160)))
-    return thumbs, finding.files - sum(map(len, shown))
+    return [[_thumbnail(scan, key) for key in group] for group in shown], finding.files - sum(map(len, shown))
 
 
-def _faces(survey: DatasetScan) -> list[tuple[str, list[Any]]]:
-    """Some pictures of each class, always the same."""
-    drawn = []
-    for name in list(survey.counts())[:FACED]:
-        own = [p for p in survey.readable() if p.label == name]
-        some = sorted(random.Random(0).sample(own, min(FACES, len(own))), key=lambda p: p.key)
-        if some:
-            drawn.append((name, [(p.key, html.thumbnail(p.path, 160)) for p in some]))
-    return drawn
+def _thumbnail(scan: DatasetScan, key: str) -> tuple[str, Any]:
+    path = scan.base / key
+    error = scan.error_of(path)
+    return (f"{key} {error}", None) if error else (key, html.thumbnail(path, SIDE))
 
 
-def _next(found: Inspection, command: str) -> str:
-    root = shlex.quote(str(found.survey.root))
+def _examples(scan: DatasetScan) -> list[tuple[str, list[Any]]]:
+    """Draw some images of each class, always the same."""
+    result = []
+    for name in list(scan.counts())[:EXAMPLE_CLASSES]:
+        images = [image for image in scan.readable() if image.label == name]
+        drawn = sorted(random.Random(0).sample(images, min(EXAMPLES, len(images))), key=lambda image: image.key)
+        if drawn:
+            result.append((name, [(image.key, html.thumbnail(image.path, SIDE)) for image in drawn]))
+    return result
+
+
+def _next_steps(inspection: Inspection, command: str) -> str:
+    root = inspection.scan.root
     again = f"{command}    # once more"
-    data = "csv" if found.survey.root.is_file() else "imagefolder"
-    train = f"python -m finetune.train data={data} data.root={root}"
-    return again if found.count("problem") else f"{train}\n{again}"
+    train = (
+        f"python -m finetune.train data={'csv' if root.is_file() else 'imagefolder'} data.root={shlex.quote(str(root))}"
+    )
+    return again if inspection.count("problem") else f"{train}\n{again}"
 
 
-def _together(group: Sequence[str]) -> str:
-    """Names that belong together, in a line."""
-    more = f" = {len(group) - 4} more" if len(group) > 4 else ""
-    return " = ".join(group[:4]) + more
+# --- what is printed ---------------------------------------------------------------------------------------------
 
 
-def print_check(found: Inspection, folder: Path, report: bool) -> None:
-    """The findings on the terminal, in words."""
-    for name, text in _facts(found)[:1]:
-        echo(field_line(name.capitalize(), f"{text}, at {found.survey.root}"))
-    for finding in found.findings:
-        echo(field_line(finding.level.capitalize(), f"{finding.says} {finding.do}".strip()))
-        names = [_together(group) for group in finding.groups]
-        for name in names[: 3 if finding.level != "note" else 1]:
-            reason = found.survey.facts.get(str(found.survey.base / name), info.ImageInfo()).error
-            echo(f"          {name}" + (f": {reason}" if reason else ""))
-        more = len(names) - (3 if finding.level != "note" else 1)
+def print_check(inspection: Inspection, folder: Path, report: bool) -> None:
+    """Print the findings on the terminal."""
+    scan = inspection.scan
+    for name, text in _properties(inspection)[:1]:
+        echo(field_line(name.capitalize(), f"{text}, at {scan.root}"))
+    for finding in inspection.findings:
+        echo(field_line(finding.severity.capitalize(), f"{finding.message} {finding.advice}".strip()))
+        shown = 3 if finding.severity != "note" else 1
+        for group in finding.groups[:shown]:
+            error = scan.error_of(scan.base / group[0]) if len(group) == 1 else None
+            echo(f"          {_join(group)}" + (f": {error}" if error else ""))
+        more = len(finding.groups) - shown
         if more > 0:
             echo(f"          and {more} more in check.json")
-    echo(field_line("Verdict", f"{found.verdict}. {found.seconds:.1f} s; nothing was changed."))
+    echo(field_line("Verdict", f"{inspection.verdict}. {inspection.seconds:.1f} s; nothing was changed."))
     for name in ("check.html", "check.json") if report else ("check.json",):
         echo_link("See" if name == "check.html" else "", folder / name)
+
+
+def _join(group: Sequence[str]) -> str:
+    """Join the names of files that belong together."""
+    more = f" = {len(group) - 4} more" if len(group) > 4 else ""
+    return " = ".join(group[:4]) + more

@@ -1,4 +1,4 @@
-"""Several runs beside one another: what tells them apart, which differences are more than chance, means over seeds."""
+"""Compare several runs: what distinguishes them, which differences are significant, means over seeds."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from finetune.reporting.runs import Run
 NOT_A_CHOICE = ("paths", "hydra", "logger", "report", "ckpt_path", "experiment", "data.num_workers", "data.root")
 """Parts of a configuration that do not change what is learned."""
 
-SIGNIFICANT = 0.05
+SIGNIFICANCE_LEVEL = 0.05
 
 
-# --- what tells them apart ---------------------------------------------------------------------------------------
+# --- what distinguishes them -------------------------------------------------------------------------------------
 
 
 def label_runs(runs: Sequence[Run]) -> None:
-    """Give each run its `choices` and, from as few as tell them apart, a `label` of its own."""
+    """Give each run its `choices` and, from as few keys as distinguish the runs, a unique `label`."""
     for run in runs:
         run.choices = _choices(run)
-    told = _told_apart(runs, differing_keys(runs))
-    short = Counter(k.rpartition(".")[2] for k in told)
+    keys = _distinguishing_keys(runs, differing_keys(runs))
+    short_names = Counter(_short_name(key) for key in keys)
     for run in runs:
-        parts = [_said(k, k.rpartition(".")[2] if short[k.rpartition(".")[2]] == 1 else k, run) for k in told]
+        parts = [_label_part(run, key, _short_name(key) if short_names[_short_name(key)] == 1 else key) for key in keys]
         run.label = " ".join(parts) or str(run.metrics["strategy"])
     for name in (lambda run: run.folder.name, lambda run: str(run.folder.resolve())):
         counts = Counter(run.label for run in runs)
@@ -42,28 +42,34 @@ def label_runs(runs: Sequence[Run]) -> None:
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:
-    """The keys in which runs differ: model and strategy first, the seed last."""
+    """Return the keys in which runs differ: model and strategy first, the seed last."""
     keys = list(dict.fromkeys(key for run in runs for key in run.choices))
-    found = [k for k in keys if len({_plain(run, k) for run in runs}) > 1]
+    differing = [key for key in keys if len({_comparable(run, key) for run in runs}) > 1]
     # a strategy's name says what its parts are
-    return [k for k in found if not (k.startswith("strategy.") and "strategy" in found)]
+    return [key for key in differing if not (key.startswith("strategy.") and "strategy" in differing)]
 
 
-def _told_apart(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
-    """Of the keys the first that tell the runs apart; model and strategy always."""
-    told: list[str] = []
+def _distinguishing_keys(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+    """Return the first keys that distinguish the runs; model and strategy always."""
+    chosen: list[str] = []
     for key in keys:
-        before, after = (len({tuple(_plain(run, k) for k in ks) for run in runs}) for ks in (told, [*told, key]))
+        before, after = (
+            len({tuple(_comparable(run, k) for k in ks) for run in runs}) for ks in (chosen, [*chosen, key])
+        )
         if after > before or key in ("model", "strategy"):
-            told.append(key)
-    return told
+            chosen.append(key)
+    return chosen
 
 
-def _plain(run: Run, key: str) -> str:
+def _short_name(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _comparable(run: Run, key: str) -> str:
     return json.dumps(run.choices.get(key), sort_keys=True)
 
 
-def _said(key: str, name: str, run: Run) -> str:
+def _label_part(run: Run, key: str, name: str) -> str:
     value = run.choices.get(key)
     if key == "strategy":
         return str(value)
@@ -71,64 +77,70 @@ def _said(key: str, name: str, run: Run) -> str:
 
 
 def _choices(run: Run) -> dict[str, Any]:
+    """Return key -> value of a run's configuration, without what does not change its result."""
     values: Any = OmegaConf.to_container(OmegaConf.create(run.config), resolve=False)
-    flat = {k: v for k, v in _flat(values, "").items() if not k.startswith(NOT_A_CHOICE)}
+    flat = {k: v for k, v in _flatten(values, "").items() if not k.startswith(NOT_A_CHOICE)}
     first = {"model": flat.pop("model.name", None), "strategy": run.metrics["strategy"]}
     seed = {"seed": flat.pop("seed", None)}
     return {**first, **{k: v for k, v in flat.items() if v is not None}, **seed}
 
 
-def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _flatten(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
     for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
-# --- more than chance --------------------------------------------------------------------------------------------
+# --- significance ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A run against the best one, image by image."""
+    """Compare a run with the best one, image by image."""
 
     only_best: int
-    """Images that only the best run has right."""
+    """Images that only the best run predicts correctly."""
     only_this: int
+    """Images that only this run predicts correctly."""
     p: float
-    """Of McNemar's exact test, corrected for the number of runs (Holm)."""
+    """p-value of McNemar's exact test, corrected for the number of runs (Holm)."""
 
     @property
-    def words(self) -> str:
-        """In a sentence."""
-        few = self.only_best - self.only_this
+    def significant(self) -> bool:
+        """Whether the difference is more than chance."""
+        return self.p < SIGNIFICANCE_LEVEL
+
+    @property
+    def description(self) -> str:
+        """The result in a sentence."""
         if not self.only_best + self.only_this:
-            return "the same answers"
-        said = f"p = {self.p:.2g}" if self.p >= 1e-4 else "p < 0.0001"
-        sure = "more than chance" if self.p < SIGNIFICANT else "chance can do that"
-        return f"{few} fewer right ({self.only_best} against {self.only_this}); {sure} ({said})"
+            return "the same predictions"
+        p = f"p = {self.p:.2g}" if self.p >= 1e-4 else "p < 0.0001"
+        significance = "significant" if self.significant else "not significant"
+        fewer = self.only_best - self.only_this
+        return f"{fewer} fewer correct ({self.only_best} against {self.only_this}); {significance} ({p})"
 
 
 def test_against_best(ranked: Sequence[Run]) -> list[PairedTest | None]:
-    """Each run against the first; None for that, and for those that were judged on other images."""
+    """Compare each run with the first; None for the first, and for runs that were evaluated on other images."""
     best = ranked[0]
     counts: list[tuple[int, int] | None] = [None]
     for run in ranked[1:]:
-        same = run.answers is not None and best.answers is not None and same_eval_images(run, best)
-        if not same or run.answers is None or best.answers is None:
+        if run.predictions is None or best.predictions is None or not same_eval_images(run, best):
             counts.append(None)
             continue
-        a, b = best.answers.right, run.answers.right
-        counts.append((int(np.sum(a & ~b)), int(np.sum(b & ~a))))
-    tests = iter(holm([mcnemar(*pair) for pair in counts if pair is not None]))
-    return [None if pair is None else PairedTest(*pair, next(tests)) for pair in counts]
+        best_correct, correct = best.predictions.correct, run.predictions.correct
+        counts.append((int(np.sum(best_correct & ~correct)), int(np.sum(correct & ~best_correct))))
+    p_values = iter(holm([mcnemar(*pair) for pair in counts if pair is not None]))
+    return [None if pair is None else PairedTest(*pair, next(p_values)) for pair in counts]
 
 
-def same_eval_images(run: Run, other: Run) -> bool:
-    """Whether two runs were validated on the same images, with the same labels."""
-    if run.answers is None or other.answers is None:
-        return run.val_images == other.val_images
-    return run.answers.keys == other.answers.keys and np.array_equal(run.answers.labels, other.answers.labels)
+def same_eval_images(a: Run, b: Run) -> bool:
+    """Return whether two runs were validated on the same images, with the same labels."""
+    if a.predictions is None or b.predictions is None:
+        return a.val_images == b.val_images
+    return a.predictions.keys == b.predictions.keys and np.array_equal(a.predictions.labels, b.predictions.labels)
 
 
 # --- over seeds --------------------------------------------------------------------------------------------------
@@ -136,21 +148,20 @@ def same_eval_images(run: Run, other: Run) -> bool:
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Runs that differ in their seed alone."""
+    """Hold the results of runs that differ in their seed alone."""
 
     label: str
     accuracies: list[float]
-    seconds: float
-    """The mean."""
+    mean_seconds: float
 
     @property
     def mean(self) -> float:
-        """Of the accuracies."""
+        """The mean accuracy."""
         return statistics.mean(self.accuracies)
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Of the mean, 95 %, by Student's t; None of a single run."""
+        """The 95 % interval of the mean, by Student's t; None of a single run."""
         n = len(self.accuracies)
         if n < 2:
             return None
@@ -159,17 +170,17 @@ class SeedGroup:
 
 
 def group_seeds(runs: Sequence[Run]) -> list[SeedGroup]:
-    """By configuration and validation images, the best mean first; nothing if no two seeds share one."""
-    members: dict[str, dict[Any, Run]] = defaultdict(dict)
+    """Group runs by configuration and validation images, the best mean first; return [] if no two seeds share one."""
+    groups: dict[str, dict[Any, Run]] = defaultdict(dict)
     for run in runs:
         choices = {k: v for k, v in run.choices.items() if k != "seed"}
-        members[json.dumps([choices, run.val_images], sort_keys=True)][run.choices.get("seed")] = run
-    if all(len(own) < 2 for own in members.values()):
+        groups[json.dumps([choices, run.val_images], sort_keys=True)][run.choices.get("seed")] = run
+    if all(len(by_seed) < 2 for by_seed in groups.values()):
         return []
-    found = []
-    for own in (list(seeds.values()) for seeds in members.values()):
-        words = own[0].label.split(" ")
-        name = " ".join(w for w in words if not w.startswith("seed=")) or str(own[0].metrics["strategy"])
-        seconds = statistics.mean(run.metrics["seconds"]["total"] for run in own)
-        found.append(SeedGroup(name, [run.acc for run in own], seconds))
-    return sorted(found, key=lambda group: -group.mean)
+    result = []
+    for members in (list(by_seed.values()) for by_seed in groups.values()):
+        words = members[0].label.split(" ")
+        label = " ".join(w for w in words if not w.startswith("seed=")) or str(members[0].metrics["strategy"])
+        seconds = statistics.mean(run.metrics["seconds"]["total"] for run in members)
+        result.append(SeedGroup(label, [run.acc for run in members], seconds))
+    return sorted(result, key=lambda group: -group.mean)

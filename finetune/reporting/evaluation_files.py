@@ -18,21 +18,21 @@ SHOWN_CLASSES = 20
 
 
 def write_evaluation(
-    model: Classifier, images: EvalDataset, judgement: EvaluationResult, folder: Path, report: bool
+    model: Classifier, images: EvalDataset, result: EvaluationResult, folder: Path, report: bool
 ) -> None:
-    """`evaluation.json`, `predictions.csv`, `confusion_matrix.csv` and its picture."""
-    values, split = judgement.values, images.split
+    """Write `evaluation.json`, `predictions.csv`, `confusion_matrix.csv` and, with `report`, its figure."""
+    values, split = result.values, images.split
     write_json(values, folder / "evaluation.json")
     if images.bad_files:
         write_bad_files(images.bad_files, folder / "bad_files.csv")
     k = min(5, len(model.classes))
-    with prediction_table.open_table(
-        folder / "predictions.csv", prediction_table.column_names(k, "true", "correct")
-    ) as append:
-        probabilities = judgement.logits.double().softmax(dim=1)
+    columns = prediction_table.column_names(k, "true", "correct")
+    with prediction_table.open_table(folder / "predictions.csv", columns) as append:
+        probabilities = result.logits.double().softmax(dim=1)
         for key, label, row in zip(split.keys, split.labels, probabilities, strict=True):
-            said = prediction_table.prediction_row(key, row, model.classes, k)
-            append([{**said, "true": model.classes[label], "correct": int(said["label"] == model.classes[label])}])
+            predicted = prediction_table.prediction_row(key, row, model.classes, k)
+            true = model.classes[label]
+            append([{**predicted, "true": true, "correct": int(predicted["label"] == true)}])
     rows = [[name, *row] for name, row in zip(model.classes, values["confusion_matrix"], strict=True)]
     write_csv(["true \\ predicted", *model.classes], rows, folder / "confusion_matrix.csv")
     if report:
@@ -43,19 +43,22 @@ def write_evaluation(
 
 
 def print_evaluation(values: dict[str, Any], folder: Path) -> None:
-    """The numbers on the terminal."""
+    """Print the numbers of an evaluation on the terminal.
+
+    Args:
+        values: as `evaluation.json` holds them.
+        folder: of the files.
+    """
     low, high = values["acc_interval"]
-    echo(
-        field_line(
-            "Accuracy",
-            f"{values['acc']:.4f}, {values['right']} of {values['images']} right; 95 % interval {low:.4f} to {high:.4f}",
-        )
+    text = (
+        f"{values['acc']:.4f}, {values['right']} of {values['images']} correct; 95 % interval {low:.4f} to {high:.4f}"
     )
-    if (then := values["as_in_the_run"]) is not None:
-        again = (
-            "the same" if then["same"] else f"then {then['acc']:.4f} and loss {then['loss']:.4f}, on {then['device']}"
+    echo(field_line("Accuracy", text))
+    if (run := values["as_in_the_run"]) is not None:
+        text = (
+            "the same" if run["same"] else f"accuracy {run['acc']:.4f} and loss {run['loss']:.4f}, on {run['device']}"
         )
-        echo(field_line("", f"in epoch {then['epoch'] + 1} of the run: {again}"))
+        echo(field_line("", f"in epoch {run['epoch'] + 1} of the run: {text}"))
     top = next(name for name in values if name.startswith("top_"))
     auroc = f", AUROC {values['auroc']:.4f}" if values["auroc"] is not None else ""
     echo(field_line("Also", f"top-{top[4:]} {values[top]:.4f}, macro F1 {values['f1']:.4f}{auroc}"))
@@ -82,5 +85,10 @@ def _cells(name: str, row: dict[str, Any]) -> Sequence[str]:
 
 
 def write_bad_files(bad_files: Mapping[str, str], path: Path) -> None:
-    """`bad_files.csv`: what was left out and why."""
+    """Write `bad_files.csv`: the files that were left out, and why.
+
+    Args:
+        bad_files: path -> reason.
+        path: of the table.
+    """
     write_csv(["path", "reason"], sorted(bad_files.items()), path)

@@ -1,4 +1,4 @@
-"""Pictures of a run, as PNG files."""
+"""Draw figures: curves, confusion matrices, calibration, sheets of images."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def _save(figure: Figure, path: Path) -> None:
 
 def _series(rows: Sequence[Row], key: str) -> tuple[list[int], list[float]]:
     present = [row for row in rows if isinstance(row.get(key), int | float)]
-    return [row["epoch"] + 1 for row in present], [float(row[key]) for row in present]
+    return [row["epoch"] for row in present], [float(row[key]) for row in present]
 
 
 def _whole_epochs(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_xlabel("epoch")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    last = max((row["epoch"] + 1 for row in rows), default=1)
+    last = max((row["epoch"] for row in rows), default=1)
     axes.set_xlim(0.5, last + 0.5)
 
 
@@ -58,7 +58,7 @@ def _draw_metric(axes: Any, rows: Sequence[Row], metric: str, best_epoch: int | 
     if metric == "loss":
         axes.set_ylim(bottom=0)
     if best_epoch is not None:
-        axes.axvline(best_epoch + 1, color="#1f6feb", lw=0.8, ls=":")
+        axes.axvline(best_epoch, color="#1f6feb", lw=0.8, ls=":")
     _whole_epochs(axes, rows)
 
 
@@ -82,7 +82,13 @@ def _panels(rows: Sequence[Row], best_epoch: int | None) -> list[Callable[[Any],
 
 
 def save_curves(rows: Sequence[Row], path: Path, best_epoch: int | None = None) -> None:
-    """Loss, accuracy and the rate of each group over the epochs; the best epoch is marked."""
+    """Draw loss, accuracy and the learning rate of each group over the epochs into a file.
+
+    Args:
+        rows: as `metrics.csv` holds them.
+        path: of the PNG file.
+        best_epoch: from 1; it is marked.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 3.2), layout="constrained")
         for axes, draw in zip(figure.subplots(1, 3), _panels(rows, best_epoch), strict=True):
@@ -91,7 +97,7 @@ def save_curves(rows: Sequence[Row], path: Path, best_epoch: int | None = None) 
 
 
 def curve_figures(rows: Sequence[Row], best_epoch: int | None = None) -> list[Figure]:
-    """The panels of `curves`, each a figure of its own."""
+    """Return the panels of `save_curves`, each as a separate figure."""
     figures = []
     with mpl.rc_context(STYLE):
         for draw in _panels(rows, best_epoch):
@@ -101,11 +107,11 @@ def curve_figures(rows: Sequence[Row], best_epoch: int | None = None) -> list[Fi
 
 
 _SHARES = LinearSegmentedColormap.from_list("shares", [(0.12, 0.43, 0.92, 0.0), (0.12, 0.43, 0.92, 1.0)])
-"""From nothing to blue, so that it goes with a light page and a dark one."""
+"""From transparent to blue, so that it suits a light page and a dark one."""
 
 
 def matrix_figure(matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> Figure:
-    """Counts, with rows as the truth and colours as shares of each row."""
+    """Draw a confusion matrix of counts (true, predicted); colours are shares of each row."""
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     n = len(classes)
@@ -113,8 +119,8 @@ def matrix_figure(matrix: Sequence[Sequence[int]], classes: Sequence[str], title
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(side + 0.8, side), layout="constrained")
         axes = figure.subplots()
-        picture = axes.imshow(shares, cmap=_SHARES, vmin=0, vmax=1, interpolation="nearest")
-        figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the true class")
+        drawn = axes.imshow(shares, cmap=_SHARES, vmin=0, vmax=1, interpolation="nearest")
+        figure.colorbar(drawn, ax=axes, shrink=0.8, label="share of the true class")
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
         if n <= 60:
@@ -133,15 +139,15 @@ def matrix_figure(matrix: Sequence[Sequence[int]], classes: Sequence[str], title
 def save_confusion_matrix(
     matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path, title: str = "Validation images, best epoch"
 ) -> None:
-    """`matrix_figure` as a file."""
+    """Draw a confusion matrix into a PNG file."""
     _save(matrix_figure(matrix, classes, title), path)
 
 
 def reliability_figure(bins: Sequence[tuple[float, float, int]]) -> Figure:
-    """How often the model is right at each confidence, against the diagonal.
+    """Draw the accuracy at each confidence, with the diagonal of a calibrated model.
 
     Args:
-        bins: mean confidence, share that is right, and number of images of each bin.
+        bins: mean confidence, accuracy, and number of images of each bin.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 3.4), layout="constrained")
@@ -154,8 +160,8 @@ def reliability_figure(bins: Sequence[tuple[float, float, int]]) -> Figure:
         axes.set_xlim(min([*x, 0.5]) - 0.03, 1.02)
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("confidence")
-        axes.set_ylabel("share that is right")
-        axes.set_title("calibration; the area is the number of pictures")
+        axes.set_ylabel("accuracy")
+        axes.set_title("calibration; the area is the number of images")
     return figure
 
 
@@ -165,31 +171,35 @@ def _short(name: str) -> str:
 
 
 def drawable(name: str) -> str:
-    """Names of files may hold bytes that are no text, which cannot be drawn."""
+    """Escape the bytes of a file's name that are no text, which cannot be drawn."""
     return name.encode(errors="backslashreplace").decode()
 
 
 def save_samples(images: torch.Tensor, labels: Sequence[str], path: Path, columns: int = 8) -> None:
-    """Training images as the network sees them, augmented, with their labels.
+    """Draw training images as the network sees them, augmented, with their labels.
 
     Args:
         images: uint8 (N, 3, H, W).
+        labels: N captions.
+        path: of the PNG file.
+        columns: images a row.
     """
-    pictures = list(zip(images, labels, strict=True))
-    _sheet([pictures[k : k + columns] for k in range(0, len(pictures), columns)], path)
+    captioned = list(zip(images, labels, strict=True))
+    _draw_sheet([captioned[k : k + columns] for k in range(0, len(captioned), columns)], path)
 
 
 def save_gallery(rows: Mapping[str, Sequence[tuple[torch.Tensor, str]]], path: Path) -> None:
-    """Rows of images with a title and captions.
+    """Draw rows of images with titles and captions.
 
     Args:
         rows: title -> images uint8 (3, H, W), all of one size, with their captions.
+        path: of the PNG file.
     """
-    _sheet(list(rows.values()), path, list(rows))
+    _draw_sheet(list(rows.values()), path, list(rows))
 
 
-def _sheet(rows: Sequence[Sequence[tuple[torch.Tensor, str]]], path: Path, titles: Sequence[str] = ()) -> None:
-    """One picture of pictures: a figure with an axes for each takes twenty times as long to lay out."""
+def _draw_sheet(rows: Sequence[Sequence[tuple[torch.Tensor, str]]], path: Path, titles: Sequence[str] = ()) -> None:
+    """Draw all images as one: a figure with an axes for each takes twenty times as long to lay out."""
     height, width = rows[0][0][0].shape[1:]
     columns = max(len(row) for row in rows)
     gap, line = width // 16 + 1, height // 5 + 1
@@ -213,7 +223,12 @@ def _sheet(rows: Sequence[Sequence[tuple[torch.Tensor, str]]], path: Path, title
 
 
 def comparison_figure(runs: Mapping[str, Sequence[Row]], metric: str = "val/acc") -> Figure:
-    """One metric of several runs over the epochs."""
+    """Draw one metric of several runs over the epochs.
+
+    Args:
+        runs: name -> rows, as `metrics.csv` holds them.
+        metric: a column.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4.2), layout="constrained")
         axes = figure.subplots()
@@ -228,12 +243,13 @@ def comparison_figure(runs: Mapping[str, Sequence[Row]], metric: str = "val/acc"
     return figure
 
 
-def trade_figure(points: Sequence[tuple[str, float, float]], what: str, log: bool = False) -> Figure:
-    """Accuracy against a cost; those that nothing beats in both are joined by a line (the Pareto front).
+def cost_figure(points: Sequence[tuple[str, float, float]], cost_label: str, log: bool = False) -> Figure:
+    """Draw accuracy against a cost; a line joins the Pareto front, the points that no other beats in both.
 
     Args:
         points: name, cost, accuracy.
-        what: the cost.
+        cost_label: of the axis.
+        log: whether the axis of the cost is logarithmic.
     """
     front = [p for p in points if not any(q[1] <= p[1] and q[2] >= p[2] and q[1:] != p[1:] for q in points)]
     with mpl.rc_context(STYLE):
@@ -241,8 +257,8 @@ def trade_figure(points: Sequence[tuple[str, float, float]], what: str, log: boo
         axes = figure.subplots()
         axes.plot(*zip(*sorted((cost, acc) for _, cost, acc in front), strict=True), lw=1, color="#1f6feb", ls=":")
         for name, cost, acc in points:
-            best = any(p[1:] == (cost, acc) for p in front)
-            axes.plot([cost], [acc], "o", ms=6, color="#1f6feb" if best else "#9aa5b1")
+            on_front = any(p[1:] == (cost, acc) for p in front)
+            axes.plot([cost], [acc], "o", ms=6, color="#1f6feb" if on_front else "#9aa5b1")
             if len(points) <= 12:
                 axes.annotate(_short(name), (cost, acc), xytext=(5, 4), textcoords="offset points", fontsize=7)
         if log:
@@ -250,6 +266,6 @@ def trade_figure(points: Sequence[tuple[str, float, float]], what: str, log: boo
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # the usual one writes powers as formulas
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.2, y=0.15)
-        axes.set_xlabel(what)
+        axes.set_xlabel(cost_label)
         axes.set_ylabel("best validation accuracy")
     return figure

@@ -1,4 +1,4 @@
-"""HTML pages that are one file each: no network, no scripts, pictures inside."""
+"""Write HTML pages that are one file each: no network, no scripts, images inside."""
 
 from __future__ import annotations
 
@@ -37,25 +37,24 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_shown,
+        finalize=_drawable_text,
     )
     environment.filters["percent"] = percent
     environment.filters["amount"] = lambda number: f"{number:,}"
     return environment
 
 
-def _shown(value: Any) -> Any:
-    """Names of files may hold bytes that are no text."""
+def _drawable_text(value: Any) -> Any:
     return drawable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """0.935 as 93.5 %."""
+    """Format 0.935 as 93.5 %."""
     return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def thumbnail(path: str | Path, side: int = SIDE) -> Markup | None:
-    """An `<img>` of a picture file, upright and small; None if it cannot be read."""
+    """Return an `<img>` of an image file, upright and small; None if it cannot be read."""
     try:
         image = decode.load_image(path)
     except decode.BadImageError:
@@ -64,25 +63,27 @@ def thumbnail(path: str | Path, side: int = SIDE) -> Markup | None:
     return inline_image(image, Path(path).name)
 
 
-def inline_image(image: Image.Image, what: str) -> Markup:
-    """An `<img>` with the picture in it.
+def inline_image(image: Image.Image, alt: str) -> Markup:
+    """Return an `<img>` that holds the image.
 
     Args:
-        what: for those who cannot see it.
+        image: in the size in which it is shown.
+        alt: text for readers who cannot see it.
     """
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82)
     data = base64.b64encode(buffer.getvalue()).decode()
     return Markup('<img src="data:image/jpeg;base64,{}" alt="{}" width="{}" height="{}">').format(
-        data, drawable(what), *image.size
+        data, drawable(alt), *image.size
     )
 
 
-def svg(figure: Figure, what: str) -> Markup:
-    """A figure as an `<svg>` that takes the colour of the text around it.
+def svg(figure: Figure, label: str) -> Markup:
+    """Return a figure as an `<svg>` that takes the colour of the text around it.
 
     Args:
-        what: its name for those who cannot see it.
+        figure: drawn.
+        label: text for readers who cannot see it.
     """
     buffer = io.StringIO()
     with mpl.rc_context(figures.STYLE):
@@ -90,8 +91,8 @@ def svg(figure: Figure, what: str) -> Markup:
     drawn = buffer.getvalue()
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
-    drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)  # the same names would stand in every figure of a page
-    # what is black, or has no colour of its own, is text and lines
+    drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)  # the same ids would occur in every figure of a page
+    # black elements, and those without a colour, are text and lines
     drawn = re.sub(r"(stroke|fill): #000000", r"\1: currentColor", drawn)
-    drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(what)}" fill="currentColor" ', 1)
+    drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" fill="currentColor" ', 1)
     return Markup(drawn)

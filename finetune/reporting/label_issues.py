@@ -1,4 +1,4 @@
-"""Labels that may be wrong: images of which a model that has not learned them is certain that they are something else."""
+"""Find labels that may be wrong: a model that was not trained on an image is certain of another class."""
 
 from __future__ import annotations
 
@@ -6,45 +6,45 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CERTAIN = 0.5
-"""What is less probable is no objection to a label."""
+MIN_PROBABILITY = 0.5
+"""A less probable class is no objection to a label."""
 
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """An image whose label may be wrong."""
+    """Describe an image whose label may be wrong."""
 
     position: int
+    """The index of the image among the predictions."""
     label: int
     suggested: int
-    """The class that it may be of."""
-    own: float
-    """The probability of its label."""
-    other: float
-    """Of the suggested class."""
+    """The class that the image may be of."""
+    label_probability: float
+    suggested_probability: float
 
 
 def find_label_issues(probabilities: np.ndarray, labels: np.ndarray) -> list[LabelIssue]:
-    """Images whose probability of another class is at least what it usually is for images of that class.
+    """Return the images whose labels may be wrong, those with the widest gap between the two probabilities first.
 
-    And more probable than its own label. The most suspicious, with the widest gap between the two probabilities, come first.
+    An image is returned if the probability of another class is at least the mean of that probability over the images
+    of that class (and `MIN_PROBABILITY`), and higher than the probability of its own label.
     Source: the confident joint of Northcutt et al., "Confident Learning", 2021.
 
     Args:
-        probabilities: (N, classes), from a model that has not learned these images.
+        probabilities: (N, classes), from a model that was not trained on these images.
         labels: (N,).
     """
     n, classes = probabilities.shape
-    usual = np.full(classes, np.inf)  # of a class without images, nothing is suspected
+    thresholds = np.full(classes, np.inf)  # a class without images is never suggested
     for c in np.unique(labels):
-        usual[c] = max(CERTAIN, probabilities[labels == c, c].mean())
-    others = np.where(probabilities >= usual, probabilities, -1.0)
-    others[np.arange(n), labels] = -1.0
-    suggested = others.argmax(axis=1)
-    own, other = probabilities[np.arange(n), labels], others[np.arange(n), suggested]
-    order = np.argsort(own - other, kind="stable")
+        thresholds[c] = max(MIN_PROBABILITY, probabilities[labels == c, c].mean())
+    candidates = np.where(probabilities >= thresholds, probabilities, -1.0)
+    candidates[np.arange(n), labels] = -1.0
+    suggested = candidates.argmax(axis=1)
+    of_label, of_suggested = probabilities[np.arange(n), labels], candidates[np.arange(n), suggested]
+    order = np.argsort(of_label - of_suggested, kind="stable")
     return [
-        LabelIssue(int(i), int(labels[i]), int(suggested[i]), float(own[i]), float(other[i]))
+        LabelIssue(int(i), int(labels[i]), int(suggested[i]), float(of_label[i]), float(of_suggested[i]))
         for i in order
-        if other[i] > own[i]
+        if of_suggested[i] > of_label[i]
     ]

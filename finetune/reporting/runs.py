@@ -1,4 +1,4 @@
-"""What a finished run left in its folder."""
+"""Read the files that a finished run left in its folder."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from finetune.io.paths import PREDICTIONS_FILE
 
 
 class ValidationPredictions(NamedTuple):
-    """What the best epoch said of the validation images."""
+    """Hold the predictions of the best epoch for the validation images."""
 
     probabilities: np.ndarray
     """(N, classes)"""
@@ -26,14 +25,14 @@ class ValidationPredictions(NamedTuple):
     """Names of the images."""
 
     @property
-    def right(self) -> np.ndarray:
-        """(N,)"""
+    def correct(self) -> np.ndarray:
+        """Whether each image was predicted correctly, (N,) bool."""
         return np.equal(self.probabilities.argmax(axis=1), self.labels)
 
 
 @dataclass
 class Run:
-    """A folder's files, read."""
+    """Hold the contents of a run's folder."""
 
     folder: Path
     metrics: dict[str, Any]
@@ -41,19 +40,19 @@ class Run:
     rows: list[dict[str, Any]]
     """metrics.csv"""
     val_images: list[str]
-    """Names, as split.csv has them."""
+    """Names, as in split.csv."""
     config: str
     """config.yaml"""
-    answers: ValidationPredictions | None = None
+    predictions: ValidationPredictions | None = None
     """None where they were not kept."""
     label: str = ""
-    """What a comparison calls it."""
+    """The name that a comparison gives to the run."""
     choices: dict[str, Any] = field(default_factory=dict)
-    """What a comparison tells it from others by."""
+    """Key -> value of the configuration, by which a comparison distinguishes runs."""
 
     @property
-    def best(self) -> str:
-        """The checkpoint."""
+    def best_checkpoint(self) -> str:
+        """The path of the checkpoint of the best epoch."""
         return str(self.folder / "checkpoints" / "best.ckpt")
 
     @property
@@ -62,44 +61,49 @@ class Run:
         return float(self.metrics["best"]["val/acc"])
 
     @property
-    def judged(self) -> int:
-        """Validation images that were looked at."""
+    def n_evaluated(self) -> int:
+        """The number of validation images that were evaluated."""
         return sum(map(sum, self.metrics["confusion_matrix"])) or int(self.metrics["n_val"])
+
+    @property
+    def n_correct(self) -> int:
+        """The number of validation images that the best epoch predicted correctly."""
+        return round(self.acc * self.n_evaluated)
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Run folders among the paths and, for a sweep's folder, directly below them.
+    """Return the run folders among the paths and, for a sweep's folder, directly below them.
 
     Raises:
         FileNotFoundError: a path is no run and holds none.
     """
-    found: list[Path] = []
+    folders: list[Path] = []
     for path in paths:
         below = sorted(path.glob("*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name))
         runs = [path] if (path / "metrics.json").is_file() else [p.parent for p in below]
         if not runs:
             raise FileNotFoundError(f"{path} is not the folder of a finished run: it has no metrics.json.")
-        found += runs
-    return list(dict.fromkeys(found))
+        folders += runs
+    return list(dict.fromkeys(folders))
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """The runs that can be read, and why the others cannot."""
-    found, faults = [], []
+    """Read several runs; return those that can be read, and why the others cannot."""
+    runs, errors = [], []
     for folder in folders:
         try:
-            found.append(read_run(folder))
+            runs.append(read_run(folder))
         except ValueError as error:
-            faults.append(str(error))
-    return found, faults
+            errors.append(str(error))
+    return runs, errors
 
 
 def read_run(folder: Path) -> Run:
     """Read a run's folder.
 
     Raises:
-        FileNotFoundError: it is none.
-        ValueError: a file in it is damaged.
+        FileNotFoundError: it is not a run's folder.
+        ValueError: a file in it is missing, damaged, or of a version that wrote other keys.
     """
     if not (folder / "metrics.json").is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a finished run: it has no metrics.json.")
@@ -107,20 +111,18 @@ def read_run(folder: Path) -> Run:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
             rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+        rows = [{**row, "epoch": int(row["epoch"])} for row in rows]
         with (folder / "split.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             val_images = [row["path"] for row in csv.DictReader(file) if row["split"] == "val"]
-        metrics["seconds"]["total"], metrics["strategy"], metrics["confusion_matrix"]
+        # without per_class_recall it is of an earlier version, whose epochs counted from 0
+        metrics["seconds"]["total"], metrics["strategy"], metrics["confusion_matrix"], metrics["per_class_recall"]
         config = (folder / "config.yaml").read_text(encoding="utf-8")
-        answers = _read_predictions(folder / "checkpoints" / PREDICTIONS_FILE)
+        predictions = _read_predictions(folder / "checkpoints" / PREDICTIONS_FILE)
     except Exception as error:  # a damaged file can raise almost anything
         raise ValueError(f"{folder}: this run cannot be read, a file of it is missing or damaged ({error}).") from error
     if "val/acc" not in metrics["best"]:
         raise ValueError(f"{folder}: its best epoch, by {metrics.get('monitor')}, was not validated.")
-    cfg: Any = OmegaConf.create(config)
-    older = {"model": cfg.model.name, "data": cfg.data.root, "groups": [], "findings": []}
-    metrics = {**older, **metrics}
-    rows = [{**row, "epoch": int(row["epoch"])} for row in rows]
-    return Run(folder, metrics, rows, val_images, config, answers)
+    return Run(folder, metrics, rows, val_images, config, predictions)
 
 
 def _read_predictions(path: Path) -> ValidationPredictions | None:

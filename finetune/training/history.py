@@ -51,8 +51,8 @@ class History(Checkpoint):
             "seconds": round(time.perf_counter() - self._began, 3),
             "images_per_second": round(self._seen * trainer.world_size / max(1e-9, self._trained - self._began), 1),
         }
-        self.rows = [r for r in self.rows if r["epoch"] != trainer.current_epoch]
-        self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics, **times})
+        self.rows = [r for r in self.rows if r["epoch"] != trainer.current_epoch + 1]
+        self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics, **times})
         best = best_epoch(self.rows, self.monitor) is self.rows[-1]
         if best:  # an epoch that was not validated has no results
             self.best_results = dict(getattr(pl_module, "results", {}).get("val", {})) if judged else {}

@@ -102,4 +102,4 @@ def format_epoch(rows: list[dict[str, Any]], monitor: str, max_epochs: int | Non
             shown.append(f"{split} loss {row[f'{split}/loss']:.4f} acc {row[f'{split}/acc']:.4f}")
     of = f"/{max_epochs}" if max_epochs and max_epochs > 0 else ""
     mark = " *" if best_epoch(rows, monitor) is row else ""
-    return f"epoch {row['epoch'] + 1}{of}  {'  '.join(shown)}  {row['seconds']:.1f} s{mark}"
+    return f"epoch {row['epoch']}{of}  {'  '.join(shown)}  {row['seconds']:.1f} s{mark}"

@@ -1,0 +1,127 @@
+"""Print and write what is known of a run before its first epoch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+
+from finetune.data.datamodule import ImageDataModule
+from finetune.inspection.finding import Finding
+from finetune.io.files import write_csv
+from finetune.models import network
+from finetune.reporting import figures
+from finetune.reporting.evaluation_files import write_bad_files
+from finetune.runtime import hardware
+from finetune.runtime.console import echo, field_line
+from finetune.training.module import FineTuner
+
+
+def print_header(
+    trainer: Trainer,
+    module: FineTuner,
+    data: ImageDataModule,
+    findings: Sequence[Finding],
+    folder: Path,
+    report: bool,
+) -> None:
+    """Print what is trained on which data, and write `split.csv`, `bad_files.csv` and `plots/samples.png`.
+
+    Args:
+        trainer: before `fit`.
+        module: the network.
+        data: prepared.
+        findings: what may spoil the result.
+        folder: of the run.
+        report: whether to draw images of a training batch.
+    """
+    if not trainer.is_global_zero:
+        return
+    data.trainer = trainer  # Lightning would set it in a moment; the number of workers depends on the device
+    lines = [*data_lines(data), *finding_lines(findings, data.root), *model_lines(module)]
+    if trainer.max_epochs == -1:
+        lines.append(field_line("Note", "no end was given (trainer.max_epochs=-1): Ctrl-C ends the run and saves it."))
+    echo("\n".join([*lines, field_line("Device", f"{describe_device(trainer)} {_explain_device(trainer, data)}")]))
+    write_split(data, folder / "split.csv")
+    if data.bad_files:
+        write_bad_files(data.bad_files, folder / "bad_files.csv")
+    if report:
+        data.plain_epochs = module.plain_epochs(trainer.max_epochs)
+        images, labels = data.sample(16)
+        figures.save_samples(images, [module.classes[i] for i in labels], folder / "plots" / "samples.png")
+
+
+def write_split(data: ImageDataModule, path: Path) -> None:
+    """Write path, label and split of every image, so that the run can be evaluated and repeated."""
+    rows = [
+        (key, data.classes[label], split.name)
+        for split in data.splits.values()
+        for key, label in zip(split.keys, split.labels, strict=True)
+    ]
+    write_csv(["path", "label", "split"], rows, path)
+
+
+def data_lines(data: ImageDataModule) -> list[str]:
+    """Describe the data for the terminal."""
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
+    counts = data.splits["train"].counts(data.classes)
+    listed = ", ".join(f"{name} {n}" for name, n in list(counts.items())[:8])
+    more = f", ... {len(counts) - 8} more" if len(counts) > 8 else ""
+    lines = [
+        field_line("Data", f"{data.root or ''} - {sizes} images"),
+        field_line("Classes", f"{len(counts)}, with training images: {listed}{more}"),
+    ]
+    if data.bad_files:
+        lines.append(field_line("Left out", f"{len(data.bad_files)} unreadable files (bad_files.csv lists them):"))
+        lines += [f"          {path}: {reason}" for path, reason in sorted(data.bad_files.items())[:5]]
+    return lines + [field_line("Note", note) for note in data.notes]
+
+
+def finding_lines(findings: Sequence[Finding], root: Path | None) -> list[str]:
+    """Describe what may spoil the result, for the terminal."""
+    lines = [field_line(finding.severity.capitalize(), finding.message) for finding in findings]
+    if lines and root is not None:
+        lines.append(field_line("", f"see them: python -m finetune.check {shlex.quote(f'data.root={root}')}"))
+    return lines
+
+
+def model_lines(module: FineTuner) -> list[str]:
+    """Describe the model for the terminal."""
+    total = network.count_parameters(module.backbone)
+    trainable = network.count_parameters(module.backbone, module.learning_names())
+    size = module.preprocess.size
+    ignored = "" if module.strategy.pretrained else f" (strategy {module.strategy.name} ignores model.weights)"
+    text = f"{module.hparams['model']}, {size} x {size} pixels; {trainable:,} of {total:,} parameters trainable"
+    lines = [field_line("Model", text), field_line("Weights", module.source + ignored)]
+    if module.source == "random weights" and not module.ever_trunk_moves():
+        lines.append(field_line("Note", "the trunk is frozen at random weights: expect little; give model.weights."))
+    return lines
+
+
+def describe_device(trainer: Trainer) -> str:
+    """Return where and how the run computes."""
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    threads = f" with {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    ranks = f" x {trainer.world_size}" if trainer.world_size > 1 else ""
+    return f"{name}{threads}{ranks}, precision {trainer.precision}"
+
+
+def _explain_device(trainer: Trainer, data: ImageDataModule) -> str:
+    """Say why the precision was chosen, and which processes decode."""
+    device = trainer.strategy.root_device.type
+    native = hardware.native_precision(device)
+    if str(trainer.precision) != native:
+        reason = f"{native} is native here" if native != "32-true" else "no 16-bit arithmetic is native here"
+    else:
+        reason = "native here" if native != "32-true" else "nothing shorter is native here"
+    workers = data.workers()
+    if workers:
+        return f"({reason}); {workers} worker processes decode"
+    if data.num_workers == "auto" and hardware.free_shared_memory() < hardware.SHARED_BYTES:
+        return f"({reason}); images are decoded in the main process (/dev/shm is too small for workers)"
+    few = " (the cores are for the network)" if device == "cpu" and data.num_workers == "auto" else ""
+    return f"({reason}); images are decoded in the main process{few}"
