@@ -197,7 +197,7 @@ def loader(bench: Bench) -> list[Row]:
 
     fresh = ImageDataModule(bench.data, batch_size=8, num_workers=0, augment="basic", cache_images="off").prepare()
     kept = ImageDataModule(bench.data, batch_size=8, num_workers=0, augment="basic", cache_images="ram").prepare()
-    kept.keep_pixels(epochs=2)
+    kept.cache_pixels(epochs=2)
 
     def ours(data: ImageDataModule) -> Callable[[], None]:
         batches = data.train_dataloader()

@@ -23,8 +23,9 @@ def evaluate(cfg: DictConfig) -> float:
 
     factories.prepare_process()
     model = factories.make_classifier(cfg)
-    images = eval_data.find_eval_data(model.module.about, model.classes, cfg.split, factories.make_evaluation_data(cfg))
-    echo(field_line("Images", images.what))
+    record, data = model.module.metadata.data, factories.make_evaluation_data(cfg)
+    images = eval_data.find_eval_data(record, model.classes, cfg.split, data)
+    echo(field_line("Images", images.description))
     for note in images.notes:
         echo(field_line("Note", note))
     if images.bad_files:

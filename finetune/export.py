@@ -24,12 +24,11 @@ def export(cfg: DictConfig) -> float:
 
     factories.prepare_process()
     model = load(cfg.ckpt, device="cpu", precision="32-true")
-    echo(field_line("Model", f"{model.module.hparams['model']} for {len(model.classes)} classes"))
+    echo(field_line("Model", f"{model.module.model_name} for {len(model.classes)} classes"))
     compared = verify.comparison_images(model, cfg.source, cfg.images)
     if cfg.quantize is not None and len(compared.images) < verify.MIN_INT8_IMAGES:
         needed = f"quantize=int8 needs {verify.MIN_INT8_IMAGES} images or more, half of them to compare on"
         raise ValueError(f"{needed}; got {compared.description}.")
-    model.module.evaluate_as({})  # the network itself, as it is exported
     expected = verify.probabilities(lambda batch: model.logits(batch).softmax(dim=1), compared.images)
     exported = formats.EXPORTERS[cfg.format](model.module, folder)
     actual = verify.probabilities(exported.run, compared.images)

@@ -20,6 +20,7 @@ def predict(cfg: DictConfig) -> None:
     with heavy_imports():
         from finetune.cli import factories
         from finetune.inference import inputs, prediction
+        from finetune.reporting import figures
         from finetune.runtime.console import echo, field_line
 
     source = inputs.find_inputs(cfg.source)
@@ -36,7 +37,7 @@ def predict(cfg: DictConfig) -> None:
     if outcome.total == 0:
         raise ValueError(f"source={cfg.source}: no path came, so there was nothing to do.")
     if cfg.report:
-        outcome.gallery.draw(folder / "plots" / "certain.png")
+        figures.save_gallery(outcome.gallery.rows(), folder / "plots" / "certain.png")
     echo("\n".join(prediction.summary_lines(outcome, table)))
     if embeddings is not None:
         echo(field_line("", str(embeddings)))

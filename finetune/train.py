@@ -32,12 +32,12 @@ def train(cfg: DictConfig) -> float | None:
         module = factories.make_module(cfg, data)
         trainer = factories.make_trainer(cfg, folder)
         ckpt_path = factories.resume_path(cfg, module, data, folder)
-    header.print_header(trainer, module, data, findings, folder, cfg.report)
+    header.print_header(trainer, module, data, findings, folder)
     try:
         with clock("fit"):
             trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         with clock("test"):
-            summary.test_best(trainer, module, data)
+            summary.evaluate_best(trainer, module, data)
     except (SystemExit, Exit) as error:  # of GracefulShutdown; of Lightning at Ctrl-C; of SIGTERM outside of training
         saved = isinstance(error, SystemExit) and error.code in (INTERRUPTED, TERMINATED)
         code = TERMINATED if error.code == TERMINATED else INTERRUPTED

@@ -76,7 +76,7 @@ def test_pixels_of_another_kind_are_refused(model: Classifier, picture: Any) -> 
 
 
 def test_picture_of_another_type_or_damaged_is_refused(model: Classifier, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"A picture is a file, .* got a int"):
+    with pytest.raises(ValueError, match=r"An image is a file, .* got a int"):
         model.predict([3])  # type: ignore[list-item]
     (tmp_path / "bad.jpg").write_bytes(b"no")
     with pytest.raises(BadImageError, match=r"bad\.jpg: is not an image"):

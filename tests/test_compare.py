@@ -78,10 +78,10 @@ def test_mcnemar_is_the_exact_test(a: int, b: int, p: float) -> None:
     assert statistics.mcnemar(a, b) == pytest.approx(p)
 
 
-def test_against_best_counts_image_by_image(tmp_path: Path) -> None:
+def compare_with_best_counts_image_by_image(tmp_path: Path) -> None:
     best, other = made(tmp_path, "a", [1] * 20), made(tmp_path, "b", [1] * 10 + [0] * 10)
     far = made(tmp_path, "c", [1] * 19)
-    found = comparison.test_against_best([best, other, far])
+    found = comparison.compare_with_best([best, other, far])
     assert found[0] is None
     assert found[2] is None  # evaluated on other images
     assert found[1] is not None

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import builtins
 import csv
+import io
 import pickle
 import tarfile
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
@@ -12,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torchvision import datasets
 
@@ -215,9 +218,9 @@ def test_cifar100_holds_out_of_train_and_keeps_test(tmp_path: Path, monkeypatch:
     assert len(data.classes) == 100
     assert data.classes[:2] == ["c00", "c01"]
     assert sizes(data) == {"train": 100, "val": 100, "test": 100}
-    image, label = data.train_dataloader().dataset[0]
-    assert image.shape == (3, 16, 16)
-    assert label == data.splits["train"].labels[0]
+    images, labels = next(iter(data.val_dataloader()))
+    assert images.shape[1:] == (3, 16, 16)
+    assert labels.tolist() == data.splits["val"].labels[: len(labels)]
     assert data.splits["test"].keys[0] == "test/0"
 
 
@@ -368,18 +371,59 @@ def test_hymenoptera_is_244_and_153_and_its_placeholder_is_named(shared: Path) -
     assert not data.bad_files
 
 
-def test_switch_gives_one_of_two_and_shows_lightning_the_workers() -> None:
+def test_switchable_loader_asks_at_the_first_batch_and_shows_lightning_the_workers() -> None:
     class Loader(list[int]):
         _iterator: object = None
 
-    first, then = Loader([1, 2]), Loader([3, 4])
-    use_first = True
-    switch = SwitchableLoader(first, then, lambda: use_first)
-    assert list(switch) == [1, 2]
-    use_first = False
-    assert list(switch) == [3, 4]
-    assert len(switch) == 2
-    then._iterator = object()
-    assert switch._iterator is then._iterator
-    switch._iterator = None  # Lightning has ended them
-    assert then._iterator is None
+    pixels, asked = Loader([3, 4]), []
+
+    def features() -> list[int] | None:
+        asked.append(True)
+        return [1, 2] if len(asked) == 1 else None
+
+    made: list[Loader] = []
+
+    def make() -> Any:
+        made.append(pixels)
+        return pixels
+
+    loader = SwitchableLoader(lambda: 2, features, make)
+    epoch = iter(loader)
+    assert len(loader) == 2
+    assert not asked  # Lightning makes the iterator before there are features
+    assert list(epoch) == [1, 2]
+    assert not made
+    assert loader._iterator is None
+    assert list(loader) == list(loader) == [3, 4]
+    assert made == [pixels]  # once, so that its workers stay
+    pixels._iterator = object()
+    assert loader._iterator is pixels._iterator
+    loader._iterator = None  # Lightning has ended them
+    assert pixels._iterator is None
+
+
+def test_each_file_is_opened_once_before_the_first_epoch(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    opened: Counter[str] = Counter()
+    original = builtins.open
+
+    def counting(file: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(file).startswith(str(photos)):
+            opened[str(file)] += 1
+        return original(file, *args, **kwargs)
+
+    class First(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            seen.append(Counter(opened))
+
+    seen: list[Counter[str]] = []
+    monkeypatch.setattr(builtins, "open", counting)
+    monkeypatch.setattr(io, "open", counting)
+    data = ImageDataModule(photos, batch_size=8, num_workers=0, cache_images="ram", cache_dir=tmp_path).prepare()
+    module = FineTuner("squeezenet1_1", data.classes, "finetune", weights="none", preprocess={"size": 32})
+    trainer(1, callbacks=[First()]).fit(module, datamodule=data)
+    files = sorted(str(path) for path in photos.rglob("*.png"))
+    assert len(files) == 36
+    assert seen == [Counter(dict.fromkeys(files, 1))]  # no second reading of sizes, of checksums, of headers
+    assert opened == Counter(dict.fromkeys(files, 2))  # and once decoded, in the first epoch

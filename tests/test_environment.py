@@ -57,7 +57,7 @@ def test_without_a_home_to_write_to(photos: Path, tmp_path: Path) -> None:
     words = [w for w in TINY if w != "report=false"]
     done = run("finetune.train", *words, f"data.root={photos}", cwd=tmp_path, HOME="/proc/none", XDG_CACHE_HOME="")
     assert_well(done)
-    assert "computed anew in every step" in done.stdout  # features cannot be kept
+    assert "computed again in every step" in done.stdout  # features cannot be kept
     assert list(tmp_path.glob("runs/train/*/report.html"))
 
 

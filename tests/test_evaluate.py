@@ -140,7 +140,7 @@ def test_evaluate_leaves_what_it_promises(command: Command, trained: Path, capsy
     table = rows(folder / "predictions.csv")
     assert [r["path"] for r in table] == [f"val/{c}/{i:02d}.png" for c in ("cat", "dog", "emu") for i in range(4)]
     assert [r["true"] for r in table] == ["cat"] * 4 + ["dog"] * 4 + ["emu"] * 4
-    assert sum(int(r["correct"]) for r in table) == found["right"]
+    assert sum(int(r["correct"]) for r in table) == found["correct"]
     matrix = rows(folder / "confusion_matrix.csv")
     assert [[int(r[c]) for c in found["classes"]] for r in matrix] == found["confusion_matrix"]
     Image.open(folder / "plots" / "confusion_matrix.png").load()
@@ -154,7 +154,7 @@ def test_evaluate_finds_a_folder_that_was_moved(command: Command, trained: Path,
     before, _ = command("evaluate", f"ckpt={trained}/checkpoints/best.ckpt")
     shutil.copytree(photos, tmp_path / "moved")
     after, _ = command("evaluate", f"ckpt={trained}/checkpoints/best.ckpt", f"data.root={tmp_path}/moved")
-    assert "of the run" in evaluation(after)["what"]
+    assert "of the run" in evaluation(after)["description"]
     assert (before / "predictions.csv").read_text() == (after / "predictions.csv").read_text()
 
 
@@ -218,7 +218,7 @@ def test_evaluate_maps_the_classes_of_new_data_by_name(
     [
         ({"": {"dog": 3, "wolf": 3}}, [], "classes that the model does not know: wolf. It knows cat, dog, emu"),
         ({"train": {"dog": 3}, "test": {"dog": 3}}, [], "has no val folder, it has train, test"),
-        ({"": {"dog": 3}}, ["data.classes=[cat]"], "no images to judge the model on"),
+        ({"": {"dog": 3}}, ["data.classes=[cat]"], "no images to evaluate the model on"),
         ({"": {"dog": 3}}, ["split=vall"], "no split 'vall'"),
         ({"": {"dog": 3}}, ["+modle=1"], "no key 'modle'"),
     ],
@@ -383,7 +383,7 @@ def test_evaluate_a_checkpoint_without_a_list_asks_for_data(
     _, code = command("evaluate", f"ckpt={tmp_path}/old.ckpt")
     assert code == 2
     assert (
-        "lists no val images (it has: none). Say what to judge it on with data.root=FOLDER" in capsys.readouterr().err
+        "lists no val images (it has: none). Say what to evaluate on with data.root=FOLDER" in capsys.readouterr().err
     )
     folder, code = command("evaluate", f"ckpt={tmp_path}/old.ckpt", f"data.root={photos}")
     assert code == 0

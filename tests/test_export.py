@@ -149,7 +149,7 @@ def test_safetensors_carry_the_metadata_and_load_as_weights(exports: dict[str, P
     with safe_open(folder / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["classes"]) == ["cat", "dog", "emu"]
     again = FineTuner("resnet18", classes=2, weights=str(folder / "model.safetensors"))
-    assert again.source.startswith("120 trunk tensors")
+    assert again.weights_source.startswith("120 trunk tensors")
 
 
 def test_network_of_ones_own_is_exported(tmp_path: Path) -> None:

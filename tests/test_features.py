@@ -224,7 +224,7 @@ def test_without_a_cache_one_line_says_why(
     options: dict[str, Any], reason: str, fit: Fit, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     fit(**options)
-    assert f"computed anew in every step: {reason}" in " ".join(capsys.readouterr().out.split())
+    assert f"computed again in every step: {reason}" in " ".join(capsys.readouterr().out.split())
     assert not list((tmp_path / "cache").glob("features-*"))
 
 
@@ -239,7 +239,7 @@ def test_a_cache_folder_that_cannot_be_made_is_no_failure(
 ) -> None:
     (tmp_path / "file").write_text("")
     fit(cache_dir=tmp_path / "file" / "cache", epochs=1)
-    assert "computed anew in every step:" in capsys.readouterr().out
+    assert "computed again in every step:" in capsys.readouterr().out
 
 
 def test_a_disk_that_fills_up_is_no_failure(
@@ -359,7 +359,7 @@ class Weight(nn.Module):
 @pytest.mark.parametrize(
     ("network", "options", "reason"),
     [
-        (Functional, {"tail": "drop", "head_init": "zero"}, "what a network of your own does after drop"),
+        (Functional, {"feature_boundary": "drop", "head_init": "zero"}, "what a network of your own does after drop"),
         (Weight, {}, "the network does not call fc as a module"),
     ],
 )

@@ -96,7 +96,7 @@ def test_training_loss_adds_the_auxiliary_losses_and_evaluation_does_not(
     torch.manual_seed(3)
     loss = module.training_step((images, labels), 0)
     torch.manual_seed(3)
-    logits, aux = module._outputs(images)
+    logits, aux = module.network.logits_and_aux(images)
     assert len(aux) == heads
     expected = module.criterion(logits, labels) + weight * sum(module.criterion(a, labels) for a in aux)
     torch.testing.assert_close(loss, expected)
@@ -114,7 +114,7 @@ def test_auxiliary_heads_are_off_while_the_trunk_is_frozen(strategy: str) -> Non
     assert not any(p.requires_grad for n, p in module.backbone.named_parameters() if n.startswith("aux"))
     row = module.strategy_table()[-1]
     assert row[0] == "auxiliary heads"
-    assert "nothing before them learns" in row[-1]
+    assert "nothing before them is trainable" in row[-1]
 
 
 # --- frozen means frozen -----------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_gradual_moves_each_quarter_from_its_epoch_on(trainer: Callable[..., Tra
 
     module = make("resnet18", "gradual", optimizer=partial(SGD, lr=0.05))
     trainer(6, callbacks=[Watch()]).fit(module, batches())
-    names = [set(m) for m in module.plan.members]
+    names = [set(names) for _, names in module.schedule.groups]
     for epoch, moved in enumerate(Watch.moved):
         assert moved == set().union(*names[: min(epoch, 4) + 1])
 
@@ -322,7 +322,7 @@ def test_metrics_are_of_all_images_whatever_the_batches(batch: int, trainer: Cal
         matrix[truth, guess] += 1
     assert found["confusion_matrix"] == matrix.tolist()
     assert found["acc"] == pytest.approx((predicted == labels).float().mean().item())
-    assert found["recall"] == pytest.approx([(matrix[i, i] / matrix[i].sum()).item() for i in range(3)])
+    assert found["per_class_recall"] == pytest.approx([(matrix[i, i] / matrix[i].sum()).item() for i in range(3)])
     f1 = [2 * matrix[i, i] / (matrix[i].sum() + matrix[:, i].sum()) for i in range(3)]
     assert found["f1"] == pytest.approx(sum(f1).item() / 3)  # type: ignore[union-attr]
     assert found["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
@@ -402,7 +402,7 @@ def test_finetuner_number_of_classes_names_them() -> None:
 
 def test_scratch_ignores_weights_without_looking_for_them() -> None:
     module = FineTuner("resnet18", CLASSES, "scratch", weights="default")
-    assert module.source == "random weights"
+    assert module.weights_source == "random weights"
 
 
 @pytest.mark.parametrize(
@@ -463,7 +463,7 @@ def test_strategy_table_is_printed_at_the_start(
     printed = capsys.readouterr().out
     assert "Strategy lp_ft" in printed
     assert "11,176,512" in printed
-    assert "epoch 1, warm-up 1" in printed
+    assert "epoch 2, warm-up 1" in printed
 
 
 def test_custom_tail_keeps_dropout_before_it_off() -> None:
@@ -477,7 +477,7 @@ def test_custom_tail_keeps_dropout_before_it_off() -> None:
         )
     )
     assert not FineTuner(network, 3, head="fc").train().backbone.get_submodule("drop").training
-    assert FineTuner(network, 3, head="fc", tail="drop").train().backbone.get_submodule("drop").training
+    assert FineTuner(network, 3, head="fc", feature_boundary="drop").train().backbone.get_submodule("drop").training
 
 
 def test_strategy_object_is_taken_as_it_is() -> None:
@@ -504,7 +504,7 @@ def test_vision_transformer_of_another_size_comes_back_from_its_checkpoint(
 def test_learning_names_know_how_long_the_run_is(trainer: Callable[..., Trainer]) -> None:
     module = make("squeezenet1_1", "gradual")
     trainer(1).fit(module, batches(), batches())
-    assert module.learning_names() == {"classifier.1.weight", "classifier.1.bias"}
+    assert module.schedule.ever_trainable_names() == {"classifier.1.weight", "classifier.1.bias"}
     with pytest.raises(ValueError, match="which has no end"):
         trainer(-1, max_steps=2).fit(make("squeezenet1_1", "lp_ft"), batches(), batches())
 
@@ -524,17 +524,17 @@ def test_what_a_checkpoint_says_of_validation_is_of_its_last_epoch(
     module = FineTuner("resnet18", classes=data.classes, weights="none", preprocess={"size": 32})
     trainer(max_epochs=2).fit(module, datamodule=data)
     module.save(tmp_path / "model.ckpt")
-    said = format.read_checkpoint(tmp_path / "model.ckpt")[format.METADATA]["validated"]
-    assert said["epoch"] == 1
-    assert said["features_before"] == "fc"
-    assert said["results"]["acc"] == module.results["val"]["acc"]
+    validation = format.read_checkpoint(tmp_path / "model.ckpt").metadata.validation
+    assert validation.epoch == 2
+    assert validation.batch_size == 8
+    assert validation.results["acc"] == module.results["val"]["acc"]
 
 
 @pytest.mark.slow
 def test_a_loaded_module_that_learns_is_validated_as_it_is(
     trainer: Callable[..., Trainer], photos: Path, tmp_path: Path
 ) -> None:
-    """What was folded for the model that was loaded must not judge the one that it becomes."""
+    """Nothing of the model that was loaded may evaluate the one that it becomes."""
     data = ImageDataModule(photos, image_size=32, batch_size=8, num_workers=0).prepare()
     first = FineTuner("resnet18", classes=data.classes, weights="none", preprocess={"size": 32})
     trainer().fit(first, datamodule=data)

@@ -19,6 +19,7 @@ from finetune.data import pixel_cache
 from finetune.data.pixel_cache import PIXELS, SUMS, PixelCache
 from finetune.data.readers import FileReader
 from finetune.images import decode
+from finetune.images.info import scan_images
 from finetune.io.store import Cache
 from finetune.runtime import hardware
 
@@ -43,29 +44,35 @@ def paths(tmp_path: Path) -> list[str]:
 
 
 class Counted:
-    """A loader that counts."""
+    """A reader that counts."""
+
+    kind = "files"
 
     def __init__(self, paths: list[str]) -> None:
-        self.load, self.calls = FileReader(paths), 0
+        self.paths: list[str] | None = paths
+        self.reader, self.calls = FileReader(paths), 0
 
     def __call__(self, i: int) -> Tensor:
         self.calls += 1
-        return self.load(i)
+        return self.reader(i)
+
+
+def sizes_of(paths: list[str]) -> list[tuple[int, int]]:
+    found = scan_images(paths)
+    return [found[path].upright_size for path in paths]
 
 
 def kept(paths: list[str], folder: Path) -> tuple[PixelCache, Counted]:
     counted = Counted(paths)
-    store = PixelCache(counted, pixel_cache.sizes_of(paths), folder)
+    store = PixelCache(counted, sizes_of(paths), folder)
     folder.mkdir(exist_ok=True)
     store.reserve(folder)
     return store, counted
 
 
-def test_size_of_is_that_of_the_upright_picture(paths: list[str], tmp_path: Path) -> None:
-    assert [pixel_cache.size_of(p) for p in paths] == [tuple(decode.load_pixels(p).shape[1:]) for p in paths]
-    assert pixel_cache.size_of(paths[1]) == (30, 21)
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    assert pixel_cache.size_of(str(tmp_path / "bad.jpg")) == (0, 0)
+def test_upright_size_is_that_of_the_pixels(paths: list[str]) -> None:
+    assert sizes_of(paths) == [tuple(decode.load_pixels(p).shape[1:]) for p in paths]
+    assert sizes_of(paths)[1] == (30, 21)
 
 
 def test_load_pixels_is_what_pillow_gives(paths: list[str]) -> None:
@@ -123,7 +130,7 @@ def test_damaged_pixels_are_decoded_again(paths: list[str], tmp_path: Path) -> N
         file.seek(100)
         file.write(bytes(500))
     again, counted = pickle.loads(pickle.dumps(store)), Counted(paths)  # noqa: S301
-    again.load = counted
+    again.reader = counted
     assert all(torch.equal(again(i), whole[i]) for i in range(len(paths)))
     assert counted.calls >= 1
 
@@ -151,7 +158,7 @@ def test_a_full_disk_costs_a_decoding(paths: list[str], tmp_path: Path, monkeypa
 
 
 def test_on_disk_serves_the_next_run(paths: list[str], tmp_path: Path) -> None:
-    cache, sizes = Cache(tmp_path / "cache"), pixel_cache.sizes_of(paths)
+    cache, sizes = Cache(tmp_path / "cache"), sizes_of(paths)
     first = pixel_cache.on_disk(Counted(paths), sizes, cache, {"a": 1}, "pixels")
     image = first(2)
     counted = Counted(paths)
@@ -164,7 +171,7 @@ def test_on_disk_serves_the_next_run(paths: list[str], tmp_path: Path) -> None:
 
 
 def test_in_memory_goes_with_its_loader(paths: list[str]) -> None:
-    store = pixel_cache.in_temporary_file(Counted(paths), pixel_cache.sizes_of(paths))
+    store = pixel_cache.in_temporary_file(Counted(paths), sizes_of(paths))
     store(0)
     folder = store.folder
     descriptors = len(os.listdir("/proc/self/fd")) if Path("/proc").is_dir() else 0
@@ -207,7 +214,7 @@ def test_training_is_the_same_with_kept_pixels(
         "auto": "kept in a temporary file",
         "ram": "kept in a temporary file",
         "disk": f"kept in {tmp_path}",
-        "off": "decoded anew",
+        "off": "decoded again",
     }
     assert where[mode] in said
     assert torch.equal(kept, plain)
@@ -218,15 +225,15 @@ def test_auto_keeps_nothing_that_does_not_fit(
 ) -> None:
     data = ImageDataModule(photos).prepare()
     monkeypatch.setattr(hardware, "free_memory", lambda: 1000)
-    assert "are more than a quarter of free memory" in data.keep_pixels(5)
+    assert "are more than a quarter of free memory" in data.cache_pixels(5)
     monkeypatch.setattr(hardware, "free_memory", lambda: 0)
-    assert "how much memory is free is not known" in data.keep_pixels(5)
+    assert "how much memory is free is not known" in data.cache_pixels(5)
     monkeypatch.setattr(hardware, "free_memory", lambda: 1000)
-    assert data.keep_pixels(1) == ""
+    assert data.cache_pixels(1) == ""
     monkeypatch.setattr(hardware, "free_memory", lambda: 10**9)
-    assert "kept in a temporary file" in data.keep_pixels(5)
+    assert "kept in a temporary file" in data.cache_pixels(5)
     data.cache_images, data.cache.limit = "disk", 10
-    assert "more than paths.cache_gib" in data.keep_pixels(5)
+    assert "more than paths.cache_gib" in data.cache_pixels(5)
 
 
 def test_load_pixels_without_torchvisions_decoder(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,10 +244,10 @@ def test_load_pixels_without_torchvisions_decoder(paths: list[str], monkeypatch:
 
 def test_a_split_that_was_held_out_is_kept_too(make_images: Callable[..., Path]) -> None:
     data = ImageDataModule(make_images({"": {"cat": 5, "dog": 5}})).prepare()
-    assert "decoded once and kept in a temporary file" in data.keep_pixels(5)
-    assert set(data._kept_pixels) == {"train", "val"}
+    assert "decoded once and kept in a temporary file" in data.cache_pixels(5)
+    assert set(data._pixels) == {"train", "val"}
     before = [data.splits["val"].load(i) for i in range(2)]
-    assert all(torch.equal(data._kept_pixels["val"](i), before[i]) for i in range(2))
+    assert all(torch.equal(data._pixels["val"](i), before[i]) for i in range(2))
 
 
 def test_fingerprint_follows_the_files_of_a_split(make_images: Callable[..., Path], tmp_path: Path) -> None:

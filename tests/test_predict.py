@@ -48,7 +48,7 @@ def mixed(tmp_path: Path) -> Path:
     for i, name in enumerate(("b.png", "a/ü 猫.jpg", "a/x,y=(1).png", "c/d/e.jpeg", os.fsdecode(b"raw\xff.png"))):
         picture(root / name, (40 * i, 100, 255 - 40 * i))
     (root / "a" / "empty.jpg").touch()
-    (root / "c" / "text.png").write_text("not a picture")
+    (root / "c" / "text.png").write_text("not an image")
     (root / "notes.txt").write_text("ignored")
     (root / ".hidden.png").write_text("ignored")
     whole = picture(root / "c" / "cut.jpg").read_bytes()
@@ -117,8 +117,8 @@ def test_find_each_kind_of_source(photos: Path, tmp_path: Path, monkeypatch: pyt
     [
         ("nothing", "there is no such file or folder"),
         ("*.nothing", "No file matches"),
-        ("empty", "there are no pictures in it. Pictures are .bmp"),
-        ("empty.txt", "there are no pictures in it"),
+        ("empty", "there are no images in it. Images are .bmp"),
+        ("empty.txt", "there are no images in it"),
         ("columns.csv", "needs a column path, got a, b"),
         ("binary.txt", "is not a list in UTF-8"),
     ],
@@ -232,7 +232,7 @@ def test_read_from_an_address_has_limits(name: str, message: str, server: str, m
 
 @pytest.mark.parametrize("name", ["my photo.jpg", "a\0.jpg", "x" * 9])
 def test_names_that_break_the_library_get_a_row_of_their_own(name: str, server: str) -> None:
-    items = list(inputs.read_inputs([f"{server}/{name}", f"{name}"], lambda pixels: pixels, 4))
+    items = [i for b in inputs.read_inputs([f"{server}/{name}", f"{name}"], lambda pixels: pixels, 4) for i in b]
     assert len(items) == 2
     assert items[1].image is None
     assert items[1].error
@@ -248,7 +248,7 @@ def test_pictures_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None
     with pytest.raises(BadImageError, match="has more than 89478485 pixels; shrink"):
         inputs.read_input(str(tmp_path / "large.jpg"))
     (tmp_path / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
-    with pytest.raises(BadImageError, match="not a picture"):
+    with pytest.raises(BadImageError, match="not an image"):
         inputs.read_input(str(tmp_path / "page.png"))
 
 
@@ -422,13 +422,13 @@ def test_load_keeps_order_and_does_not_run_ahead(photos: Path) -> None:
             taken.append(f"{photos}/val/cat/{i % 4:02d}.png" if i % 5 else f"none{i}.png")
             yield taken[-1]
 
-    loaded = inputs.read_inputs(names(), lambda pixels: pixels, ahead=10)
-    for i in range(100):
-        item = next(loaded)
-        assert item.name == taken[i]
-        assert (item.image is None) == (i % 5 == 0)
-        assert len(taken) <= i + 12
-    loaded.close()  # type: ignore[attr-defined]
+    batches = inputs.read_inputs(names(), lambda pixels: pixels, 10)
+    for k in range(10):
+        for i, item in enumerate(next(batches), start=10 * k):
+            assert item.name == taken[i]
+            assert (item.image is None) == (i % 5 == 0)
+        assert len(taken) <= 10 * (k + 3)  # this batch, the next one, and the names of the one after
+    batches.close()  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ def test_report_says_what_metrics_json_says(page: Path) -> None:
     assert f"ckpt={page}" in text
     assert "torchvision" in text
     assert "strategy: " in text  # the configuration
-    assert re.search(r"head 2 1,539 0.03 epoch 0", text)
+    assert re.search(r"head 2 1,539 0.03 epoch 1", text)
 
 
 def test_report_images_are_whole(page: Path) -> None:

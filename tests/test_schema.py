@@ -16,8 +16,10 @@ from lightning.pytorch import Trainer
 
 from finetune import ImageDataModule
 from finetune.cli import schema
+from finetune.data.datamodule import CACHE_IMAGES
+from finetune.data.splitting import ON_BAD_FILE
 from finetune.exporting.formats import EXPORTERS
-from finetune.images.transforms import AUGMENTATIONS, Preprocess
+from finetune.images.transforms import AUGMENTATIONS, INTERPOLATIONS, Preprocess
 from finetune.inference import classifier, prediction_table
 from finetune.io.paths import CONF
 from finetune.models.backbone import HEAD_INITS
@@ -40,6 +42,9 @@ def test_known_fields_are_those_of_the_classes() -> None:
     [
         pytest.param(schema.CHOICES["model.head_init"], HEAD_INITS, id="model.head_init"),
         pytest.param(schema.CHOICES["data.augment"], ("auto", *AUGMENTATIONS), id="data.augment"),
+        pytest.param(schema.CHOICES["data.cache_images"], CACHE_IMAGES, id="data.cache_images"),
+        pytest.param(schema.CHOICES["data.on_bad_file"], ON_BAD_FILE, id="data.on_bad_file"),
+        pytest.param(schema.CHOICES["model.preprocess.interpolation"], INTERPOLATIONS, id="interpolation"),
         pytest.param(schema.CHOICES["strategy.frozen_norm"], FROZEN_NORMS, id="strategy.frozen_norm"),
         pytest.param(schema.CHOICES["strategy.cache"], CACHE_MODES, id="strategy.cache"),
         pytest.param(schema.CHOICES["strategy.cache_dtype"], CACHE_DTYPES, id="strategy.cache_dtype"),
@@ -61,7 +66,7 @@ def test_choices_are_those_of_the_classes(known: tuple[Any, ...], constant: Iter
         ("model.preprocess.interpolation", lambda value: Preprocess(interpolation=value)),
     ],
 )
-def test_choices_are_taken_by_classes_that_keep_no_table(key: str, make: Callable[[str], object]) -> None:
+def test_choices_are_taken_by_the_classes(key: str, make: Callable[[str], object]) -> None:
     for value in schema.CHOICES[key]:
         assert make(value)
     with pytest.raises(ValueError, match=f"no .*{key.rpartition('.')[2]} 'other'"):

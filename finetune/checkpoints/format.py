@@ -3,92 +3,177 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
+from finetune.checkpoints.metadata import FORMAT, CheckpointMetadata, ModelRecord, RunRecord
 from finetune.io import paths
 from finetune.io.tensors import read_tensors
 
-FORMAT = 2
-"""Of our checkpoints. 1 had no `finetune` entry: neither the held-out files nor how the run was validated."""
-
 METADATA = "finetune"
-"""The entry that makes a checkpoint ours, beside Lightning's own."""
+"""The entry that makes a checkpoint one of finetune, beside Lightning's own."""
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of ours, whole and complete, older formats in today's form.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in today's format, whatever format the file has."""
 
-    Returns:
-        Lightning's entries (`state_dict`, `hyper_parameters`, ...) and `finetune`: `format`, `versions`, `config`,
-        `data` (the root, the held-out images) and `validated` (how, and with what result).
+    entries: Mapping[str, Any]
+    """Lightning's entries, upgraded."""
+    model: ModelRecord
+    metadata: CheckpointMetadata
+
+    @classmethod
+    def from_entries(cls, entries: Mapping[str, Any]) -> Self:
+        """Build it from what a file holds.
+
+        Raises:
+            ValueError: an entry is missing or makes no sense; says which.
+        """
+        found = entries.get(METADATA)
+        if isinstance(found, Mapping) and not (isinstance(found.get("format"), int) and found["format"] <= FORMAT):
+            raise ValueError(
+                f"it was written by a newer finetune (format {found.get('format')}, this one knows {FORMAT}): upgrade it"
+            )
+        upgraded = dict(entries)
+        upgrade(upgraded)
+        model = ModelRecord.from_dict(upgraded.get("hyper_parameters"))
+        metadata = CheckpointMetadata.from_dict(upgraded[METADATA], len(model.classes))
+        return cls(upgraded, model, metadata)
+
+    @property
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors of the network, by name."""
+        return dict(self.entries["state_dict"])
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, those of a subclass included; nothing is to be fetched, whatever the file says."""
+        arguments = {**self.entries["hyper_parameters"], "weights": self.model.weights}
+        arguments.pop("weights_source", None)
+        return arguments
+
+    @property
+    def run(self) -> RunRecord:
+        """The state of the run; that of a run which has not begun where only weights were saved."""
+        return self.metadata.run or RunRecord()
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether it holds the state of a run and not only weights."""
+        return "optimizer_states" in self.entries and "loops" in self.entries
+
+    @property
+    def averages_weights(self) -> bool:
+        """Whether the run kept an average of its weights."""
+        return "averaging_state" in self.entries
+
+    @property
+    def scheduler_states(self) -> list[Mapping[str, Any]]:
+        """State of each learning rate scheduler."""
+        return list(self.entries["lr_schedulers"])
+
+    @property
+    def resume_epoch(self) -> int:
+        """The epoch, counted from 0, in which its run goes on."""
+        return int(self.entries["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+    @property
+    def resume_batches(self) -> int:
+        """How many batches of that epoch are done; 0 if it has not begun."""
+        loops = self.entries["loops"]["fit_loop"]
+        epochs = loops["epoch_progress"]["current"]
+        if epochs["started"] <= epochs["processed"]:
+            return 0
+        return int(loops["epoch_loop.batch_progress"]["current"]["processed"])
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of any format without running code that it may hold.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, holds code, is not of ours or of a newer format.
+        ValueError: it is damaged, holds code, was not written by finetune, or has a newer format.
     """
     if str(path).startswith(("http://", "https://")):
         raise ValueError(f"{path}: a checkpoint is a file on this machine; download it first.")
     path = paths.checkpoint_path(path)
-    data = read_tensors(path)
-    hyper, state = data.get("hyper_parameters"), data.get("state_dict")
-    if not isinstance(state, Mapping) or not isinstance(hyper, Mapping) or not {"model", "classes"} <= hyper.keys():
-        known = isinstance(hyper, Mapping) and {"model", "classes"} <= hyper.keys()
-        lacks = "it has no weights in it" if known else "it names no model and no classes"
+    entries = read_tensors(path)
+    hyper, state = entries.get("hyper_parameters"), entries.get("state_dict")
+    named = isinstance(hyper, Mapping) and {"model", "classes"} <= hyper.keys()
+    if not isinstance(state, Mapping) or not named:
+        lacks = "it has no weights in it" if named else "it names no model and no classes"
         raise ValueError(
             f"{path} is not a checkpoint of finetune: {lacks}. "
             f"If it holds a network's weights, start from it with model.weights={path}."
         )
     if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{path} is damaged: its state_dict is not one of names and tensors.")
-    if not isinstance(hyper["model"], str) or not _is_list_of(hyper["classes"], str):
-        raise ValueError(f"{path} is damaged: its model and its classes are not names.")
-    about = data.get(METADATA)
-    about = dict(about) if isinstance(about, Mapping) else {"format": 1}
-    if not isinstance(about.get("format"), int) or about["format"] > FORMAT:
-        raise ValueError(
-            f"{path} was written by a newer finetune (format {about.get('format')}, this one knows {FORMAT}): upgrade it."
-        )
-    for key in ("versions", "config", "data", "validated"):
-        about[key] = about[key] if isinstance(about.get(key), Mapping) else {}
-    for key, right in (
-        ("data", _is_data(about["data"], len(hyper["classes"]))),
-        ("validated", _is_validated(about["validated"])),
-    ):
-        if not right:
-            raise ValueError(f"{path} is damaged: what it says under finetune.{key} makes no sense.")
-    return {**data, METADATA: about}
+    try:
+        return Checkpoint.from_entries(entries)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        newer = "was written by a newer" in str(error)
+        raise ValueError(f"{path}{'' if newer else ' is damaged'}: {error}.") from error
 
 
-def _is_list_of(value: Any, kind: type) -> bool:
-    return isinstance(value, list) and all(type(item) is kind for item in value)
+def model_record(entries: Mapping[str, Any]) -> ModelRecord | None:
+    """Return what entries say of their model; None where they are not those of a checkpoint of finetune."""
+    upgraded = dict(entries)
+    upgrade(upgraded)
+    try:
+        return ModelRecord.from_dict(upgraded.get("hyper_parameters"))
+    except ValueError:
+        return None
 
 
-def _is_data(data: Mapping[str, Any], classes: int) -> bool:
-    splits = data.get("splits", {})
-    return (
-        all(isinstance(data.get(key), str | None) for key in ("root", "dataset"))
-        and isinstance(splits, Mapping)
-        and all(isinstance(split, Mapping) and _is_split(split, classes) for split in splits.values())
-    )
+# --- older formats -----------------------------------------------------------------------------------------------
+
+_RENAMED_ARGUMENTS = {"tail": "feature_boundary", "source": "weights_source"}
 
 
-def _is_split(split: Mapping[str, Any], classes: int) -> bool:
-    keys, labels, sizes = (split.get(name) for name in ("keys", "labels", "sizes"))
-    return (
-        isinstance(keys, list) and isinstance(labels, list)
-        and _is_list_of(keys, str) and _is_list_of(labels, int) and len(keys) == len(labels)
-        and all(0 <= label < classes for label in labels)
-        and (sizes is None or (_is_list_of(sizes, int) and len(sizes) == len(keys)))
-    )  # fmt: skip
+def upgrade(entries: dict[str, Any]) -> None:
+    """Bring the entries of an older format into today's, in place."""
+    found = entries.get(METADATA)
+    metadata = dict(found) if isinstance(found, Mapping) else {"format": 1}
+    if not isinstance(metadata.get("format"), int) or metadata["format"] >= FORMAT:
+        return
+    hyper = entries.get("hyper_parameters")
+    if isinstance(hyper, Mapping):
+        entries["hyper_parameters"] = {_RENAMED_ARGUMENTS.get(key, key): value for key, value in hyper.items()}
+    validation = metadata.pop("validated", None)
+    if isinstance(validation, Mapping):
+        epoch = validation.get("epoch")
+        validation = {**validation, "epoch": epoch + 1 if isinstance(epoch, int) else epoch}
+    old_names = {"max_epochs": "max_epochs", "starts": "start_epochs", "processes": "processes", "rates": "rates", "sums": "metric_state"}  # fmt: skip
+    run = {new: entries.pop(old) for old, new in old_names.items() if entries.get(old) is not None}
+    entries[METADATA] = {
+        **metadata,
+        "format": FORMAT,
+        "validation": validation,
+        "run": run if "loops" in entries else None,
+    }
+    _upgrade_callbacks(entries)
 
 
-def _is_validated(validated: Mapping[str, Any]) -> bool:
-    kinds = {"epoch": int, "batch_size": int, "precision": str, "device": str, "features_before": str}
-    return (
-        all(isinstance(validated.get(key), kind | None) for key, kind in kinds.items())
-        and validated.get("features_dtype", "float32") in ("float32", "float16")
-        and isinstance(validated.get("results", {}), Mapping)
-    )
+def _upgrade_callbacks(entries: dict[str, Any]) -> None:
+    """Count the epochs of the record from 1, and give the last checkpoint of format 1 the class that it has now."""
+    callbacks = entries.get("callbacks")
+    if not isinstance(callbacks, Mapping):
+        return
+    states = {
+        str(key).replace("ModelCheckpoint{'monitor': None", "LastCheckpoint{'monitor': None"): state
+        for key, state in callbacks.items()
+    }
+    history = states.get("History")
+    if isinstance(history, Mapping) and isinstance(history.get("rows"), list):
+        rows = [
+            {**row, "epoch": row["epoch"] + 1} if isinstance(row.get("epoch"), int) else row for row in history["rows"]
+        ]
+        results = dict(history.get("best_results") or {})
+        if "recall" in results:
+            results["per_class_recall"] = results.pop("recall")
+        states["History"] = {**history, "rows": rows, "best_results": results}
+    entries["callbacks"] = states

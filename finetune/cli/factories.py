@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,9 @@ def _preprocess(cfg: DictConfig) -> Preprocess:
 def make_classifier(cfg: DictConfig) -> Classifier:
     """Load the model of `ckpt`, as `device`, `precision` and `tta` say, and print a line on it."""
     model = load(cfg.ckpt, cfg.device, cfg.precision, cfg.tta)
-    epoch = model.module.about["validated"].get("epoch")
-    trained = f", epoch {epoch + 1} of its run" if epoch is not None else ""
-    text = f"{model.module.hparams['model']} for {len(model.classes)} classes{trained}; here on {model.device.type}, {model.precision}"
+    epoch = model.module.metadata.validation.epoch
+    trained = f", epoch {epoch} of its run" if epoch is not None else ""
+    text = f"{model.module.model_name} for {len(model.classes)} classes{trained}; here on {model.device.type}, {model.precision}"
     echo(field_line("Model", text))
     return model
 
@@ -132,7 +133,7 @@ def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
         cutmix=cfg.loss.cutmix,
     )
     values: Any = OmegaConf.to_container(cfg, resolve=True)
-    module.config = values
+    module.metadata = replace(module.metadata, config=values)
     _check_size(module)
     if cfg.trainer.compile is True:
         module.backbone.compile()
@@ -141,7 +142,7 @@ def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
 
 def _check_size(module: FineTuner) -> None:
     """Refuse an image size with which the network would fail deep inside torch, in the first step."""
-    size, family, name = module.preprocess.size, module.family, module.hparams["model"]
+    size, family, name = module.preprocess.size, module.family, module.model_name
     built_for = int(getattr(module.backbone, "image_size", family.min_size))
     if family.fixed_size and size != built_for:
         raise ValueError(f"{name} takes images of {built_for} x {built_for} pixels only, got data.image_size={size}.")
@@ -240,7 +241,7 @@ def resume_path(cfg: DictConfig, module: FineTuner, data: ImageDataModule, folde
         path = max(saved, key=lambda file: file.stat().st_mtime, default=path)
     if path is None:
         return None
-    resume_check.check_resumable(path, module, data.description())
+    resume_check.check_resumable(path, module, data.record())
     last = folder / paths.LAST_CHECKPOINT
     if process.is_first_process() and not last.exists():
         files.copy_file(path, last)  # until this run has saved something itself

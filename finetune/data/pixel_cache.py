@@ -1,4 +1,4 @@
-"""Decoded pixels kept in one memory-mapped file, for runs that must see them in every epoch."""
+"""Keep decoded pixels in one memory-mapped file, for runs that need them in every epoch."""
 
 from __future__ import annotations
 
@@ -8,69 +8,63 @@ import shutil
 import tempfile
 import weakref
 import zlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from finetune.data.readers import ImageReader, paths_of
+from finetune.data.readers import ImageReader
 from finetune.data.splits import Split, fingerprint
+from finetune.images.info import ImageInfo
 from finetune.io.store import Cache
-from finetune.runtime.process import cpu_count
 
 FORMAT = 1
-"""Of the files, and of how pictures are decoded: another number makes old entries unknown."""
+"""Version of the files, and of how images are decoded; entries of another one are not found."""
 
 PIXELS, SUMS = "pixels.bin", "sums.bin"
 
-_TRANSPOSED = (5, 6, 7, 8)
-
-_ORIENTATION = 0x0112
-
-
-def size_of(path: str) -> tuple[int, int]:
-    """Height and width of an upright picture, from its header; (0, 0) if it has none."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(_ORIENTATION) in _TRANSPOSED
-            return (width, height) if turned else (height, width)
-    except Exception:  # damaged files are somebody else's to report
-        return 0, 0
-
-
-def sizes_of(paths: Sequence[str]) -> list[tuple[int, int]]:
-    """Height and width of every picture."""
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        return list(pool.map(size_of, paths))
-
 
 class PixelCache:
-    """A loader that decodes each image once and keeps its pixels in a file that all processes share.
+    """A reader that decodes each image once and keeps its pixels in a file that all processes share.
 
-    Whoever decodes an image first writes it, and its checksum after it; everyone checks an image when they first read
-    it. A file that was cut off, or a disk that is full, costs a decoding and nothing else.
+    Whichever process decodes an image first writes it, and its checksum after it; each process verifies an image when
+    it first reads it. A file that was cut off, or a full disk, costs a decoding and nothing else.
     """
 
-    def __init__(self, load: ImageReader, sizes: Sequence[tuple[int, int]], folder: Path) -> None:
-        self.load, self.folder = load, folder
+    def __init__(self, reader: ImageReader, sizes: Sequence[tuple[int, int]], folder: Path) -> None:
+        """Name the images.
+
+        Args:
+            reader: decodes them.
+            sizes: height and width of each.
+            folder: where the files are, or will be.
+        """
+        self.reader, self.folder = reader, folder
         self.sizes = np.asarray(sizes, dtype=np.int64).reshape(-1, 2)
         self.ends = np.cumsum(self.sizes.prod(axis=1) * 3)
         self._opened: tuple[int, mmap.mmap, int, mmap.mmap] | None = None
         self._checked: set[int] = set()
 
     @property
+    def paths(self) -> list[str] | None:
+        """The file of each position."""
+        return self.reader.paths
+
+    @property
+    def kind(self) -> str:
+        """What the images are stored in."""
+        return self.reader.kind
+
+    @property
     def nbytes(self) -> int:
-        """Of all pixels."""
+        """Bytes of all pixels."""
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def reserve(self, folder: Path) -> None:
-        """Make the two files, empty: they take space as images come."""
+        """Make the two files, empty; they take space as images are written."""
         for name, size in ((PIXELS, self.nbytes), (SUMS, 8 * len(self.sizes))):
             with (folder / name).open("wb") as file:
                 file.truncate(size)
@@ -83,12 +77,13 @@ class PixelCache:
             files = [os.open(self.folder / name, os.O_RDWR) for name in (PIXELS, SUMS)]
             for file in files:
                 weakref.finalize(self, os.close, file)
-            # copy on write: nothing that is done to an image gets into the file but by `_write`
+            # copy on write: only `_write` changes the file
             pixels, sums = (mmap.mmap(f, 0, access=mmap.ACCESS_COPY) for f in files)
             self._opened = files[0], pixels, files[1], sums
         return self._opened
 
     def __call__(self, i: int) -> Tensor:
+        """Return the pixels of an image, from the file or decoded."""
         height, width = self.sizes[i]
         count = int(height * width * 3)
         begin = int(self.ends[i]) - count
@@ -96,13 +91,13 @@ class PixelCache:
             _, pixels, _, sums = self._open()
             expected = int.from_bytes(sums[8 * i : 8 * i + 8], "little")
         except (OSError, ValueError):
-            return self.load(i)  # no file, or a truncated one
+            return self.reader(i)  # no file, or a truncated one
         if expected and count and begin + count <= len(pixels):
             flat = torch.frombuffer(pixels, dtype=torch.uint8, count=count, offset=begin)
             if i in self._checked or expected == _checksum(flat):
                 self._checked.add(i)
                 return flat.view(int(height), int(width), 3).permute(2, 0, 1)
-        image = self.load(i)
+        image = self.reader(i)
         if tuple(image.shape[1:]) == (height, width):
             self._write(i, begin, image.permute(1, 2, 0).contiguous())
         return image
@@ -120,24 +115,24 @@ class PixelCache:
 
 
 def _checksum(image: Tensor) -> int:
-    """Of the pixels, and never 0: that stands for nothing."""
+    """Return a checksum of the pixels; never 0, which marks an image that is not there."""
     return zlib.crc32(image.numpy().data) + 1
 
 
-def in_temporary_file(load: ImageReader, sizes: Sequence[tuple[int, int]]) -> PixelCache:
-    """Pixels in a temporary file, which the system holds in memory as far as it can; it goes with what is returned.
+def in_temporary_file(reader: ImageReader, sizes: Sequence[tuple[int, int]]) -> PixelCache:
+    """Return a cache in a temporary file, which the system holds in memory as far as it can; it ends with the cache.
 
     Raises:
         OSError: there is no room for it.
     """
     _remove_left_over()
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
-    kept = PixelCache(load, sizes, folder)
-    weakref.finalize(kept, _remove, folder, os.getpid())
-    if kept.nbytes > shutil.disk_usage(folder).free // 2:
-        raise OSError(f"{kept.nbytes / 2**30:.1f} GiB are more than half of what is free in {folder.parent}")
-    kept.reserve(folder)
-    return kept
+    pixels = PixelCache(reader, sizes, folder)
+    weakref.finalize(pixels, _remove, folder, os.getpid())
+    if pixels.nbytes > shutil.disk_usage(folder).free // 2:
+        raise OSError(f"{pixels.nbytes / 2**30:.1f} GiB are more than half of what is free in {folder.parent}")
+    pixels.reserve(folder)
+    return pixels
 
 
 _PREFIX = "finetune-pixels-"
@@ -157,55 +152,60 @@ def _remove(folder: Path, pid: int) -> None:
 
 
 def on_disk(
-    load: ImageReader, sizes: Sequence[tuple[int, int]], cache: Cache, key: dict[str, Any], what: str
+    reader: ImageReader, sizes: Sequence[tuple[int, int]], cache: Cache, key: dict[str, Any], description: str
 ) -> PixelCache:
-    """Pixels in the cache folder, for runs to come as well.
+    """Return a cache in the cache folder, for later runs too.
 
     Raises:
-        OSError: they do not fit.
+        OSError: the pixels do not fit.
     """
     path = cache.path("pixels", key)
-    kept = PixelCache(load, sizes, path)
+    pixels = PixelCache(reader, sizes, path)
     with cache.locked(path):
-        whole = (path / PIXELS).is_file() and (path / PIXELS).stat().st_size == kept.nbytes
+        whole = (path / PIXELS).is_file() and (path / PIXELS).stat().st_size == pixels.nbytes
         if not (whole and (path / SUMS).is_file() and (path / SUMS).stat().st_size == 8 * len(sizes)):
-            cache.make(path, {"description": what, "key": key}, kept.nbytes, kept.reserve)
+            cache.make(path, {"description": description, "key": key}, pixels.nbytes, pixels.reserve)
         cache.touch(path)
-    return kept
+    return pixels
 
 
 def cache_pixels(
-    splits: Sequence[Split], mode: str, epochs: int, cache: Cache, budget: int
+    splits: Sequence[Split], image_info: Mapping[str, ImageInfo], mode: str, epochs: int, cache: Cache, budget: int
 ) -> tuple[dict[str, PixelCache], str]:
-    """Loaders that keep pixels, by the name of the split, and in words what is done.
+    """Return readers that keep pixels, by the name of the split, and a sentence on what is done.
 
     Args:
-        mode: "ram", "disk", "off", or "auto": in memory where all fits into `budget` bytes and is seen more than once.
-        epochs: in which pixels are seen.
+        splits: that are read in every epoch.
+        image_info: of their files, by path.
+        mode: "ram", "disk", "off", or "auto": in memory where all fits into `budget` bytes and is read more than once.
+        epochs: in which pixels are read.
+        cache: for "disk".
+        budget: bytes.
     """
-    anew = "decoded anew in every epoch"
+    again = "decoded again in every epoch"
     if mode == "off" or epochs == 0 or (mode == "auto" and epochs == 1):
-        return {}, anew if epochs > 1 else ""
+        return {}, again if epochs > 1 else ""
     if not hasattr(os, "pwrite"):  # Windows
-        return {}, f"{anew}: this system cannot share them between processes"
+        return {}, f"{again}: this system cannot share them between processes"
     if mode == "auto" and budget == 0:
-        return {}, f"{anew}: how much memory is free is not known (data.cache_images=ram keeps them)"
-    files = [paths_of(split.load) for split in splits]
-    if None in files:
-        return {}, ""  # a torchvision data set has its own way with its pixels
-    sizes = [sizes_of(paths or []) for paths in files]
-    total = sum(3 * height * width for found in sizes for height, width in found)
+        return {}, f"{again}: how much memory is free is not known (data.cache_images=ram keeps them)"
+    sizes = {}
+    for split in splits:
+        if split.load.paths is None:
+            return {}, ""  # a torchvision data set keeps its pixels in its own way
+        sizes[split.name] = [image_info[path].upright_size for path in split.load.paths]
+    total = sum(3 * height * width for own in sizes.values() for height, width in own)
     if mode == "auto" and total > budget:
-        return {}, f"{anew}: {total / 2**30:.1f} GiB are more than a quarter of free memory"
+        return {}, f"{again}: {total / 2**30:.1f} GiB are more than a quarter of free memory"
     try:
         if mode != "disk":
-            kept = {s.name: in_temporary_file(s.load, found) for s, found in zip(splits, sizes, strict=True)}
-            return kept, f"decoded once and kept in a temporary file ({total / 2**20:,.0f} MiB)"
-        kept = {}
-        for split, found in zip(splits, sizes, strict=True):
+            readers = {split.name: in_temporary_file(split.load, sizes[split.name]) for split in splits}
+            return readers, f"decoded once and kept in a temporary file ({total / 2**20:,.0f} MiB)"
+        readers = {}
+        for split in splits:
             key = {"images": fingerprint(split, None), "format": FORMAT}
-            what = f"pixels of {len(split)} {split.name} images"
-            kept[split.name] = on_disk(split.load, found, cache, key, what)
-        return kept, f"decoded once and kept in {cache.folder} ({total / 2**20:,.0f} MiB)"
+            description = f"pixels of {len(split)} {split.name} images"
+            readers[split.name] = on_disk(split.load, sizes[split.name], cache, key, description)
+        return readers, f"decoded once and kept in {cache.folder} ({total / 2**20:,.0f} MiB)"
     except OSError as error:
-        return {}, f"{anew}: {error}"
+        return {}, f"{again}: {error}"

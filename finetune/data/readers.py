@@ -1,53 +1,94 @@
-"""Read one image by its position."""
+"""Read one image by its position, whatever it is stored in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 from torch import Tensor
 
 from finetune.images import decode
 
-ImageReader = Callable[[int], Tensor]
 
+# Readers are small classes and not closures: worker processes must be able to unpickle them.
+class ImageReader(Protocol):
+    """Reads the image at a position as upright RGB pixels, uint8 (3, H, W)."""
 
-# Loaders are small classes and not closures: DataLoader workers must be able to unpickle them.
-@dataclass(frozen=True)
-class Subset:
-    load: ImageReader
-    positions: list[int]
+    @property
+    def paths(self) -> list[str] | None:
+        """The file of each position; None for images that are not files."""
+
+    @property
+    def kind(self) -> str:
+        """What the images are stored in, for cache keys."""
 
     def __call__(self, i: int) -> Tensor:
-        return self.load(self.positions[i])
+        """Read one image."""
 
 
 @dataclass(frozen=True)
 class FileReader:
+    """Images that are files, which have been scanned before."""
+
     paths: list[str]
 
+    @property
+    def kind(self) -> str:
+        """What the images are stored in."""
+        return "files"
+
     def __call__(self, i: int) -> Tensor:
+        """Decode a file."""
         return decode.load_pixels(self.paths[i])
 
 
 @dataclass(frozen=True)
 class DatasetReader:
+    """Images of a torchvision data set."""
+
     dataset: Any
 
+    @property
+    def paths(self) -> None:
+        """The data set keeps its files in its own way."""
+        return
+
+    @property
+    def kind(self) -> str:
+        """Name of the data set's class."""
+        return type(self.dataset).__qualname__
+
     def __call__(self, i: int) -> Tensor:
+        """Read an item."""
         image = self.dataset[i][0]
         return decode.to_pixels(image if isinstance(image, Image.Image) else Image.fromarray(image))
 
 
-def base_reader(load: Any) -> Any:
-    return base_reader(load.load) if isinstance(load, Subset) else load
+@dataclass(frozen=True)
+class Subset:
+    """Some positions of another reader."""
+
+    reader: ImageReader
+    positions: list[int]
+
+    @property
+    def paths(self) -> list[str] | None:
+        """The file of each position."""
+        paths = self.reader.paths
+        return None if paths is None else [paths[i] for i in self.positions]
+
+    @property
+    def kind(self) -> str:
+        """What the images are stored in."""
+        return self.reader.kind
+
+    def __call__(self, i: int) -> Tensor:
+        """Read one of them."""
+        return self.reader(self.positions[i])
 
 
-def paths_of(load: Any) -> list[str] | None:
-    """The files that a loader reads, position by position; None if it is a data set that has its own way."""
-    if isinstance(load, Subset):
-        paths = paths_of(load.load)
-        return None if paths is None else [paths[i] for i in load.positions]
-    return load.paths if isinstance(load, FileReader) else None
+def subset(reader: ImageReader, positions: Sequence[int]) -> ImageReader:
+    """Return a reader of some positions, in the given order."""
+    return Subset(reader, list(positions))

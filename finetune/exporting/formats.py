@@ -58,7 +58,7 @@ def export_metadata(module: FineTuner, load: str, graph: bool) -> dict[str, Any]
     pixels = f"uint8 (N, 3, {p.size}, {p.size}), RGB" if graph else f"float32 (N, 3, {p.size}, {p.size}), RGB"
     normalised = "" if graph else f"; then (pixels / 255 - {list(p.mean)}) / {list(p.std)} per channel"
     return {
-        "model": module.hparams["model"],
+        "model": module.model_name,
         "classes": module.classes,
         "preprocess": p.to_dict(),
         "input": f"{pixels}: {resized}{normalised}",
@@ -167,12 +167,12 @@ def _weights(module: FineTuner) -> dict[str, Tensor]:
 
 def _arguments(module: FineTuner) -> dict[str, Any] | None:
     """Return what torchvision's `get_model` needs beside the name; None for a network that is not torchvision's."""
-    family = FAMILIES.get(str(module.hparams["model"]))
+    family = FAMILIES.get(module.model_name)
     if family is None or family.build is not None:
         return None
     arguments: dict[str, Any] = {"num_classes": len(module.classes)}
     if family.aux:  # neither flag is in a state dict
-        transform_input = bool(module.hparams["transform_input"])
+        transform_input = bool(module.transform_input)
         arguments |= {"aux_logits": True, "transform_input": transform_input, "init_weights": False}
     size = getattr(module.backbone, "image_size", None)
     if family.size_argument and size is not None:
@@ -185,7 +185,7 @@ def _recipe(module: FineTuner) -> str:
     if arguments is None:
         return "network = ...  # your own; "
     keywords = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    return f"network = torchvision.models.get_model({module.hparams['model']!r}, {keywords}); "
+    return f"network = torchvision.models.get_model({module.model_name!r}, {keywords}); "
 
 
 def _new_network(module: FineTuner) -> nn.Module:
@@ -193,7 +193,7 @@ def _new_network(module: FineTuner) -> nn.Module:
     arguments = _arguments(module)
     if arguments is None:
         return copy.deepcopy(module.backbone)
-    network: nn.Module = torchvision.models.get_model(str(module.hparams["model"]), **arguments)
+    network: nn.Module = torchvision.models.get_model(module.model_name, **arguments)
     return network
 
 

@@ -45,15 +45,15 @@ def comparison_images(model: Classifier, source: str | None, at_most: int) -> Co
         ValueError: no image in it can be read.
     """
     if source is not None:
-        loaded = inputs.read_inputs(inputs.find_inputs(source).names, model.transform, 2 * BATCH_SIZE)
-        items = list(islice(loaded, at_most))
+        names = islice(inputs.find_inputs(source).names, at_most)
+        items = [item for batch in inputs.read_inputs(names, model.transform, BATCH_SIZE) for item in batch]
         readable = [item.image for item in items if item.image is not None]
         if not readable:
             raise ValueError(f"source={source}: none of its first {len(items)} images can be read.")
         unreadable = f" ({len(items) - len(readable)} cannot be read)" if len(readable) < len(items) else ""
         return ComparisonImages(torch.stack(readable), None, f"{len(readable)} images of {source}{unreadable}")
     try:
-        split = eval_data.find_eval_data(model.module.about, model.classes, "val", ImageDataModule()).split
+        split = eval_data.find_eval_data(model.module.metadata.data, model.classes, "val", ImageDataModule()).split
     except (ValueError, FileNotFoundError):
         size = model.module.preprocess.size
         noise = torch.randint(
@@ -62,9 +62,8 @@ def comparison_images(model: Classifier, source: str | None, at_most: int) -> Co
         return ComparisonImages(
             noise, None, f"{BATCH_SIZE} images of noise, for the run's own are not at hand: give source=FOLDER"
         )
-    step = max(1, len(split) // at_most)
-    split = split.take(range(0, len(split), step)[:at_most])
-    images = torch.stack([model.transform(split.load(i)) for i in range(len(split))])
+    split = split.take(range(0, len(split), max(1, len(split) // at_most))[:at_most])
+    images = torch.cat([batch for batch, _ in model.batches(split, BATCH_SIZE)])
     return ComparisonImages(images, torch.tensor(split.labels), f"{len(split)} of the run's val images")
 
 

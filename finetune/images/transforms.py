@@ -37,6 +37,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 MAX_SIZE = 4096
 """Largest side in pixels: the preprocessing that a file asks for must not fill the memory."""
 
@@ -69,8 +70,8 @@ class Preprocess:
             raise ValueError(
                 f"preprocess needs 1 <= size <= resize <= {MAX_SIZE}, got size={self.size} and resize={self.resize}."
             )
-        if self.interpolation not in ("nearest", "bilinear", "bicubic"):
-            raise ValueError(unknown_name("interpolation", self.interpolation, ("nearest", "bilinear", "bicubic")))
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(unknown_name("interpolation", self.interpolation, INTERPOLATIONS))
 
     @classmethod
     def from_transforms(cls, transforms: Any) -> Preprocess:

@@ -1,4 +1,4 @@
-"""A trained model in use: pictures in, labels and probabilities out."""
+"""Use a trained model: images in, labels and probabilities out."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from finetune.images import decode
+from finetune.data.loaders import ImageDataset, WorkerDataLoader, in_order, make_loader
+from finetune.data.splits import Split
 from finetune.images.transforms import Preprocess
+from finetune.inference.inputs import ImageInput, read_inputs, to_pixels
 from finetune.runtime import hardware
 from finetune.runtime.suggestions import unknown_name
 from finetune.training.module import FineTuner
-
-ImageInput = str | Path | Image.Image | np.ndarray | Tensor
-"""A file, a PIL picture, pixels (H, W), (H, W, 3) or (H, W, 4) as an array, or (3, H, W) as a tensor, uint8."""
 
 BATCH = 32
 
@@ -51,20 +50,24 @@ TTA: dict[str, Callable[[Preprocess], Callable[[Tensor], Tensor]]] = {
     "flip": _Flip,
     "five_crop": _FiveCrop,
 }
-"""Test-time augmentation: pixels (3, H, W) to the image (3, size, size), or to views of it (V, 3, size, size) over whose
-probabilities the mean is taken."""
+"""Test-time augmentation: pixels (3, H, W) to the image (3, size, size), or to views of it (V, 3, size, size), whose
+probabilities are averaged."""
+
+
+VIEWS = {"none": 1, "flip": 2, "five_crop": 5}
+"""How many views of an image each of `TTA` makes."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of a picture."""
+    """The classes that a model predicts for an image."""
 
     label: str
     """The most probable class."""
     confidence: float
     """Its probability."""
     probabilities: dict[str, float]
-    """Of every class, the most probable first."""
+    """Probability of every class, the most probable first."""
 
 
 class Classifier:
@@ -101,28 +104,49 @@ class Classifier:
         if hardware.resolve_accelerator(kind) != kind and device != "auto":
             raise ValueError(f"device={device} cannot be used here: torch finds none. device=auto takes what there is.")
         self.device = torch.device(hardware.resolve_accelerator(device) if device == "auto" else device)
-        validated = module.about.get("validated", {})
-        self.precision = (
-            _precision(validated.get("precision", "32-true"), self.device) if precision == "auto" else precision
-        )
+        trained_with = module.metadata.validation.precision or "32-true"
+        self.precision = _usable_precision(trained_with, self.device) if precision == "auto" else precision
         if self.precision not in _DTYPES:
             raise ValueError(unknown_name("precision", precision, _DTYPES, f"It is one of {', '.join(_DTYPES)}."))
         mixed, dtype = self.precision.endswith("-mixed"), _DTYPES[self.precision]
         self._autocast = dtype if mixed else None
         self.module = module.to(self.device, torch.float32 if mixed else dtype).eval()
-        self.module.evaluate_as(validated)
-        self.transform = TTA[tta](module.preprocess)
+        self.tta, self.transform = tta, TTA[tta](module.preprocess)
         """uint8 pixels (3, H, W) to what `logits` takes a batch of."""
 
     @property
     def classes(self) -> list[str]:
-        """In the order of the probabilities."""
+        """Class names in the order of the probabilities."""
         return self.module.classes
 
-    # --- batches that are prepared -----------------------------------------------------------------------------
+    # --- batches -----------------------------------------------------------------------------------------------
+
+    def batches(
+        self,
+        split: Split,
+        batch_size: int = BATCH,
+        num_workers: int | str = "auto",
+        positions: Iterable[int] | None = None,
+    ) -> WorkerDataLoader:
+        """Return a split's images as `logits` takes them, with their labels, in order.
+
+        Args:
+            split: the images.
+            batch_size: images of a batch.
+            num_workers: processes that decode; "auto" looks at the cores and the number of images.
+            positions: some of the images; None is all.
+        """
+        chosen = list(range(len(split)) if positions is None else positions)
+        if num_workers == "auto":
+            num_workers = hardware.default_num_workers(len(chosen), self.device.type == "cpu")
+        size = self.module.preprocess.size
+        batch_bytes = batch_size * VIEWS[self.tta] * 3 * size**2
+        return make_loader(
+            ImageDataset(split, self.transform), in_order(chosen, batch_size), int(num_workers), batch_bytes=batch_bytes
+        )
 
     def logits(self, batch: Tensor) -> Tensor:
-        """A batch of `transform`'s results, (N, 3, size, size) or (N, V, 3, size, size), to logits (N, classes) float32."""
+        """Compute the logits (N, classes) float32 of what `transform` makes: (N, 3, size, size), or V views of each."""
         context: AbstractContextManager[Any] = nullcontext()
         if self._autocast is not None:
             context = torch.autocast(self.device.type, dtype=self._autocast)
@@ -131,52 +155,51 @@ class Classifier:
         return logits.float().cpu()
 
     def logits_and_features(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """In one pass, also what enters the head, (N, D) float32, see `FineTuner.features`; the mean over views."""
+        """Compute logits and, in the same pass, what enters the head, (N, D) float32; the mean over views."""
         entered: list[Tensor] = []
         handle = self.module.head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
         try:
             logits = self.logits(batch)
         finally:
             handle.remove()
-        features = self.module.pooled(entered[-1]).cpu()  # before it, perhaps, those of the folding
+        features = self.module.network.pool(entered[0]).cpu()
         return logits, features.view(len(batch), -1, features.shape[1]).mean(dim=1)
 
-    # --- pictures ----------------------------------------------------------------------------------------------
+    # --- images ------------------------------------------------------------------------------------------------
 
     @overload
-    def predict(self, pictures: ImageInput) -> Prediction: ...  # type: ignore[overload-overlap]
+    def predict(self, images: ImageInput) -> Prediction: ...  # type: ignore[overload-overlap]
     @overload
-    def predict(self, pictures: Iterable[ImageInput]) -> list[Prediction]: ...
-    def predict(self, pictures: Any) -> Prediction | list[Prediction]:
-        """What the model says of a picture, or of each of several.
+    def predict(self, images: Iterable[ImageInput]) -> list[Prediction]: ...
+    def predict(self, images: Any) -> Prediction | list[Prediction]:
+        """Predict the class of an image, or of each of several.
 
         Args:
-            pictures: one (see `Picture`), or a list of them, or a batch of pixels, (N, H, W, 3) as an array or
+            images: one (see `ImageInput`), or a list of them, or a batch of pixels, (N, H, W, 3) as an array or
                 (N, 3, H, W) as a tensor.
 
         Raises:
             BadImageError: a file cannot be read; names it.
             ValueError: pixels that are not uint8 or of another shape.
         """
-        single = _is_one(pictures)
-        found = [self._prediction(row) for row in self.probabilities([pictures] if single else pictures)]
-        return found[0] if single else found
+        predictions = [self._prediction(row) for row in self.probabilities(images)]
+        return predictions[0] if _is_one(images) else predictions
 
-    def probabilities(self, pictures: Any) -> Tensor:
-        """The probabilities (N, classes) of pictures, given as for `predict`."""
-        return self._in_batches(pictures, self.logits, len(self.classes)).softmax(dim=1)
+    def probabilities(self, images: Any) -> Tensor:
+        """Compute the probabilities (N, classes) of images, given as for `predict`."""
+        return self._in_batches(images, self.logits, len(self.classes)).softmax(dim=1)
 
-    def features(self, pictures: Any) -> Tensor:
-        """What enters the head (N, D), of pictures given as for `predict`."""
-        return self._in_batches(pictures, lambda batch: self.logits_and_features(batch)[1], 0)
+    def features(self, images: Any) -> Tensor:
+        """Compute what enters the head (N, D), for images given as for `predict`."""
+        return self._in_batches(images, lambda batch: self.logits_and_features(batch)[1], 0)
 
-    def _in_batches(self, pictures: Any, what: Callable[[Tensor], Tensor], width: int) -> Tensor:
-        every = [pictures] if _is_one(pictures) else list(pictures)
-        parts = [
-            what(torch.stack([self.transform(to_pixels(p)) for p in every[k : k + BATCH]]))
-            for k in range(0, len(every), BATCH)
+    def _in_batches(self, images: Any, run: Callable[[Tensor], Tensor], width: int) -> Tensor:
+        items = [images] if _is_one(images) else images
+        results = [
+            run(torch.stack([loaded.image for loaded in batch if loaded.image is not None]))
+            for batch in read_inputs(items, self.transform, BATCH, read=to_pixels, strict=True)
         ]
-        return torch.cat(parts) if parts else torch.zeros(0, width)
+        return torch.cat(results) if results else torch.zeros(0, width)
 
     def _prediction(self, row: Tensor) -> Prediction:
         order = row.argsort(descending=True, stable=True).tolist()
@@ -196,47 +219,22 @@ _DTYPES = {
 """Lightning's names of precisions."""
 
 
-def _precision(of_the_run: str, device: torch.device) -> str:
-    """A precision that is not native here would be ten times slower, or fail."""
+def _usable_precision(trained_with: str, device: torch.device) -> str:
+    """Return the precision of the run where it is native here; another would be ten times slower, or fail."""
     native = {"32-true", hardware.native_precision(device.type)} | ({"64-true"} if device.type != "mps" else set())
-    return of_the_run if of_the_run in native else "32-true"
+    return trained_with if trained_with in native else "32-true"
 
 
-def _is_one(pictures: Any) -> bool:
-    if isinstance(pictures, np.ndarray | Tensor):
-        return pictures.ndim < 4
-    return isinstance(pictures, str | Path | Image.Image | bytes) or not isinstance(pictures, Iterable)
-
-
-def to_pixels(picture: Any) -> Tensor:
-    """A picture as uint8 RGB pixels (3, H, W).
-
-    Raises:
-        BadImageError: a file cannot be read.
-        ValueError: pixels of another type or shape.
-    """
-    if isinstance(picture, str | Path):
-        return decode.read_pixels(picture)
-    if isinstance(picture, Image.Image):
-        return decode.to_pixels(ImageOps.exif_transpose(picture))
-    if not isinstance(picture, np.ndarray | Tensor):
-        raise ValueError(f"A picture is a file, a PIL picture, an array or a tensor, got a {type(picture).__name__}.")
-    layout, channels = ("(H, W), (H, W, 3) or (H, W, 4)", -1) if isinstance(picture, np.ndarray) else ("(3, H, W)", 0)
-    shape, wide = tuple(picture.shape), isinstance(picture, np.ndarray)
-    good = (wide and len(shape) == 2) or (len(shape) == 3 and shape[channels] in ((3, 4) if wide else (1, 3)))
-    if str(picture.dtype).removeprefix("torch.") != "uint8" or not good or 0 in shape:
-        raise ValueError(
-            f"Pixels are uint8 {layout}, got {picture.dtype} {shape}. For values in 0..1: (255 * x).round() as uint8."
-        )
-    if isinstance(picture, np.ndarray):
-        return decode.to_pixels(Image.fromarray(picture))
-    return picture.expand(3, -1, -1)
+def _is_one(images: Any) -> bool:
+    if isinstance(images, np.ndarray | Tensor):
+        return images.ndim < 4
+    return isinstance(images, str | Path | Image.Image | bytes) or not isinstance(images, Iterable)
 
 
 def load(
     path: str | Path, device: str = "auto", precision: str = "auto", tta: str = "none", **changes: Any
 ) -> Classifier:
-    """A checkpoint as an object that classifies; it needs nothing but the file.
+    """Load a checkpoint as an object that classifies; it needs nothing but the file.
 
     >>> from finetune import FineTuner, load
     >>> FineTuner("squeezenet1_1", classes=["ants", "bees"], weights="none").save("model.ckpt")
@@ -252,6 +250,6 @@ def load(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, holds code, or is not of ours.
+        ValueError: it is damaged, holds code, or was not written by `finetune`.
     """
     return Classifier(FineTuner.load_from_checkpoint(path, **changes), device, precision, tta)

@@ -1,4 +1,4 @@
-"""Judging a model on images with labels: the numbers, and the files that keep them."""
+"""Evaluate a model on images with labels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from finetune.data import loaders
+from finetune.checkpoints.metadata import ValidationRecord
 from finetune.inference.classifier import Classifier
 from finetune.inference.eval_data import EvalDataset
 from finetune.metrics import calibration, classification, statistics
@@ -19,7 +18,7 @@ BATCH = 32
 
 
 class EvaluationResult(NamedTuple):
-    """What came out."""
+    """The numbers of an evaluation, and what they come from."""
 
     values: dict[str, Any]
     """As `evaluation.json` holds them."""
@@ -28,64 +27,65 @@ class EvaluationResult(NamedTuple):
 
 
 def evaluate(
-    model: Classifier, images: EvalDataset, k: int = 5, batch: int | None = None, workers: int | str = "auto"
+    model: Classifier,
+    data: EvalDataset,
+    k: int = 5,
+    batch_size: int | None = None,
+    num_workers: int | str = "auto",
 ) -> EvaluationResult:
-    """Every number of a model on some images.
+    """Compute every number of a model on some images.
 
-    Accuracy, log loss and macro F1 are counted by what counts them in training, over the same batches: on the same
-    kind of machine they are those of the epoch to the last digit.
+    Accuracy, log loss and macro F1 come from the metrics of the training, over the same batches: on the same kind of
+    machine they are those of the epoch to the last digit.
 
     Args:
+        model: on its device, in its precision.
+        data: the images.
         k: for top-k accuracy; clipped to the number of classes.
-        batch: images at a time; None is the run's own number.
-        workers: processes that decode; "auto" looks at the cores and the number of images.
+        batch_size: images of a batch; None is the run's own number.
+        num_workers: processes that decode; "auto" looks at the cores and the number of images.
     """
-    module, split = model.module, images.split
-    validated = module.about.get("validated") or {}
-    batch = int(batch or validated.get("batch_size") or BATCH)
-    if workers == "auto":
-        workers = hardware.default_num_workers(len(split), model.device.type == "cpu")
-    loader: Any = DataLoader(
-        loaders.ImageDataset(split, model.transform), batch, num_workers=int(workers), collate_fn=loaders.collate
-    )
-    logits = []
-    for pixels, labels in progress_bar(loader, f"{len(split)} images", len(loader)):
-        logits.append(model.logits(pixels))
-        module.judge(logits[-1].to(model.device), labels.to(model.device), "val")
-    counted = {name: value.tolist() for name, value in module.conclude("val").items()}
-    every, labels = torch.cat(logits), torch.tensor(split.labels)
+    split, validation = data.split, model.module.metadata.validation
+    logits, metrics = [], classification.ClassificationMetrics(len(model.classes)).to(model.device)
+    batches = model.batches(split, int(batch_size or validation.batch_size or BATCH), num_workers)
+    for images, labels in progress_bar(batches, f"{len(split)} images", len(batches)):
+        logits.append(model.logits(images))
+        metrics.update(logits[-1].to(model.device), labels.to(model.device))
+    computed = {name: value.tolist() for name, value in metrics.compute().items()}
+    all_logits, labels = torch.cat(logits), torch.tensor(split.labels)
     k = min(k, len(model.classes))
-    right = sum(counted["confusion_matrix"][i][i] for i in range(len(model.classes)))
+    matrix = computed["confusion_matrix"]
+    correct = sum(matrix[i][i] for i in range(len(model.classes)))
     values = {
         "images": len(split),
-        "right": right,
-        "acc": counted["acc"],
-        "acc_interval": list(statistics.wilson_interval(right, len(split))),
-        f"top_{k}": classification.top_k_accuracy(every, labels, k),
-        "f1": counted["f1"],
-        "auroc": counted.get("auroc"),
-        "loss": counted["loss"],
-        **calibration.calibration(every, labels),
-        "per_class": classification.per_class_metrics(counted["confusion_matrix"], model.classes),
-        "confusion_matrix": counted["confusion_matrix"],
+        "correct": correct,
+        "acc": computed["acc"],
+        "acc_interval": list(statistics.wilson_interval(correct, len(split))),
+        f"top_{k}": classification.top_k_accuracy(all_logits, labels, k),
+        "f1": computed["f1"],
+        "auroc": computed.get("auroc"),
+        "loss": computed["loss"],
+        **calibration.calibration(all_logits, labels),
+        "per_class": classification.per_class_metrics(matrix, model.classes),
+        "confusion_matrix": matrix,
         "classes": model.classes,
-        "what": images.what,
-        "as_in_the_run": _compare_with_run(validated, counted) if images.of_the_run and split.name == "val" else None,
-        "bad_files": len(images.bad_files),
+        "description": data.description,
+        "as_in_the_run": _compare_with_run(validation, computed) if data.is_holdout and split.name == "val" else None,
+        "bad_files": len(data.bad_files),
         "device": model.device.type,
         "precision": model.precision,
         "versions": hardware.installed_versions(),
     }
-    return EvaluationResult(values, every)
+    return EvaluationResult(values, all_logits)
 
 
-def _compare_with_run(validated: dict[str, Any], counted: dict[str, Any]) -> dict[str, Any] | None:
-    """Accuracy and loss of the epoch in which the checkpoint was written, and whether they came out again."""
-    then = validated.get("results") or {}
-    if not all(isinstance(then.get(key), float) for key in ("acc", "loss")):
+def _compare_with_run(validation: ValidationRecord, computed: dict[str, Any]) -> dict[str, Any] | None:
+    """Return accuracy and loss of the checkpoint's epoch, and whether they were computed again."""
+    stored = validation.results
+    if not all(isinstance(stored.get(key), float) for key in ("acc", "loss")):
         return None
-    same = then["acc"] == counted["acc"] and then["loss"] == counted["loss"]
-    where = f"{validated.get('device')}, {validated.get('precision')}"
-    if validated.get("processes", 1) > 1:
-        where += f", {validated['processes']} processes"
-    return {"same": same, "acc": then["acc"], "loss": then["loss"], "epoch": validated.get("epoch"), "device": where}
+    same = stored["acc"] == computed["acc"] and stored["loss"] == computed["loss"]
+    where = f"{validation.device}, {validation.precision}"
+    if (validation.processes or 1) > 1:
+        where += f", {validation.processes} processes"
+    return {"same": same, "acc": stored["acc"], "loss": stored["loss"], "epoch": validation.epoch, "device": where}

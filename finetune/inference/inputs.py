@@ -1,4 +1,4 @@
-"""Where pictures to classify come from: a file, a folder, a pattern, a list, an address, standard input."""
+"""Find and read the images to predict: a file, a folder, a pattern, a list, an address, standard input, or pixels."""
 
 from __future__ import annotations
 
@@ -10,52 +10,61 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
+from PIL import Image, ImageOps
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from finetune.data.loaders import make_loader
 from finetune.images import decode
 from finetune.images.decode import BadImageError
 from finetune.io import listing
 from finetune.runtime import process
 
+ImageInput = str | Path | Image.Image | np.ndarray | Tensor
+"""A file, a PIL image, pixels (H, W), (H, W, 3) or (H, W, 4) as an array, or (3, H, W) as a tensor, uint8."""
+
+T = TypeVar("T")
+
 MAX_BYTES = 64 << 20
-"""Of a picture that is fetched from an address."""
-
+"""Size limit of an image that is fetched from an address."""
 TIMEOUT_S = 30.0
-"""That fetching one may take, from first to last."""
-
+"""Time limit for fetching one, from first to last."""
 TABLES = (".csv", ".txt", ".lst")
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Names of pictures, one after another."""
+    """Names of images, one after another."""
 
     names: Iterable[str]
     total: int | None
-    """How many; None if it is not known before the end."""
+    """How many; None if that is not known before the end."""
     notes: list[str] = field(default_factory=list)
     folder: Path | None = None
-    """The folder below which they lie, where it is one."""
+    """The folder below which they lie, where they were given as one."""
 
 
 def find_inputs(source: str) -> Inputs:
-    """The pictures that a source stands for.
+    """Find the images that a source stands for.
 
     Args:
-        source: a picture, a folder (with all below it), a pattern such as `photos/**/*.jpg`, a list of paths (a line
+        source: a image, a folder (with all below it), a pattern such as `photos/**/*.jpg`, a list of paths (a line
             each, `.txt` or `.lst`; or `.csv` with a column `path`, relative to the table), an http(s) address, or `-`:
             a path a line on standard input.
 
     Raises:
         FileNotFoundError: nothing is there.
-        ValueError: there is no picture in it.
+        ValueError: there is no image in it.
     """
     if source == "-":
         if hasattr(sys.stdin, "reconfigure"):
@@ -68,7 +77,7 @@ def find_inputs(source: str) -> Inputs:
     if path.is_dir():
         found, others = listing.list_images(path)
         notes = listing.note_on_skipped_files(others)
-        some = _some(found, source, f"Pictures are {' '.join(sorted(listing.EXTENSIONS))}.")
+        some = _some(found, source, f"Images are {' '.join(sorted(listing.EXTENSIONS))}.")
         return replace(some, notes=notes, folder=path)
     if path.is_file():
         return _some(_listed(path), source) if path.suffix.lower() in TABLES else Inputs([str(path)], 1)
@@ -80,7 +89,7 @@ def find_inputs(source: str) -> Inputs:
 
 def _some(names: list[str], source: str, hint: str = "") -> Inputs:
     if not names:
-        raise ValueError(f"source={source}: there are no pictures in it. {hint}".strip())
+        raise ValueError(f"source={source}: there are no images in it. {hint}".strip())
     return Inputs(names, len(names))
 
 
@@ -101,12 +110,12 @@ def _listed(path: Path) -> list[str]:
 
 
 def is_address(name: str) -> bool:
-    """Whether a name is fetched and not opened."""
+    """Return whether a name is fetched and not opened."""
     return name.startswith(("http://", "https://"))
 
 
 def read_input(name: str) -> Tensor:
-    """A picture as uint8 RGB pixels (3, H, W).
+    """Read a file, or fetch an address, as uint8 RGB pixels (3, H, W).
 
     Raises:
         BadImageError: it cannot be read or fetched; names it.
@@ -114,13 +123,15 @@ def read_input(name: str) -> Tensor:
     if not is_address(name):
         return decode.read_pixels(name)
     try:
-        content = _in_time(name)
+        content = _fetch_in_time(name)
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it holds the connection
-        raise BadImageError(f"{name}: cannot be fetched ({error})") from error
+        timed_out = isinstance(getattr(error, "reason", error), TimeoutError)
+        reason = f"it took more than {TIMEOUT_S:.0f} s" if timed_out else error
+        raise BadImageError(f"{name}: cannot be fetched ({reason})") from error
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture"
+        path = Path(folder) / "image"
         path.write_bytes(content)
         try:
             return decode.read_pixels(path)
@@ -128,72 +139,150 @@ def read_input(name: str) -> Tensor:
             raise BadImageError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
-def _in_time(address: str) -> bytes:
-    """The content, or an error when the time is up: a server that trickles never lets a socket's own timeout come."""
-    done: list[bytes | Exception] = []
+def _fetch_in_time(address: str) -> bytes:
+    """Fetch, or fail when the time is up: a server that trickles never lets a socket's own timeout come."""
+    result: list[bytes | Exception] = []
 
     def fetch() -> None:
         try:
-            done.append(_fetched(address))
+            result.append(_fetch(address))
         except Exception as error:
-            done.append(error)
+            result.append(error)
 
     worker = threading.Thread(target=fetch, daemon=True)
     worker.start()
     worker.join(TIMEOUT_S)
-    if not done:
-        raise ValueError(f"it took more than {TIMEOUT_S:.0f} s")
-    if isinstance(done[0], Exception):
-        raise done[0]
-    return done[0]
+    if not result:
+        raise TimeoutError
+    if isinstance(result[0], Exception):
+        raise result[0]
+    return result[0]
 
 
-def _fetched(address: str) -> bytes:
-    end, parts, size = time.monotonic() + TIMEOUT_S, [], 0
+def _fetch(address: str) -> bytes:
+    end, blocks, size = time.monotonic() + TIMEOUT_S, [], 0
     request = urllib.request.Request(address, headers={"User-Agent": "finetune"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-        while block := answer.read1(1 << 16):
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        while block := response.read1(1 << 16):
             size += len(block)
-            parts.append(block)
+            blocks.append(block)
             if size > MAX_BYTES:
                 raise ValueError(f"more than {MAX_BYTES >> 20} MiB")
-            if time.monotonic() > end:  # nobody waits for it any more
-                raise ValueError("too late")
-        length = answer.headers.get("Content-Length")
+            if time.monotonic() > end:
+                raise TimeoutError
+        length = response.headers.get("Content-Length")
     if length and size < int(length):
         raise ValueError(f"the connection ended after {size} of {length} bytes")
-    return b"".join(parts)
+    return b"".join(blocks)
+
+
+# --- from inputs to batches --------------------------------------------------------------------------------------
+
+
+def to_pixels(image: Any) -> Tensor:
+    """Return an image as uint8 RGB pixels (3, H, W).
+
+    Args:
+        image: see `ImageInput`.
+
+    Raises:
+        BadImageError: a file cannot be read.
+        ValueError: pixels of another type or shape.
+    """
+    if isinstance(image, str | Path):
+        return decode.read_pixels(image)
+    if isinstance(image, Image.Image):
+        return decode.to_pixels(ImageOps.exif_transpose(image))
+    if not isinstance(image, np.ndarray | Tensor):
+        raise ValueError(f"An image is a file, a PIL image, an array or a tensor, got a {type(image).__name__}.")
+    is_array, shape = isinstance(image, np.ndarray), tuple(image.shape)
+    if is_array:
+        fits = len(shape) == 2 or (len(shape) == 3 and shape[-1] in (3, 4))
+    else:
+        fits = len(shape) == 3 and shape[0] in (1, 3)
+    if str(image.dtype).removeprefix("torch.") != "uint8" or not fits or 0 in shape:
+        layout = "(H, W), (H, W, 3) or (H, W, 4)" if is_array else "(3, H, W)"
+        raise ValueError(
+            f"Pixels are uint8 {layout}, got {image.dtype} {shape}. For values in 0..1: (255 * x).round() as uint8."
+        )
+    return decode.to_pixels(Image.fromarray(image)) if isinstance(image, np.ndarray) else image.expand(3, -1, -1)
 
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """A picture ready for the network, or the reason why not."""
+    """An image ready for the network, or the reason why there is none."""
 
     name: str
     image: Tensor | None
     error: str = ""
 
 
-def read_inputs(names: Iterable[str], transform: Callable[[Tensor], Tensor], ahead: int) -> Iterator[LoadedImage]:
-    """Pictures in the order of their names, several read at a time, at most `ahead` of them held."""
+class InputDataset(Dataset[LoadedImage]):
+    """Inputs, each its own index: a file, an address, or pixels.
 
-    def one(name: str) -> LoadedImage:
-        try:
-            return LoadedImage(name, transform(read_input(name)))
-        except BadImageError as error:
-            return LoadedImage(name, None, str(error).removeprefix(f"{name}: "))
-        except Exception as error:  # one picture must not end the others' run
-            return LoadedImage(name, None, f"{type(error).__name__}: {error}")
+    Several are read at a time, by threads: an address takes long to answer.
+    """
 
-    waiting: deque[Future[LoadedImage]] = deque()
-    with ThreadPoolExecutor(process.cpu_count()) as pool:
+    def __init__(self, read: Callable[[Any], Tensor], transform: Callable[[Tensor], Tensor], strict: bool) -> None:
+        """Name how inputs are read.
+
+        Args:
+            read: an input to uint8 pixels (3, H, W).
+            transform: pixels to what the network takes.
+            strict: raise where an input cannot be read, instead of returning its error.
+        """
+        self.read, self.transform, self.strict = read, transform, strict
+
+    def __getitem__(self, item: Any) -> LoadedImage:
+        name = str(item) if isinstance(item, str | Path) else ""
         try:
-            for name in names:
-                waiting.append(pool.submit(one, name))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+            return LoadedImage(name, self.transform(self.read(item)))
+        except Exception as error:  # one image must not end the run of the others
+            if self.strict:
+                raise
+            bad = isinstance(error, BadImageError)
+            text = str(error).removeprefix(f"{name}: ") if bad else f"{type(error).__name__}: {error}"
+            return LoadedImage(name, None, text)
+
+    def __getitems__(self, items: list[Any]) -> list[LoadedImage]:
+        """Read a batch."""
+        if len(items) == 1:
+            return [self[items[0]]]
+        with ThreadPoolExecutor(min(len(items), process.cpu_count())) as pool:
+            return list(pool.map(self.__getitem__, items))
+
+
+def read_inputs(
+    items: Iterable[Any],
+    transform: Callable[[Tensor], Tensor],
+    batch_size: int,
+    *,
+    read: Callable[[Any], Tensor] = read_input,
+    strict: bool = False,
+) -> Iterator[list[LoadedImage]]:
+    """Yield inputs in batches, in order; the next batch is read while the caller works on one.
+
+    Args:
+        items: paths and addresses, or whatever `read` takes; taken one batch after another.
+        transform: pixels to what the network takes.
+        batch_size: inputs of a batch.
+        read: an input to uint8 pixels (3, H, W).
+        strict: raise where an input cannot be read.
+    """
+    dataset = InputDataset(read, transform, strict)
+    # threads read them: what is not a file (an image in memory, a pipe of names) cannot go to another process
+    yield from _one_ahead(iter(make_loader(dataset, _batched(items, batch_size), 0, batch_bytes=0, collate_fn=list)))
+
+
+def _one_ahead(batches: Iterator[T]) -> Iterator[T]:
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
+
+
+def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    waiting = iter(items)
+    while batch := list(islice(waiting, size)):
+        yield batch

@@ -1,4 +1,4 @@
-"""Classifying many pictures in flat memory: a row for each, and what is kept beside the rows."""
+"""Predict many images in flat memory, and write a row for each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,47 +18,46 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.inference import inputs, prediction_table
+from finetune.inference import prediction_table
 from finetune.inference.classifier import Classifier
-from finetune.inference.inputs import Inputs, LoadedImage
-from finetune.reporting import figures
+from finetune.inference.inputs import Inputs, LoadedImage, is_address, read_inputs
 from finetune.runtime.console import field_line, progress_bar
 
 BATCH = 32
 
 SHOWN = 8
-"""Pictures in each half of the gallery, and answers on the terminal where there are no more."""
+"""Images in each half of the gallery, and predictions on the terminal where there are no more."""
 
 
 @dataclass
 class PredictionSummary:
-    """What came of it."""
+    """How many images were predicted as what, and which could not be read."""
 
-    answered: Counter[str] = field(default_factory=Counter)
-    """How many pictures got each label."""
+    predicted: Counter[str] = field(default_factory=Counter)
+    """Label to number of images."""
     failed: list[tuple[str, str]] = field(default_factory=list)
-    """The first that could not be read, and why."""
+    """The first images that could not be read, with the reason."""
     failures: int = 0
     first: list[prediction_table.Row] = field(default_factory=list)
-    """The first rows with an answer."""
+    """The first rows with a prediction."""
     gallery: Gallery = field(default_factory=lambda: Gallery())
 
     @property
     def total(self) -> int:
-        """Pictures that were looked at."""
-        return self.answered.total() + self.failures
+        """Number of inputs."""
+        return self.predicted.total() + self.failures
 
 
 class Gallery:
-    """The most and the least certain pictures so far."""
+    """The most and the least certain images so far."""
 
     def __init__(self) -> None:
         self._most: list[Any] = []
         self._least: list[Any] = []
-        self._number = count()  # settles ties, so that pictures are never compared
+        self._number = count()  # settles ties, so that images are never compared
 
     def add(self, confidence: float, caption: str, image: Tensor) -> None:
-        """Look at a picture, uint8 (3, H, W)."""
+        """Keep an image, uint8 (3, H, W), if it is among the most or the least certain."""
         number = next(self._number)
         for heap, rank in ((self._most, confidence), (self._least, -confidence)):
             if len(heap) < SHOWN or rank > heap[0][0]:
@@ -66,21 +65,19 @@ class Gallery:
                     heap, (rank, -number, caption, image.clone())
                 )
 
-    def draw(self, path: Path) -> None:
-        """As a PNG file; nothing without a picture."""
-        rows = {
-            title: [
-                (image, caption) for _, _, caption, image in sorted(heap, reverse=True, key=lambda entry: entry[:2])
-            ]
+    def rows(self) -> dict[str, list[tuple[Tensor, str]]]:
+        """Return title to images and captions, as `figures.save_gallery` takes them; empty without an image."""
+        if not self._most:
+            return {}
+        return {
+            title: [(image, caption) for _, _, caption, image in sorted(heap, reverse=True, key=lambda item: item[:2])]
             for title, heap in (("most certain", self._most), ("least certain", self._least))
         }
-        if self._most:
-            figures.save_gallery(rows, path)
 
 
 def predict(
     model: Classifier,
-    source: Inputs,
+    inputs: Inputs,
     table: Path,
     *,
     k: int = 5,
@@ -88,26 +85,32 @@ def predict(
     embeddings: Path | None = None,
     copy_to: Path | None = None,
 ) -> PredictionSummary:
-    """Classify every picture of a source; a row each, in order, in `table`.
+    """Predict every image and write a row for each, in order.
 
     Args:
+        model: on its device, in its precision.
+        inputs: names of the images.
         table: .csv, .jsonl or .parquet.
         k: how many classes a row names.
         temperature: logits are divided by it.
         embeddings: a .npy file for what enters the head, a row (D,) for each of the table, NaN where there is none.
-        copy_to: copies of the pictures go below it, into a folder per label.
+        copy_to: copies of the images go below it, into a folder per label.
+
+    Raises:
+        ValueError: `copy_to` lies in the folder of the inputs.
     """
-    outcome, k = PredictionSummary(), min(k, len(model.classes))
-    if copy_to is not None and source.folder is not None and copy_to.resolve().is_relative_to(source.folder.resolve()):
+    summary, k = PredictionSummary(), min(k, len(model.classes))
+    if copy_to is not None and inputs.folder is not None and copy_to.resolve().is_relative_to(inputs.folder.resolve()):
         raise ValueError(
-            f"copy_to={copy_to} lies in the source, {source.folder}: the next run would read the copies too."
+            f"copy_to={copy_to} lies in the source, {inputs.folder}: the next run would read the copies too."
         )
     with ExitStack() as stack:
         append = stack.enter_context(prediction_table.open_table(table, prediction_table.column_names(k)))
-        keep = stack.enter_context(_embedding_writer(embeddings)) if embeddings else None
-        loaded = progress_bar(inputs.read_inputs(source.names, model.transform, 2 * BATCH), "pictures", source.total)
+        append_embeddings = stack.enter_context(_embedding_writer(embeddings)) if embeddings else None
+        batches = read_inputs(inputs.names, model.transform, BATCH)
+        loaded = progress_bar(chain.from_iterable(batches), "images", inputs.total)
         while batch := list(islice(loaded, BATCH)):
-            probabilities, features = _run(model, batch, temperature, embed=keep is not None)
+            probabilities, features = _run(model, batch, temperature, embed=append_embeddings is not None)
             rows = [
                 prediction_table.failure_row(item.name, item.error)
                 if p is None
@@ -115,72 +118,70 @@ def predict(
                 for item, p in zip(batch, probabilities, strict=True)
             ]
             append(rows)
-            if keep is not None:
-                keep(features)
+            if append_embeddings is not None:
+                append_embeddings(features)
             for item, row in zip(batch, rows, strict=True):
-                _note(outcome, item, row)
-                if copy_to is not None and row["status"] == "ok" and not inputs.is_address(item.name):
+                _count(summary, item, row)
+                if copy_to is not None and row["status"] == "ok" and not is_address(item.name):
                     copy_into(Path(item.name), copy_to / folder_name(row["label"]))
-    return outcome
+    return summary
 
 
 def _run(
     model: Classifier, batch: Sequence[LoadedImage], temperature: float, embed: bool
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """Probabilities and features of each picture, None for those that could not be read."""
-    images = [item.image for item in batch if item.image is not None]
-    nothing: list[Tensor | None] = [None] * len(batch)
-    if not images:
-        return nothing, nothing
-    stacked = torch.stack(images)
+    """Return probabilities and features of each image, None for those that could not be read."""
+    readable = [item.image is not None for item in batch]
+    if not any(readable):
+        return [None] * len(batch), [None] * len(batch)
+    stacked = torch.stack([item.image for item in batch if item.image is not None])
     logits, features = model.logits_and_features(stacked) if embed else (model.logits(stacked), None)
-    found, entered = (
-        iter((logits.double() / temperature).softmax(dim=1)),
-        iter(features if features is not None else ()),
+    probabilities = iter((logits.double() / temperature).softmax(dim=1))
+    rows = iter(features if features is not None else ())
+    return (
+        [next(probabilities) if r else None for r in readable],
+        [next(rows) if r and embed else None for r in readable],
     )
-    good = [item.image is not None for item in batch]
-    return [next(found) if g else None for g in good], [next(entered) if g and embed else None for g in good]
 
 
-def _note(outcome: PredictionSummary, item: LoadedImage, row: prediction_table.Row) -> None:
+def _count(summary: PredictionSummary, item: LoadedImage, row: prediction_table.Row) -> None:
     if item.image is None:
-        outcome.failures += 1
-        if len(outcome.failed) < 5:
-            outcome.failed.append((item.name, item.error))
+        summary.failures += 1
+        if len(summary.failed) < 5:
+            summary.failed.append((item.name, item.error))
         return
-    outcome.answered[row["label"]] += 1
-    if len(outcome.first) < SHOWN:
-        outcome.first.append(row)
+    summary.predicted[row["label"]] += 1
+    if len(summary.first) < SHOWN:
+        summary.first.append(row)
     image = item.image if item.image.ndim == 3 else item.image[0]
-    outcome.gallery.add(row["confidence"], f"{row['label']} {row['confidence']:.2f}", image)
+    summary.gallery.add(row["confidence"], f"{row['label']} {row['confidence']:.2f}", image)
 
 
-def summary_lines(outcome: PredictionSummary, table: Path) -> list[str]:
-    """The end of a run in a few lines."""
-    n = outcome.answered.total()
-    few = outcome.first if n <= SHOWN else []
-    found = [field_line(f"{row['confidence']:.4f}", f"{row['label']}  {row['path']}") for row in few]
-    counts = ", ".join(f"{label} {number}" for label, number in outcome.answered.most_common(12))
-    more = f", ... {len(outcome.answered) - 12} more labels" if len(outcome.answered) > 12 else ""
-    found.append(field_line("Answered", f"{n} of {outcome.total}" + (f": {counts}{more}" if counts else "")))
-    found += [
-        field_line("Failed" if i == 0 else "", f"{name}: {error}") for i, (name, error) in enumerate(outcome.failed)
-    ]
-    if outcome.failures > len(outcome.failed):
-        found.append(field_line("", f"... and {outcome.failures - len(outcome.failed)} more"))
-    return [*found, field_line("Table", str(table))]
+def summary_lines(summary: PredictionSummary, table: Path) -> list[str]:
+    """Return the end of a prediction for the terminal."""
+    n = summary.predicted.total()
+    first = summary.first if n <= SHOWN else []
+    lines = [field_line(f"{row['confidence']:.4f}", f"{row['label']}  {row['path']}") for row in first]
+    counts = ", ".join(f"{label} {number}" for label, number in summary.predicted.most_common(12))
+    more = f", ... {len(summary.predicted) - 12} more labels" if len(summary.predicted) > 12 else ""
+    lines.append(field_line("Predicted", f"{n} of {summary.total}" + (f": {counts}{more}" if counts else "")))
+    failed = enumerate(summary.failed)
+    lines += [field_line("Failed" if i == 0 else "", f"{name}: {error}") for i, (name, error) in failed]
+    if summary.failures > len(summary.failed):
+        lines.append(field_line("", f"... and {summary.failures - len(summary.failed)} more"))
+    return [*lines, field_line("Table", str(table))]
 
 
 # --- copies ------------------------------------------------------------------------------------------------------
 
 
 def folder_name(label: str) -> str:
-    """A label as the name of one folder: what a checkpoint calls a class must not lead elsewhere."""
+    """Return a label as the name of one folder: what a checkpoint calls a class must not lead elsewhere."""
     return re.sub(r'[\\/:*?"<>|\0]', "_", label).strip(". ") or "_"
 
 
 def copy_into(path: Path, folder: Path) -> Path:
-    """Copy a file into a folder under its own name, or with _2, _3, ... behind it; a copy that is there stays."""
+    """Copy a file into a folder under its own name, or with _2, _3, ... behind it; an existing copy stays."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in count(1):
         target = folder / (f"{path.stem}_{number}{path.suffix}" if number > 1 else path.name)
@@ -199,20 +200,20 @@ def copy_into(path: Path, folder: Path) -> Path:
 
 @contextmanager
 def _embedding_writer(path: Path) -> Iterator[Any]:
-    """A function that appends rows (D,) float32 to a .npy file, whose number is known at the end; None is NaN."""
+    """Yield a function that appends rows (D,) float32 to a .npy file, whose number is known at the end; None is NaN."""
     part = path.with_name(f"{path.name}.part")
     rows, width, waiting = 0, 0, 0
 
     def header() -> None:
         file.seek(0)
-        about = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
-        np.lib.format.write_array_header_1_0(file, about)  # it leaves room for more digits
+        fields = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
+        np.lib.format.write_array_header_1_0(file, fields)  # it leaves room for more digits
 
     def append(features: Sequence[Tensor | None]) -> None:
         nonlocal rows, width, waiting
         known = next((f for f in features if f is not None), None)
         if width == 0 and known is None:
-            waiting += len(features)  # until a picture says how long a row is
+            waiting += len(features)  # until an image shows how long a row is
             return
         if width == 0 and known is not None:
             width = len(known)

@@ -1,4 +1,4 @@
-"""Rows of a table of predictions, and the files that hold them: written row by row, whole or under another name."""
+"""Write tables of predictions row by row, whole or under another name."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Write = Callable[[Sequence[Row]], None]
 
 
 def column_names(k: int, *more: str) -> list[str]:
-    """Names of the columns, with the `k` most probable classes."""
+    """Return the names of the columns, with the `k` most probable classes."""
     ranked = [name for i in range(2, k + 1) for name in (f"label_{i}", f"confidence_{i}")]
     return ["path", "label", "confidence", *ranked, *more, "status", "error"]
 
 
 def prediction_row(path: str, probabilities: Tensor, classes: Sequence[str], k: int) -> Row:
-    """The row of an image, from its probabilities (classes,); six digits, of which the last are noise."""
+    """Return the row of an image, from its probabilities (classes,); beyond six digits they are noise."""
     row: Row = {"path": path}
     order = probabilities.argsort(descending=True, stable=True)[:k].tolist()
     for rank, i in enumerate(order, start=1):
@@ -34,13 +34,13 @@ def prediction_row(path: str, probabilities: Tensor, classes: Sequence[str], k: 
 
 
 def failure_row(path: str, reason: str) -> Row:
-    """The row of an image that has no answer."""
+    """Return the row of an image that has no prediction."""
     return {"path": path, "status": "error", "error": reason}
 
 
 @contextmanager
 def open_table(path: Path, names: Sequence[str]) -> Iterator[Write]:
-    """A function that appends rows; the file has its name when the block ends, and `.part` behind it until then.
+    """Yield a function that appends rows; the file gets its name when the block ends, and has `.part` behind it until then.
 
     Args:
         path: its suffix says the format, see `FORMATS`.
@@ -56,7 +56,7 @@ def open_table(path: Path, names: Sequence[str]) -> Iterator[Write]:
     os.replace(part, path)
 
 
-# File names may hold bytes that are no text: they come out as they went in, but in parquet, which takes only text.
+# File names may hold bytes that are no text: they are written as they are, but in parquet, which takes only text.
 
 
 @contextmanager

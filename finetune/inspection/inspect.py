@@ -59,8 +59,8 @@ def inspect_data(data: ImageDataModule, phash_threshold: int = checks.PHASH_THRE
     if not data.root.exists():
         raise FileNotFoundError(f"data.root={data.root}: there is no such folder (looked from {Path.cwd()}).")
     scan = scan_folder(data.root)
-    if data.only_classes is not None:
-        scan.keep_classes(data.only_classes)
+    if data.splitting.classes is not None:
+        scan.keep_classes(data.splitting.classes)
     skipped = [str(scan.base / key) for key in scan.skipped_files if decode.is_decodable(key)]
     paths = [image.path for image in scan.images] + skipped
     scan.image_info = info.scan_images(
@@ -89,7 +89,4 @@ def training_findings(data: ImageDataModule) -> list[Finding]:
     Args:
         data: prepared; no file is opened again.
     """
-    image_info = getattr(data, "image_info", None)
-    if image_info is None:
-        return data.findings
-    return checks.run_training_checks(scan_splits(data.root, data.splits, data.classes, image_info))
+    return checks.run_training_checks(scan_splits(data.root, data.splits, data.classes, data.image_info))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune.data import readers, sources, splits
+from finetune.data import sources, splits
 from finetune.images.info import ImageInfo
 from finetune.io import listing
 
@@ -91,9 +91,9 @@ def scan_folder(root: Path) -> DatasetScan:
     """
     scan = DatasetScan(root)
     if root.is_file():
-        for split, (keys, labels, paths) in sources.read_table(root).items():
-            scan.classes[split] = sorted(set(labels))
-            rows = zip(keys, paths, labels, strict=True)
+        for split, images in sources.TableSource(root).splits().items():
+            scan.classes[split] = sorted(set(images.labels))
+            rows = zip(images.keys, images.reader.paths or [], images.labels, strict=True)
             scan.images += [ScannedImage(key, path, split, label) for key, path, label in rows]
         return scan
     folders = {split: path for split, path in sources.split_folders(root).items() if path is not None} or {"": root}
@@ -137,7 +137,7 @@ def scan_splits(
     """
     scan = DatasetScan(root or Path(), image_info=image_info, classes={name: list(classes) for name in data_splits})
     for name, split in data_splits.items():
-        paths = readers.paths_of(split.load) or [""] * len(split)  # a torchvision data set has no file per image
+        paths = split.load.paths or [""] * len(split)  # a torchvision data set has no file per image
         rows = zip(split.keys, paths, split.labels, strict=True)
         scan.images += [ScannedImage(key, path, name, classes[label]) for key, path, label in rows]
     return scan

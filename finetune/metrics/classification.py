@@ -1,14 +1,14 @@
-"""What a model is judged by, counted over all images of a split and never as means of batches."""
+"""Compute classification metrics over all images of a split, never as means of batches."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassAUROC,
@@ -21,45 +21,116 @@ from torchmetrics.utilities.data import dim_zero_cat
 EVALUATION_METRICS: dict[str, Callable[[int], Metric]] = {
     "acc": lambda n: MulticlassAccuracy(n, average="micro"),
     "f1": lambda n: MulticlassF1Score(n, average="macro"),
-    "recall": lambda n: MulticlassRecall(n, average="none"),
+    "per_class_recall": lambda n: MulticlassRecall(n, average="none"),
     "auroc": lambda n: MulticlassAUROC(n, average="none"),
     "confusion_matrix": lambda n: MulticlassConfusionMatrix(n),
 }
-"""Name -> metric of so many classes. One value is logged, several are kept."""
+"""Name to a function that makes the metric for a number of classes. A metric with one value is logged."""
 
 
-def make_metrics(classes: int) -> MetricCollection:
-    """All of them."""
-    return MetricCollection({k: new(classes) for k, new in EVALUATION_METRICS.items()}, compute_groups=False)
+class ClassificationMetrics(nn.Module):
+    """The log loss and every metric of `EVALUATION_METRICS`, over all images of a split and all processes."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        metrics: dict[str, Metric | MetricCollection] = {k: make(num_classes) for k, make in EVALUATION_METRICS.items()}
+        self.loss = MeanMetric()
+        self.metrics = MetricCollection(metrics, compute_groups=False)
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch of logits (N, classes) and labels (N,)."""
+        # the plain log loss, without smoothing and class weights, so that runs can be compared
+        self.loss.update(nn.functional.cross_entropy(logits, labels), weight=len(labels))
+        self.metrics.update(logits.softmax(dim=1), labels)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return every metric, with AUROC as the mean over the classes for which it is defined, or left out."""
+        confusion: Tensor = self._metric("confusion_matrix").compute()
+        support = confusion.sum(dim=1)
+        defined = (support > 0) & (support < support.sum())
+        names = [name for name in EVALUATION_METRICS if name not in ("auroc", "confusion_matrix")]
+        values: dict[str, Tensor] = {"loss": self.loss.compute()}
+        values |= {name: self._metric(name).compute() for name in names}
+        if defined.any():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about the classes that the mean leaves out
+                values["auroc"] = self._metric("auroc").compute()[defined].mean()
+        return {**values, "confusion_matrix": confusion}
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        self.loss.reset()
+        self.metrics.reset()
+
+    def predictions(self) -> tuple[Tensor, Tensor]:
+        """Return the probabilities (N, classes) and labels (N,) that were counted, on the CPU.
+
+        AUROC keeps them anyway. Over several processes those of the first come first, and every process must call it.
+        """
+        auroc = self._metric("auroc")
+        with auroc.sync_context(dist_sync_fn=auroc.dist_sync_fn):
+            return dim_zero_cat(auroc.preds).cpu(), dim_zero_cat(auroc.target).cpu()
+
+    def _metric(self, name: str) -> Any:
+        return self.metrics[name]
 
 
-def collect_predictions(metrics: Any) -> tuple[Tensor, Tensor]:
-    """Probabilities (N, classes) and labels (N,) of what was counted, on the CPU: AUROC keeps them anyway.
+class TrainingMetrics(nn.Module):
+    """The loss and the accuracy of the training batches of an epoch."""
 
-    Over several processes those of the first come first. Every process must call it.
-    """
-    kept = metrics["auroc"]
-    with kept.sync_context(dist_sync_fn=kept.dist_sync_fn):
-        return dim_zero_cat(kept.preds).cpu(), dim_zero_cat(kept.target).cpu()
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.loss = MeanMetric()
+        self.acc = MulticlassAccuracy(num_classes, average="micro")
 
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor, images: Tensor | int) -> None:
+        """Count a batch.
 
-def compute_metrics(metrics: Any) -> dict[str, Tensor]:
-    """All metrics, with AUROC as the mean over the classes for which it is defined, or left out."""
-    confusion = metrics["confusion_matrix"].compute()
-    support = confusion.sum(dim=1)
-    defined = (support > 0) & (support < support.sum())
-    values = {k: m.compute() for k, m in metrics.items() if k != "auroc" and k != "confusion_matrix"}
-    if defined.any():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the classes that we leave out of the mean
-            values["auroc"] = metrics["auroc"].compute()[defined].mean()
-    else:
-        metrics["auroc"].reset()
-    return {**values, "confusion_matrix": confusion}
+        Args:
+            loss: mean loss of the batch.
+            logits: (N, classes).
+            labels: (N,).
+            images: how many images the loss is the mean of.
+        """
+        self.loss.update(loss.detach(), weight=images)
+        self.acc.update(logits.detach(), labels)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return loss and accuracy."""
+        return {name: metric.compute() for name, metric in self._named()}
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        for _, metric in self._named():
+            metric.reset()
+
+    @property
+    def update_called(self) -> bool:
+        """Whether anything was counted since the last reset."""
+        return bool(self.loss.update_called)
+
+    def metric_state(self) -> dict[str, dict[str, Tensor]]:
+        """Return the state so far, summed over all processes; each of them must call it."""
+        state = {}
+        for name, metric in self._named():
+            with metric.sync_context():
+                state[name] = {key: getattr(metric, key).detach().cpu().clone() for key in metric._defaults}
+        return state
+
+    def restore_metric_state(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Count on from what `metric_state` returned; from nothing where it is empty."""
+        for name, metric in self._named():
+            for key, value in state.get(name, {}).items():
+                if key in metric._defaults:
+                    setattr(metric, key, value.to(metric.device))
+            metric._update_count = 1  # else it warns of a result without data
+
+    def _named(self) -> list[tuple[str, Metric]]:
+        return [("loss", self.loss), ("acc", self.acc)]
 
 
 def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
-    """Share of images whose label is among the `k` most probable classes; ties count for those that come first."""
+    """Return the share of images whose label is among the `k` most probable classes; of ties the first count."""
     best = logits.argsort(dim=1, descending=True, stable=True)[:, :k]
     return float((best == labels[:, None]).any(dim=1).double().mean())
 
@@ -67,19 +138,20 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
 def per_class_metrics(
     matrix: Sequence[Sequence[int]], classes: Sequence[str]
 ) -> dict[str, dict[str, float | int | None]]:
-    """Precision, recall, F1 and number of images of each class; None where there is nothing to divide by.
+    """Return precision, recall, F1 and number of images of each class; None where the divisor is 0.
 
     Args:
-        matrix: counts, rows are the truth.
+        matrix: counts (classes, classes); rows are the true classes.
+        classes: names in the order of the matrix.
     """
     counts = torch.tensor(matrix)
-    found = {}
+    metrics = {}
     for i, name in enumerate(classes):
-        right, true, said = (int(x) for x in (counts[i, i], counts[i].sum(), counts[:, i].sum()))
-        found[name] = {
-            "precision": right / said if said else None,
-            "recall": right / true if true else None,
-            "f1": 2 * right / (true + said) if true + said else None,
+        correct, true, predicted = (int(x) for x in (counts[i, i], counts[i].sum(), counts[:, i].sum()))
+        metrics[name] = {
+            "precision": correct / predicted if predicted else None,
+            "recall": correct / true if true else None,
+            "f1": 2 * correct / (true + predicted) if true + predicted else None,
             "images": true,
         }
-    return found
+    return metrics

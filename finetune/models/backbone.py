@@ -20,7 +20,7 @@ from finetune.models.weights import (
     default_preprocess,
     find_weights,
     load_weights,
-    read_hyper_parameters,
+    read_model_record,
 )
 from finetune.runtime.suggestions import unknown_name
 
@@ -81,7 +81,8 @@ class Backbone:
         weights = str(weights or "none")
         path = weights_path(weights)
         if transform_input is None and path:
-            transform_input = read_hyper_parameters(path).get("transform_input")
+            record = read_model_record(path)
+            transform_input = record.transform_input if record is not None else None
         transform = family.transform_input and weights != "none" if transform_input is None else transform_input
         if family.build is not None:
             network = family.build()
@@ -183,6 +184,38 @@ def _download(name: str, family: Family, weights: Any, transform_input: bool) ->
             f"{weights.url} elsewhere and put it at {cached_weights(weights)} (TORCH_HOME moves that folder), or give "
             "model.weights=FILE, or start from random weights with model.weights=none."
         ) from error
+
+
+def make_backbone(
+    model: str | nn.Module | Backbone,
+    weights: str | None,
+    head: str | None,
+    feature_boundary: str | None,
+    transform_input: bool | None,
+    preprocess: Mapping[str, Any] | None,
+) -> Backbone:
+    """Return a Backbone for whatever names or is a network; the arguments are those of `FineTuner`.
+
+    Raises:
+        ValueError: a name or a field is unknown, or the head of a network of your own is not given.
+        FileNotFoundError: weights that are not there and cannot be downloaded.
+    """
+    if isinstance(model, Backbone):
+        backbone = model
+    elif isinstance(model, str):
+        if model == "custom":
+            raise ValueError(
+                "This checkpoint is of a network of your own; give it: load_from_checkpoint(path, model=network)."
+            )
+        backbone = Backbone.create(model, weights, transform_input, (preprocess or {}).get("size"))
+    elif head is None:
+        layers = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        raise ValueError(
+            f"Say which layer of {type(model).__name__} is its head, for example head={layers[-1:] or ['fc']}."
+        )
+    else:
+        backbone = wrap_module(model, head, feature_boundary)
+    return with_preprocess(backbone, preprocess)
 
 
 def wrap_module(network: nn.Module, head: str, feature_boundary: str | None = None, name: str = "custom") -> Backbone:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.runtime.suggestions import unknown_name
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from finetune.images.transforms import Preprocess
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,8 @@ class Family:
     """Name of the constructor's argument for the image size, where the network is built for one."""
     build: Callable[[], nn.Module] | None = None
     """For families of your own: a function that returns the network with its head and its weights."""
-    preprocess: Preprocess | None = None
-    """For families of your own: the preprocessing of those weights."""
+    preprocess: Any = None
+    """For families of your own: the `Preprocess` of those weights (whose module imports torch)."""
 
     @property
     def new(self) -> tuple[str, ...]:

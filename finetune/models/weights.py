@@ -15,6 +15,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from finetune.checkpoints.format import model_record
+from finetune.checkpoints.metadata import ModelRecord
 from finetune.images.transforms import Preprocess
 from finetune.io.paths import WEIGHT_FILES, weights_path
 from finetune.io.tensors import read_tensors
@@ -56,21 +58,21 @@ def default_preprocess(name: str, weights: str | None = "default") -> Preprocess
         return family.preprocess or Preprocess()
     weights = str(weights or "none")
     path = weights_path(weights)
-    if path and isinstance(stored := read_hyper_parameters(path).get("preprocess"), dict):
-        return Preprocess().updated(stored)
+    record = read_model_record(path) if path else None
+    if record is not None and isinstance(record.preprocess, dict):
+        return Preprocess().updated(record.preprocess)
     enum = find_weights(name, "default" if path or weights == "none" else weights)
     return Preprocess.from_transforms(enum.transforms())
 
 
-def read_hyper_parameters(path: Path) -> dict[str, Any]:
-    """Return the hyper-parameters of a checkpoint of this package; nothing for any other file."""
-    return _read_hyper_parameters(path, path.stat().st_mtime_ns) if path.suffix == ".ckpt" else {}
+def read_model_record(path: Path) -> ModelRecord | None:
+    """Return what a checkpoint of this package says of its model; None for any other file."""
+    return _read_model_record(path, path.stat().st_mtime_ns) if path.suffix == ".ckpt" else None
 
 
-@lru_cache(8)  # read three times while a network is made, and the file may be large
-def _read_hyper_parameters(path: Path, changed: int) -> dict[str, Any]:
-    stored = read_tensors(path).get("hyper_parameters")
-    return dict(stored) if isinstance(stored, dict) else {}
+@lru_cache(8)  # three ask for it while a network is made, and the file may be large
+def _read_model_record(path: Path, changed: int) -> ModelRecord | None:
+    return model_record(read_tensors(path))
 
 
 def cached_weights(weights: Any) -> Path:
@@ -148,7 +150,8 @@ def load_weights(network: nn.Module, path: Path, family: Family) -> str:
     for problem, names in (("lacks", missing), ("has another shape:", shapes), ("also holds", unknown)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            model = read_hyper_parameters(path).get("model")
+            record = read_model_record(path)
+            model = record.model if record is not None else None
             raise ValueError(
                 f"{path} does not fit {type(network).__name__}: it {problem} {', '.join(names[:3])}{more}. "
                 + (

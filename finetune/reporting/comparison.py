@@ -17,7 +17,7 @@ from finetune.metrics.statistics import STUDENT_T, holm, mcnemar
 from finetune.reporting.runs import Run
 
 NOT_A_CHOICE = ("paths", "hydra", "logger", "report", "ckpt_path", "experiment", "data.num_workers", "data.root")
-"""Parts of a configuration that do not change what is learned."""
+"""Parts of a configuration that do not change the training."""
 
 SIGNIFICANCE_LEVEL = 0.05
 
@@ -122,7 +122,7 @@ class PairedTest:
         return f"{fewer} fewer correct ({self.only_best} against {self.only_this}); {significance} ({p})"
 
 
-def test_against_best(ranked: Sequence[Run]) -> list[PairedTest | None]:
+def compare_with_best(ranked: Sequence[Run]) -> list[PairedTest | None]:
     """Compare each run with the first; None for the first, and for runs that were evaluated on other images."""
     best = ranked[0]
     counts: list[tuple[int, int] | None] = [None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from finetune.inference.classifier import Classifier
 from finetune.inference.eval_data import EvalDataset
 from finetune.inference.evaluation import EvaluationResult
 from finetune.io.files import write_csv, write_json
-from finetune.reporting import figures
+from finetune.reporting import data_files, figures
 from finetune.runtime.console import echo, field_line, print_table
 
 SHOWN_CLASSES = 20
@@ -24,7 +24,7 @@ def write_evaluation(
     values, split = result.values, images.split
     write_json(values, folder / "evaluation.json")
     if images.bad_files:
-        write_bad_files(images.bad_files, folder / "bad_files.csv")
+        data_files.write_bad_files(images.bad_files, folder / "bad_files.csv")
     k = min(5, len(model.classes))
     columns = prediction_table.column_names(k, "true", "correct")
     with prediction_table.open_table(folder / "predictions.csv", columns) as append:
@@ -51,14 +51,14 @@ def print_evaluation(values: dict[str, Any], folder: Path) -> None:
     """
     low, high = values["acc_interval"]
     text = (
-        f"{values['acc']:.4f}, {values['right']} of {values['images']} correct; 95 % interval {low:.4f} to {high:.4f}"
+        f"{values['acc']:.4f}, {values['correct']} of {values['images']} correct; 95 % interval {low:.4f} to {high:.4f}"
     )
     echo(field_line("Accuracy", text))
     if (run := values["as_in_the_run"]) is not None:
         text = (
             "the same" if run["same"] else f"accuracy {run['acc']:.4f} and loss {run['loss']:.4f}, on {run['device']}"
         )
-        echo(field_line("", f"in epoch {run['epoch'] + 1} of the run: {text}"))
+        echo(field_line("", f"in epoch {run['epoch']} of the run: {text}"))
     top = next(name for name in values if name.startswith("top_"))
     auroc = f", AUROC {values['auroc']:.4f}" if values["auroc"] is not None else ""
     echo(field_line("Also", f"top-{top[4:]} {values[top]:.4f}, macro F1 {values['f1']:.4f}{auroc}"))
@@ -82,13 +82,3 @@ def _before_and_after(values: dict[str, Any], before: str, after: str) -> str:
 def _cells(name: str, row: dict[str, Any]) -> Sequence[str]:
     shares = ["-" if row[key] is None else f"{row[key]:.4f}" for key in ("precision", "recall", "f1")]
     return [name, str(row["images"]), *shares]
-
-
-def write_bad_files(bad_files: Mapping[str, str], path: Path) -> None:
-    """Write `bad_files.csv`: the files that were left out, and why.
-
-    Args:
-        bad_files: path -> reason.
-        path: of the table.
-    """
-    write_csv(["path", "reason"], sorted(bad_files.items()), path)

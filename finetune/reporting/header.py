@@ -11,13 +11,12 @@ from lightning.pytorch import Trainer
 
 from finetune.data.datamodule import ImageDataModule
 from finetune.inspection.finding import Finding
-from finetune.io.files import write_csv
 from finetune.models import network
-from finetune.reporting import figures
-from finetune.reporting.evaluation_files import write_bad_files
+from finetune.reporting.data_files import write_bad_files, write_split
 from finetune.runtime import hardware
 from finetune.runtime.console import echo, field_line
 from finetune.training.module import FineTuner
+from finetune.training.schedule import resolve_max_epochs
 
 
 def print_header(
@@ -26,9 +25,8 @@ def print_header(
     data: ImageDataModule,
     findings: Sequence[Finding],
     folder: Path,
-    report: bool,
 ) -> None:
-    """Print what is trained on which data, and write `split.csv`, `bad_files.csv` and `plots/samples.png`.
+    """Print what is trained on which data, and write `split.csv` and `bad_files.csv`.
 
     Args:
         trainer: before `fit`.
@@ -36,11 +34,11 @@ def print_header(
         data: prepared.
         findings: what may spoil the result.
         folder: of the run.
-        report: whether to draw images of a training batch.
     """
     if not trainer.is_global_zero:
         return
-    data.trainer = trainer  # Lightning would set it in a moment; the number of workers depends on the device
+    # Lightning would set these in a moment: workers depend on the device, and what is trainable on the run's length
+    data.trainer, module.schedule.max_epochs = trainer, resolve_max_epochs(trainer.max_epochs)
     lines = [*data_lines(data), *finding_lines(findings, data.root), *model_lines(module)]
     if trainer.max_epochs == -1:
         lines.append(field_line("Note", "no end was given (trainer.max_epochs=-1): Ctrl-C ends the run and saves it."))
@@ -48,20 +46,6 @@ def print_header(
     write_split(data, folder / "split.csv")
     if data.bad_files:
         write_bad_files(data.bad_files, folder / "bad_files.csv")
-    if report:
-        data.plain_epochs = module.plain_epochs(trainer.max_epochs)
-        images, labels = data.sample(16)
-        figures.save_samples(images, [module.classes[i] for i in labels], folder / "plots" / "samples.png")
-
-
-def write_split(data: ImageDataModule, path: Path) -> None:
-    """Write path, label and split of every image, so that the run can be evaluated and repeated."""
-    rows = [
-        (key, data.classes[label], split.name)
-        for split in data.splits.values()
-        for key, label in zip(split.keys, split.labels, strict=True)
-    ]
-    write_csv(["path", "label", "split"], rows, path)
 
 
 def data_lines(data: ImageDataModule) -> list[str]:
@@ -91,12 +75,12 @@ def finding_lines(findings: Sequence[Finding], root: Path | None) -> list[str]:
 def model_lines(module: FineTuner) -> list[str]:
     """Describe the model for the terminal."""
     total = network.count_parameters(module.backbone)
-    trainable = network.count_parameters(module.backbone, module.learning_names())
+    trainable = network.count_parameters(module.backbone, module.schedule.ever_trainable_names())
     size = module.preprocess.size
     ignored = "" if module.strategy.pretrained else f" (strategy {module.strategy.name} ignores model.weights)"
-    text = f"{module.hparams['model']}, {size} x {size} pixels; {trainable:,} of {total:,} parameters trainable"
-    lines = [field_line("Model", text), field_line("Weights", module.source + ignored)]
-    if module.source == "random weights" and not module.ever_trunk_moves():
+    text = f"{module.model_name}, {size} x {size} pixels; {trainable:,} of {total:,} parameters trainable"
+    lines = [field_line("Model", text), field_line("Weights", module.weights_source + ignored)]
+    if module.weights_source == "random weights" and not module.schedule.trunk_is_ever_trainable():
         lines.append(field_line("Note", "the trunk is frozen at random weights: expect little; give model.weights."))
     return lines
 

@@ -50,7 +50,7 @@ def write_comparison(compared: Sequence[Run], folder: Path) -> None:
 
     comparison.label_runs(compared)
     ranked = sorted(compared, key=lambda run: -run.acc)
-    tests = comparison.test_against_best(ranked)
+    tests = comparison.compare_with_best(ranked)
     seed_groups = comparison.group_seeds(ranked)
     same_images = all(comparison.same_eval_images(run, ranked[0]) for run in ranked)
     _print_comparison(ranked, tests, seed_groups, same_images)

@@ -59,7 +59,7 @@ def write_report(run: Run, split: Split | None = None, data: ImageDataModule | N
             model = load(run.best_checkpoint)
             if split is None:
                 data = data or ImageDataModule()
-                split = eval_data.find_eval_data(model.module.about, model.classes, "val", data).split
+                split = eval_data.find_eval_data(model.module.metadata.data, model.classes, "val", data).split
             sheets, note = _sheets(run, run.predictions, model, split, issues)
         except (OSError, ValueError) as error:
             note = f"Without images: {error}"
@@ -181,7 +181,8 @@ def _sheets(
     confidence, predicted = torch.from_numpy(predictions.probabilities).max(dim=1)
     chosen = _choose_images(predictions, confidence, issues)
     wanted = sorted({i for _, _, positions in chosen for i in positions})
-    images = torch.stack([model.transform(split.load(position_in_split[predictions.keys[i]])) for i in wanted])
+    positions = [position_in_split[predictions.keys[i]] for i in wanted]
+    images = torch.cat([batch for batch, _ in model.batches(split, positions=positions)])
     maps, note = _saliency_maps(model, images, predicted[wanted])
     cards = {i: _card(run, predictions, i, images[k], None if maps is None else maps[k]) for k, i in enumerate(wanted)}
     return [(title, text, [cards[i] for i in positions]) for title, text, positions in chosen if positions], note

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from finetune.checkpoints import format
+from finetune.checkpoints.format import read_checkpoint
 from finetune.data.datamodule import ImageDataModule
 from finetune.inspection.finding import Finding
 from finetune.io.files import write_json
@@ -26,7 +26,7 @@ from finetune.training.history import History, best_epoch
 from finetune.training.module import FineTuner
 
 
-def test_best(trainer: Trainer, module: FineTuner, data: ImageDataModule) -> None:
+def evaluate_best(trainer: Trainer, module: FineTuner, data: ImageDataModule) -> None:
     """Evaluate the test split, where there is one, once, with the best checkpoint."""
     if "test" not in data.splits:
         return
@@ -34,9 +34,7 @@ def test_best(trainer: Trainer, module: FineTuner, data: ImageDataModule) -> Non
     best = Path(next(c for c in trainer.callbacks if isinstance(c, BestCheckpoint)).best_model_path)  # type: ignore[attr-defined]
     if trainer.strategy.broadcast(best.is_file()):
         # not by ckpt_path=: Lightning would restore the callbacks too, and with them the record of the best epoch
-        stored = format.read_checkpoint(best)
-        module.load_state_dict(stored["state_dict"])
-        module.evaluate_as(stored[format.METADATA]["validated"])
+        module.load_state_dict(read_checkpoint(best).state_dict)
         trainer.test(module, datamodule=data, verbose=False)
 
 
@@ -84,7 +82,7 @@ def write_summary(
         history.write()  # also where there was nothing left to train
         if report and history.rows:
             with clock("plots"):
-                _draw_plots(history, best.get("epoch"), module.classes, folder / "plots")
+                _draw_plots(history, best.get("epoch"), data, folder / "plots")
         values = summary_values(trainer, module, data, findings, clock, command)
         write_json(values, folder / "metrics.json")
         if report and history.rows:
@@ -115,17 +113,17 @@ def summary_values(
         "best": best_epoch(history.rows, history.monitor) or {},
         "last": history.rows[-1] if history.rows else {},
         "test": {f"test/{k}": v for k, v in module.results.get("test", {}).items() if isinstance(v, float)},
-        "per_class_recall": dict(zip(module.classes, results.get("recall", []), strict=False)),
+        "per_class_recall": dict(zip(module.classes, results.get("per_class_recall", []), strict=False)),
         "confusion_matrix": results.get("confusion_matrix", []),
         "classes": module.classes,
         "n_train": len(data.splits["train"]),
         "n_val": len(data.splits["val"]),
         "n_test": len(data.splits.get("test", ())),
         "total_parameters": network.count_parameters(module.backbone),
-        "trainable_parameters": network.count_parameters(module.backbone, module.learning_names()),
-        "model": module.hparams["model"],
-        "weights": module.source,
-        "data": str(data.root.absolute()) if data.root is not None else data.description()["dataset"],
+        "trainable_parameters": network.count_parameters(module.backbone, module.schedule.ever_trainable_names()),
+        "model": module.model_name,
+        "weights": module.weights_source,
+        "data": str(data.root.absolute()) if data.root is not None else data.record().dataset,
         "strategy": module.strategy.name,
         "groups": module.strategy_table(),
         "bad_files": len(data.bad_files),
@@ -137,11 +135,13 @@ def summary_values(
     }
 
 
-def _draw_plots(history: History, best: int | None, classes: Sequence[str], folder: Path) -> None:
+def _draw_plots(history: History, best: int | None, data: ImageDataModule, folder: Path) -> None:
     figures.save_curves(history.rows, folder / "curves.png", best)
+    images, labels = data.sample(16)
+    figures.save_samples(images, [data.classes[i] for i in labels], folder / "samples.png")
     if history.best_results:
         matrix = history.best_results["confusion_matrix"]
-        figures.save_confusion_matrix(matrix, classes, folder / "confusion_matrix.png")
+        figures.save_confusion_matrix(matrix, data.classes, folder / "confusion_matrix.png")
 
 
 def _write_report(folder: Path, data: ImageDataModule) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -38,16 +38,20 @@ def stratified_holdout(labels: Sequence[int], groups: Sequence[str], fraction: f
     for i, group in enumerate(groups):
         members[group].append(i)
     held: set[int] = set()
-    for label in sorted(set(labels)):
+    left = Counter(labels)
+    for label in sorted(left):
         of_class = [i for i, item_label in enumerate(labels) if item_label == label]
         wanted = min(max(1, round(fraction * len(of_class))), len(of_class) - 1)
         taken = sum(i in held for i in of_class)
         generator = torch.Generator().manual_seed(derive_seed(seed, label))
         for position in torch.randperm(len(of_class), generator=generator).tolist():
             together = members[groups[of_class[position]]]
-            count = sum(labels[i] == label for i in together)
-            if of_class[position] in held or taken + count > wanted:
+            counts = Counter(labels[i] for i in together)
+            if of_class[position] in held or taken + counts[label] > wanted:
+                continue
+            if any(left[other] <= count for other, count in counts.items()):  # it has all that is left of a class
                 continue
             held.update(together)
-            taken += count
+            left.subtract(counts)
+            taken += counts[label]
     return held

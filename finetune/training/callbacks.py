@@ -1,4 +1,4 @@
-"""What a run does beside training: its record, its checkpoints, its seeds, its lines on the terminal."""
+"""Write the checkpoints of a run, and seed its batches."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from finetune.training.history import monitor_mode
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """`best.ckpt`. A run resumed into a new folder keeps the best model and score of the run it continues."""
+    """Writes `best.ckpt`; a run resumed into a new folder keeps the best model and score of the run it continues."""
 
     def __init__(self, folder: Path, monitor: str, beside: Path | None = None) -> None:
-        """`beside` is the folder of the checkpoint that is resumed: where its best one is if the run was moved."""
+        """Name the folder; `beside` is that of the checkpoint that is resumed, where its best one is if the run was moved."""
         super().__init__(folder, "best", monitor, mode=monitor_mode(monitor), **_CHECKPOINT_OPTIONS)
         self.beside = beside
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best model and score of the run that is resumed."""
         if not state_dict["best_model_path"]:  # the run was stopped before its first validation
             super().load_state_dict({**state_dict, "dirpath": self.dirpath, "last_model_path": ""})
             return
@@ -55,13 +56,13 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """`last.ckpt`, the last epoch, whatever its score: `save_last` of a monitored checkpoint may be an older one."""
+    """Writes `last.ckpt`, the last epoch whatever its score: `save_last` of a monitored checkpoint may be an older one."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "last", monitor=None, **_CHECKPOINT_OPTIONS)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing: Lightning would delete the file that the checkpoint names as the one before."""
+        """Restore nothing: Lightning would delete the file that the checkpoint names as the previous one."""
 
 
 _CHECKPOINT_OPTIONS: dict[str, Any] = {
@@ -73,12 +74,13 @@ _CHECKPOINT_OPTIONS: dict[str, Any] = {
 
 
 class SeedEveryBatch(Callback):
-    """Dropout and MixUp depend on the seed, the epoch and the batch alone, so that a resumed run draws the same."""
+    """Seeds every batch, so that a resumed run draws the same dropout and MixUp."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seed from the run's seed, the epoch, the batch and the process."""
         seed = derive_seed(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
         if trainer.strategy.root_device.type == "cpu":
             seed_cpu(seed)

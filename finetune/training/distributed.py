@@ -2,10 +2,84 @@
 
 from __future__ import annotations
 
-NAMED_FILES = 32
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from finetune.data.datamodule import ImageDataModule
+
+NAMED_IMAGES = 32
 """Images of a batch that an error names."""
 
 DIVERGED_HINT = (
     "Try a smaller optimizer.lr (a tenth), or scheduler.warmup=1. The checkpoints written so far are good, and none was "
     "written after this."
 )
+
+
+def rescale_loss(
+    loss: Tensor, targets: Tensor, class_weights: Tensor | None, trainer: Trainer | None
+) -> tuple[Tensor, Tensor | int]:
+    """Scale a mean over this process's images such that the mean over all processes is that over all their images.
+
+    Processes differ in the last batch of an `ImageDataModule`, and in the weights of their images' classes.
+
+    Args:
+        loss: mean over this process's images.
+        targets: labels (N,), or shares of classes (N, classes).
+        class_weights: (classes,), of the loss.
+        trainer: None outside of a training.
+
+    Returns:
+        The loss, and how many images it stands for.
+    """
+    weights = class_weights if targets.ndim == 1 else None
+    if trainer is None or trainer.world_size == 1:
+        return loss, len(targets)
+    if weights is None and not (trainer.is_last_batch and _image_data(trainer) is not None):
+        return loss, len(targets)
+    exact = torch.promote_types(loss.dtype, torch.float32)  # in 16 bits these counts would be rounded
+    counted = len(targets) if weights is None else float(weights[targets].sum(dtype=exact))
+    mine = torch.tensor([counted, len(targets)], device=loss.device, dtype=exact)
+    average: Any = trainer.strategy.reduce(mine.clone(), reduce_op="mean")
+    return loss * (mine[0] / average[0]), average[1]
+
+
+def wrap_again(trainer: Trainer, module: LightningModule) -> None:
+    """Let DDP synchronise parameters that have become trainable: it wraps what was trainable when it was set up."""
+    strategy: Any = trainer.strategy
+    if trainer.world_size > 1 and hasattr(strategy, "_setup_model") and strategy.model not in (None, module):
+        strategy.model = strategy._setup_model(module)
+
+
+def require_equal_weights(network: nn.Module, module: LightningModule) -> None:
+    """Check at the end of a training that all processes have the same weights.
+
+    Raises:
+        RuntimeError: they differ.
+    """
+    if module.trainer.world_size == 1:
+        return
+    mine = torch.stack([p.detach().double().sum() for p in network.parameters()])
+    everyone: Any = module.all_gather(mine)
+    if not bool((everyone == everyone[0]).all()):
+        raise RuntimeError("The weights differ between processes: this run is void. Please report it.")
+
+
+def describe_step(trainer: Trainer, batch_idx: int) -> str:
+    """Describe a training step for an error: its epoch and batch, its rates, and the images of the batch."""
+    rates = ", ".join(f"{o['name']} {o['lr']:.3g}" for o in trainer.optimizers[0].param_groups)
+    text = f"in epoch {trainer.current_epoch + 1}, batch {batch_idx + 1} (rates: {rates})"
+    data = _image_data(trainer)
+    if data is None:
+        return f"{text}."
+    names = data.batch_keys(batch_idx)
+    more = f" and {len(names) - NAMED_IMAGES} more" if len(names) > NAMED_IMAGES else ""
+    return f"{text}, with the images {', '.join(names[:NAMED_IMAGES])}{more}."
+
+
+def _image_data(trainer: Trainer) -> ImageDataModule | None:
+    data = getattr(trainer, "datamodule", None)
+    return data if isinstance(data, ImageDataModule) else None

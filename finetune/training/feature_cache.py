@@ -1,10 +1,10 @@
-"""Whether a fit can train on kept features, in which epochs, and the features themselves."""
+"""Decide whether a fit can train on kept features, in which epochs, and provide them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -13,15 +13,14 @@ from torch import Tensor
 from finetune.data.datamodule import ImageDataModule
 from finetune.models import partition
 from finetune.runtime.console import echo, field_line
-from finetune.training import feature_store, schedule
-from finetune.training.feature_store import FeatureStore
-
-if TYPE_CHECKING:
-    from finetune.training.module import FineTuner
+from finetune.training import feature_store
+from finetune.training.feature_store import FeatureLoader, FeatureStore
+from finetune.training.interface import TrainableClassifier
+from finetune.training.param_groups import names_before
 
 
 @dataclass(frozen=True)
-class CachedSplits:
+class CachedFeatures:
     """Features of the training and validation images, for the epochs before `until`."""
 
     train: FeatureStore
@@ -29,33 +28,63 @@ class CachedSplits:
     until: int
     views: int
 
+    def loader(self, split: str, epoch: int, labels: Sequence[int], batches: Any) -> FeatureLoader | None:
+        """Return what gives an epoch its features in place of pixels; None where there are none."""
+        if epoch >= self.until or split not in ("train", "val"):
+            return None
+        store, views = (self.train, self.views) if split == "train" else (self.val, 1)
+        return FeatureLoader(store, labels, batches, views)
 
-def choose_split_point(module: FineTuner, trainer: Trainer, first_epoch: int) -> tuple[str, int] | None:
-    """Where to cut the network, and the epoch until which what enters there is a constant.
 
-    Of the cuts that hold for most epochs, the latest; None if none holds in the first epoch of this fit.
+def prepare_caches(module: TrainableClassifier, trainer: Trainer, first_epoch: int) -> str | None:
+    """Give the data module features, and cached pixels for the epochs without; print what happens.
+
+    Args:
+        module: about to be fitted.
+        trainer: with the data module.
+        first_epoch: of this fit, counted from 0; later than 0 in a resumed run.
+
+    Returns:
+        The split point at which features enter, or None.
     """
-    end, found = schedule.end_of(trainer.max_epochs), []
-    for cut in partition.split_points(module.backbone, module.family):
-        if not schedule.names_before(module.backbone, cut):
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    chosen = choose_split_point(module, data, first_epoch)
+    # where everything is trainable from the start there is nothing to keep, and nothing to say
+    features = _features(module, data, trainer, *chosen) if chosen is not None else None
+    if isinstance(data, ImageDataModule):
+        data.features = features
+        pixel_epochs = module.schedule.end - (features.until if features is not None else first_epoch)
+        description = data.cache_pixels(max(0, pixel_epochs))
+        if description and trainer.is_global_zero:
+            echo(field_line("Pixels", description))
+    return chosen[0] if chosen is not None and features is not None else None
+
+
+def choose_split_point(module: TrainableClassifier, data: Any, first_epoch: int) -> tuple[str, int] | None:
+    """Choose where to split the network, and the epoch until which what enters there is a constant.
+
+    Of the split points that hold for most epochs, the latest; None if none holds in the first epoch of this fit.
+    """
+    schedule, candidates = module.schedule, []
+    for split_point in partition.split_points(module.backbone, module.family):
+        if not names_before(module.backbone, split_point):
             continue  # the images themselves
-        first = schedule.first_unfreeze_epoch(module.plan, module.backbone, end, cut)
-        until = end if first is None else min(first, end)
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        first = schedule.first_unfreeze_epoch(split_point)
+        until = schedule.end if first is None else min(first, schedule.end)
         if isinstance(data, ImageDataModule) and not data.augments(0) and data.augments(until - 1):
-            until = data.plain_epochs
+            until = data.unaugmented_epochs
         if until > first_epoch:
-            found.append((cut, until))
-    return max(found, key=lambda f: f[1], default=None)
+            candidates.append((split_point, until))
+    return max(candidates, key=lambda candidate: candidate[1], default=None)
 
 
-def cache_blocker(module: FineTuner, data: Any, trainer: Any, cut: str, until: int) -> str | None:
-    """The reason for which features cannot be kept, or would not be what the run computes."""
+def cache_blocker(module: TrainableClassifier, data: Any, trainer: Trainer, split_point: str, until: int) -> str | None:
+    """Return the reason why features cannot be kept, or would not be what the run computes; None if they can."""
     if module.strategy.cache == "never":
         return "strategy.cache=never"
     if not isinstance(data, ImageDataModule):
         return "the images do not come from an ImageDataModule"
-    if module.mix is not None:
+    if module.batch_augmentation is not None:
         return "MixUp and CutMix mix pixels"
     views = module.strategy.views
     if views > 1 and not data.augments(0):
@@ -63,128 +92,105 @@ def cache_blocker(module: FineTuner, data: Any, trainer: Any, cut: str, until: i
     if views == 1 and data.augments(0):
         return f"data.augment={data.augment} changes the pixels every epoch; none, or strategy.views=8, allow it"
     # 1.0 is all batches, 1 is one of them
-    limits: list[Any] = [trainer.limit_train_batches, trainer.limit_val_batches]
-    if trainer.overfit_batches or any(limit != 1.0 or isinstance(limit, int) for limit in limits):
+    options: Any = trainer
+    limits = [options.limit_train_batches, options.limit_val_batches]
+    if options.overfit_batches or any(limit != 1.0 or isinstance(limit, int) for limit in limits):
         return "only some of the batches are used"
-    if module.hparams["model"] == "custom" and cut != module.family.head:
-        return f"what a network of your own does after {cut} may be more than its modules"
-    if any(p.requires_grad for p in _before(module, cut)) and (trainer.world_size > 1 or trainer.gradient_clip_val):
+    if module.model_name == "custom" and split_point != module.family.head:
+        return f"what a network of your own does after {split_point} may be more than its modules"
+    if any(p.requires_grad for p in _before(module, split_point)) and (
+        trainer.world_size > 1 or trainer.gradient_clip_val
+    ):
         return "gradients of a group with rate 0 are clipped or shared between processes"
     try:
-        schedule.set_modes(module.plan, module.backbone, until - 1, trainer.max_epochs, module.family.feature_boundary)
-        varying = partition.first_varying_module(module.backbone, cut, module.family.aux_roots)
+        module.schedule.set_modes(until - 1)
+        varying = partition.first_varying_module(module.backbone, split_point, module.family.aux_roots)
     finally:
         module.train()
     return f"{varying} is in training mode" if varying else None
 
 
-def _before(module: FineTuner, cut: str) -> Iterator[Any]:
-    names = schedule.names_before(module.backbone, cut) - module.plan.head
+def _before(module: TrainableClassifier, split_point: str) -> Iterator[Any]:
+    names = names_before(module.backbone, split_point) - module.schedule.head
     return (p for n, p in module.backbone.named_parameters() if n in names)
 
 
-def prepare_caches(module: FineTuner, trainer: Trainer, first_epoch: int) -> str | None:
-    """Give the data module features, and kept pixels for the epochs without; lines say what happens.
-
-    Args:
-        first_epoch: of this fit; later than 0 in a resumed run.
-
-    Returns:
-        The cut at which features enter, or None.
-    """
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    chosen = choose_split_point(module, trainer, first_epoch)
-    # a fit in which everything learns from the start gets no line on features: there is nothing to keep
-    cut = _keep_features(module, data, trainer, *chosen) if chosen is not None else None
-    if isinstance(data, ImageDataModule):
-        first = data.cached.until if data.cached is not None else first_epoch
-        said = data.keep_pixels(max(0, schedule.end_of(trainer.max_epochs) - first))
-        if said and trainer.is_global_zero:
-            echo(field_line("Pixels", said))
-    return cut
-
-
-def _keep_features(module: FineTuner, data: Any, trainer: Trainer, cut: str, until: int) -> str | None:
-    reason = cache_blocker(module, data, trainer, cut, until)
+def _features(
+    module: TrainableClassifier, data: Any, trainer: Trainer, split_point: str, until: int
+) -> CachedFeatures | None:
+    """Compute the features or find them in the cache; None, and a line that says why, where that cannot be."""
+    reason = cache_blocker(module, data, trainer, split_point, until)
     if reason is None:
         try:
-            cached = _compute(module, data, trainer, cut, until)
+            features = _extract(module, data, trainer, split_point, until)
         except (OSError, ValueError, torch.OutOfMemoryError) as error:
             reason = str(error)
     # over several processes: all or none
     if not trainer.strategy.reduce_boolean_decision(reason is None, all=True):
         if trainer.is_global_zero:
-            echo(
-                field_line(
-                    "Features", f"computed anew in every step: {reason or 'another process could not keep them'}"
-                )
-            )
+            reason = reason or "another process could not keep them"
+            echo(field_line("Features", f"computed again in every step: {reason}"))
         return None
-    data.cached = cached
-    return cut
+    return features
 
 
-def _compute(module: FineTuner, data: ImageDataModule, trainer: Trainer, cut: str, until: int) -> CachedSplits:
+def _extract(
+    module: TrainableClassifier, data: ImageDataModule, trainer: Trainer, split_point: str, until: int
+) -> CachedFeatures:
     views = module.strategy.views
-    results = {}
-    for split in ("train", "val"):
-        results[split] = feature_store.extract_features(
-            _extraction_spec(module, data, trainer, cut, split, views), data.cache
-        )
-    seconds = sum(r.seconds for r in results.values())
+    train, val = (
+        feature_store.extract_features(_extraction_spec(module, data, trainer, split_point, split), data.cache)
+        for split in ("train", "val")
+    )
     if trainer.is_global_zero:
-        size = sum(r.file.nbytes for r in results.values()) / 2**20
+        size = (train.store.nbytes + val.store.nbytes) / 2**20
         images = f"{views} x {len(data.splits['train'])}" if views > 1 else str(len(data.splits["train"]))
+        seconds = train.seconds + val.seconds
         how = f"computed in {seconds:.1f} s" if seconds else "taken from the cache"
-        epochs = (
-            "all epochs train on them"
-            if until >= schedule.end_of(trainer.max_epochs)
-            else f"epochs 1 to {until} train on them"
-        )
-        echo(
-            field_line(
-                "Features",
-                f"of {images} + {len(data.splits['val'])} images before {cut}, {how}, {size:,.0f} MiB in "
-                f"{data.cache.folder}; {epochs}",
-            )
-        )
-    return CachedSplits(results["train"].file, results["val"].file, until, views)
+        epochs = "all epochs" if until >= module.schedule.end else f"epochs 1 to {until}"
+        text = f"of {images} + {len(data.splits['val'])} images before {split_point}, {how}, {size:,.0f} MiB in"
+        echo(field_line("Features", f"{text} {data.cache.folder}; {epochs} train on them"))
+    return CachedFeatures(train.store, val.store, until, views)
 
 
 def _extraction_spec(
-    module: FineTuner, data: ImageDataModule, trainer: Trainer, cut: str, split: str, views: int
+    module: TrainableClassifier, data: ImageDataModule, trainer: Trainer, split_point: str, split: str
 ) -> feature_store.ExtractionSpec:
-    views = views if split == "train" else 1
-    precision = trainer.precision_plugin
-    device = module.device
+    training = split == "train"
+    views = module.strategy.views if training else 1
+    dtype = module.strategy.cache_dtype if training else "float32"  # evaluation is exact
+    precision, device = trainer.precision_plugin, module.device
 
-    def ready(images: Tensor) -> Tensor:
-        normalized: Tensor = precision.convert_input(module.preprocess.normalize(images.to(device, non_blocking=True)))
-        return normalized
+    def to_network(images: Tensor) -> Tensor:
+        images = module.preprocess.normalize(images.to(device, non_blocking=True))
+        converted: Tensor = precision.convert_input(images)
+        return converted
 
     key = {
-        "model": module.hparams["model"],
-        "weights": partition.weights_digest(module.backbone, cut, module.family.aux_roots),
-        "transform_input": bool(module.hparams["transform_input"]),
-        "cut": cut,
+        "model": module.model_name,
+        "weights": partition.weights_digest(module.backbone, split_point, module.family.aux_roots),
+        "transform_input": bool(module.transform_input),
+        "split_point": split_point,
         "preprocess": [data.final_preprocess.to_dict(), module.preprocess.to_dict()],
         "device": device.type,
         "images": data.fingerprint(split),
         "augmentation": {"views": views, "kind": data.augmentation, "seed": data.seed} if views > 1 else None,
         "precision": str(trainer.precision),
-        "dtype": module.strategy.cache_dtype,
+        "dtype": dtype,
+        "fused": training,
         **feature_store.key_versions(),
     }
+    number = f"{len(data.splits[split])} {split} images" + (f" x {views} views" if views > 1 else "")
     return feature_store.ExtractionSpec(
         network=module.backbone,
-        cut=cut,
+        split_point=split_point,
         head=module.family.head,
         key=key,
-        what=f"features of {module.hparams['model']} before {cut}, {len(data.splits[split])} {split} images"
-        + (f" x {views} views" if views > 1 else ""),
+        description=f"features of {module.model_name} before {split_point}, {number}",
         rows=len(data.splits[split]) * views,
-        batches=lambda: map(ready, data.in_order(split, views)),
-        probe=lambda: ready(data.first_image(split)),
+        batches=lambda: map(to_network, data.iterate_split(split, views)),
+        probe=lambda: to_network(data.first_image(split)),
         context=precision.forward_context,
-        dtype=module.strategy.cache_dtype,
+        dtype=dtype,
+        fuse=training,
     )

@@ -14,12 +14,13 @@ from finetune.training.history import History, best_epoch
 
 
 class ProgressBar(Callback):
-    """One line at the bottom of a terminal: the epoch, how far the run is, and when it will be ready."""
+    """Shows one line at the bottom of a terminal: the epoch, how far the run is, and when it will be ready."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the bar."""
         if not trainer.is_global_zero:
             return
         each = float(trainer.num_training_batches)  # the time of validation shows in the speed
@@ -34,31 +35,35 @@ class ProgressBar(Callback):
         self._bar.start()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Name the epoch."""
         if self._bar is not None:
             of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
             self._bar.update(self._task, description=f"epoch {trainer.current_epoch + 1}{of}")
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Advance by a batch."""
         if self._bar is not None:
             self._bar.advance(self._task)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Remove the bar before the error is printed."""
         self.teardown(trainer, pl_module, "fit")
 
 
 LONG_S = 30
-"""Seconds that are worth an announcement."""
+"""Remaining seconds from which a run is announced as long."""
 
 
 def format_duration(seconds: float) -> str:
-    """In words, to two digits or so.
+    """Return a duration as text, to about two digits.
 
-    >>> duration(42), duration(1000), duration(8000)
+    >>> format_duration(42), format_duration(1000), format_duration(8000)
     ('42 s', '17 min', '2 h 13 min')
     """
     if seconds < 100:
@@ -68,18 +73,20 @@ def format_duration(seconds: float) -> str:
 
 
 class EpochSummary(Checkpoint):
-    """One line an epoch, with the best so far marked; the progress bar, if there is one, stays below it.
+    """Prints one line an epoch, with the best so far marked; the progress bar, if there is one, stays below it.
 
-    A `Checkpoint` to be called after `History`, whose last row it prints.
+    It is a `Checkpoint` to be called after `History`, whose last row it prints.
     """
 
     def __init__(self, monitor: str, history: History) -> None:
         self.monitor, self.history = monitor, history
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count the epochs of this fit."""
         self._seen = 0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch, and once how long the others will take."""
         if not trainer.is_global_zero:
             return
         rows = self.history.rows
@@ -94,7 +101,7 @@ class EpochSummary(Checkpoint):
 
 
 def format_epoch(rows: list[dict[str, Any]], monitor: str, max_epochs: int | None) -> str:
-    """The last row of a history as text of at most 80 columns."""
+    """Return the last row of a history as text of at most 80 columns."""
     row = rows[-1]
     shown = []
     for split in ("train", "val"):

@@ -1,134 +1,129 @@
-"""Whether a checkpoint belongs to the run that is to go on from it, and what is given otherwise than then."""
+"""Check that a checkpoint belongs to the run that goes on from it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from finetune.checkpoints import format
+from finetune.checkpoints.format import Checkpoint, read_checkpoint
+from finetune.checkpoints.metadata import DataRecord, ModelRecord
 from finetune.runtime.console import echo, field_line
 from finetune.runtime.mappings import select
 from finetune.runtime.process import is_first_process
-from finetune.training.resume import resume_batches, resume_epoch
+from finetune.training.interface import TrainableClassifier
+from finetune.training.schedule import resolve_max_epochs
 from finetune.training.strategy import Strategy
 
-if TYPE_CHECKING:
-    from finetune.training.module import FineTuner
-
 _RESTORED = ("optimizer", "scheduler")
-"""Keys that a resumed run has from its checkpoint, whatever is given now."""
+"""Keys whose values a resumed run takes from its checkpoint, whatever is given now."""
 
 _HARMLESS = ("ckpt_path", "resume", "report", "paths", "logger", "trainer.max_epochs", "data.root", "data.num_workers")
-"""Keys that change nothing in what is learned, or of which more is said elsewhere."""
+"""Keys that do not change the training, or that other messages are about."""
 
 
-def check_resumable(path: Path, module: FineTuner, data: Mapping[str, Any]) -> None:
-    """Compare a checkpoint with a module and its configuration, and say what goes on and what changes.
+def check_resumable(path: Path, module: TrainableClassifier, data: DataRecord) -> None:
+    """Check that a checkpoint belongs to this run, and print what goes on and what changes.
 
     Args:
         path: of the checkpoint.
-        data: their description, see `ImageDataModule.description`.
+        module: of this run, with its configuration.
+        data: of this run.
 
     Raises:
-        ValueError: it is not a checkpoint of a run, or of another model, other data, or another way to learn.
+        ValueError: it is not a checkpoint of a run, or of another model, other data, or another way to train.
     """
-    stored = format.read_checkpoint(path)
-    if "optimizer_states" not in stored or "loops" not in stored:
+    checkpoint = read_checkpoint(path)
+    if not checkpoint.is_resumable:
         raise ValueError(
             f"ckpt_path={path} holds weights but not the state of a run; to start from it, give model.weights={path}."
         )
     try:
-        resume_epoch(stored), resume_batches(stored), [state.items() for state in stored["lr_schedulers"]]
-        Strategy.load(stored["hyper_parameters"]["strategy"])
+        _ = checkpoint.resume_epoch, checkpoint.resume_batches, [state.items() for state in checkpoint.scheduler_states]
+        Strategy.load(checkpoint.model.strategy)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"ckpt_path={path} is damaged: what it says of the run's progress makes no sense.") from error
-    faults = list(_differences(stored, module, data))
-    if faults:
+    differences = list(_differences(checkpoint, module, data))
+    if differences:
         raise ValueError(
-            f"ckpt_path={path} is of another run: {'; '.join(faults)}. Give the same choices as then "
+            f"ckpt_path={path} is of another run: {'; '.join(differences)}. Give the same choices as then "
             f"(resume=RUN repeats them), or start a new run from its weights with model.weights={path}."
         )
     if is_first_process():
-        _say_what_changed(stored, module.config, path)
+        _print_changes(checkpoint, module.metadata.config, path)
 
 
-def _differences(stored: Mapping[str, Any], module: FineTuner, data: Mapping[str, Any]) -> Iterator[str]:
-    for key in ("model", "classes", "strategy"):
-        was, now = stored["hyper_parameters"].get(key), module.hparams[key]
-        if key == "strategy" and isinstance(was, dict):
-            was, now = _what_learns(was), _what_learns(now)
-        if was != now:
-            yield f"its {key} is {_short(was)}, this run's is {_short(now)}"
-    about = stored[format.METADATA]
-    its_data = about["data"]
-    if its_data.get("digest", data["digest"]) != data["digest"]:
-        yield f"its data are not these ({_data_difference(its_data, data)})"
-    before, config = about["config"], module.config
+def _differences(checkpoint: Checkpoint, module: TrainableClassifier, data: DataRecord) -> Iterator[str]:
+    yield from _model_differences(checkpoint.model, module)
+    stored_data = checkpoint.metadata.data
+    if stored_data.digest not in (None, data.digest):
+        yield f"its data are not these ({_data_difference(stored_data, data)})"
+    stored_config, config = checkpoint.metadata.config, module.metadata.config
     for key in ("optimizer._target_", "scheduler._target_", "monitor"):
-        was, now = select(before, key), select(config, key)
-        if before and was != now:
-            yield f"its {key} is {was}, this run's is {now}"
+        stored, given = select(stored_config, key), select(config, key)
+        if stored_config and stored != given:
+            yield f"its {key} is {stored}, this run's is {given}"
     callbacks = (config.get("callbacks") or {}).values()
     averages = any("Averaging" in str(callback.get("_target_")) for callback in callbacks)
-    if "averaging_state" in stored and not averages:
+    if checkpoint.averages_weights and not averages:
         yield "it keeps an average of the weights; give +callbacks=ema"
-    if "averaging_state" not in stored and averages:
+    if averages and not checkpoint.averages_weights:
         yield "it keeps no average of the weights; leave +callbacks=ema out"
-    was, now = stored.get("max_epochs"), _end(config)
-    if was != now and any("total_steps" in state for state in stored["lr_schedulers"]):
-        yield f"its one-cycle schedule was made for {was} epochs and cannot be stretched; give trainer.max_epochs={was}"
-    if resume_batches(stored) and before:
+    planned, max_epochs = checkpoint.run.max_epochs, _max_epochs(config)
+    if planned != max_epochs and any("total_steps" in state for state in checkpoint.scheduler_states):
+        yield f"its one-cycle schedule was made for {planned} epochs and cannot be stretched; give trainer.max_epochs={planned}"
+    if checkpoint.resume_batches and stored_config:
         for key in ("data.batch_size", "trainer.accumulate_grad_batches", "seed"):
-            was, now = select(before, key), select(config, key)
-            if was != now:
-                yield f"it was written within an epoch, with {key}={was}, not {now}"
+            stored, given = select(stored_config, key), select(config, key)
+            if stored != given:
+                yield f"it was written within an epoch, with {key}={stored}, not {given}"
 
 
-def _end(config: Mapping[str, Any]) -> int | None:
-    """`trainer.max_epochs` as checkpoints have it: None is a run without an end."""
-    given = select(config, "trainer.max_epochs")
-    return given if given is not None and given >= 0 else None
+def _model_differences(stored: ModelRecord, module: TrainableClassifier) -> Iterator[str]:
+    pairs: dict[str, tuple[Any, Any]] = {
+        "model": (stored.model, module.model_name),
+        "classes": (stored.classes, module.classes),
+        "strategy": (_trained_by(stored.strategy), _trained_by(module.strategy.to_dict())),
+    }
+    for name, (then, now) in pairs.items():
+        if then != now:
+            yield f"its {name} is {_short(then)}, this run's is {_short(now)}"
 
 
-def _data_difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    held, found = was.get("splits", {}), now["splits"]
-    for name in sorted({*held, *found}):
-        if (name in held) != (name in found):
+def _max_epochs(config: Mapping[str, Any]) -> int | None:
+    return resolve_max_epochs(select(config, "trainer.max_epochs"))
+
+
+def _data_difference(stored: DataRecord, data: DataRecord) -> str:
+    for name in sorted({*stored.splits, *data.splits}):
+        if (name in stored.splits) != (name in data.splits):
             return f"only one of the two has a {name} split"
-        there, here = held[name]["keys"], found[name]["keys"]
-        gone, new = set(there) - set(here), set(here) - set(there)
-        if gone or new:
-            parts = [
-                f"{len(keys)} {what}, {min(keys)} for one" for keys, what in ((gone, "gone"), (new, "new")) if keys
-            ]
+        there, here = set(stored.splits[name].keys), set(data.splits[name].keys)
+        if there != here:
+            changes = [(there - here, "gone"), (here - there, "new")]
+            parts = [f"{len(keys)} {change}, {min(keys)} for one" for keys, change in changes if keys]
             return f"of the {name} images {' and '.join(parts)}"
     return "other training images or labels"
 
 
-def _say_what_changed(stored: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
-    """What is given otherwise than then, and whether it counts."""
-    before = stored[format.METADATA]["config"]
-    changed = sorted(_different_keys(before, config)) if before else []
+def _print_changes(checkpoint: Checkpoint, config: Mapping[str, Any], path: Path) -> None:
+    """Print which choices differ from the stored ones, whether that counts, and where the run goes on."""
+    stored = checkpoint.metadata.config
+    changed = sorted(_different_keys(stored, config)) if stored else []
     changed = [key for key in changed if not _is_of(key, _HARMLESS)]
     restored = [key for key in changed if _is_of(key, _RESTORED) and key != "scheduler.warmup"]
-    other = [key for key in changed if key not in restored]
+    effective = [key for key in changed if key not in restored]
     if restored:
-        kept = ", ".join(f"{key} stays {select(before, key)}" for key in restored)
+        kept = ", ".join(f"{key} stays {select(stored, key)}" for key in restored)
         echo(field_line("Note", f"a resumed run goes on with what its checkpoint says: {kept}."))
-    if other:
-        what = ", ".join(f"{key}={select(config, key)} (was {select(before, key)})" for key in other)
-        echo(field_line("Note", f"from here on {what}: not the run that it would have been."))
-    epoch, batches = resume_epoch(stored), resume_batches(stored)
-    end = _end(config)
-    if end is not None and 0 < end <= epoch:
-        echo(
-            field_line(
-                "Resumes",
-                f"{path} has finished epoch {epoch} of {end}: nothing is left to train "
-                "(a larger trainer.max_epochs goes on).",
-            )
-        )
+    if effective:
+        changes = ", ".join(f"{key}={select(config, key)} (was {select(stored, key)})" for key in effective)
+        echo(field_line("Note", f"from here on {changes}: not the run that it would have been."))
+    epoch, batches = checkpoint.resume_epoch, checkpoint.resume_batches
+    max_epochs = _max_epochs(config)
+    if max_epochs is not None and max_epochs <= epoch:
+        text = f"{path} has finished epoch {epoch} of {max_epochs}: nothing is left to train"
+        echo(field_line("Resumes", f"{text} (a larger trainer.max_epochs goes on)."))
     else:
         where = f"epoch {epoch + 1}" + (f" after {batches} batches" if batches else "")
         echo(field_line("Resumes", f"in {where}, from {path}"))
@@ -148,8 +143,8 @@ def _different_keys(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
             yield name
 
 
-def _what_learns(strategy: dict[str, Any]) -> dict[str, Any]:
-    """A strategy without how it is computed; a field that came later has its default."""
+def _trained_by(strategy: dict[str, Any]) -> dict[str, Any]:
+    """Return a strategy without how it is computed; a field that is missing has its default."""
     fields = Strategy.load(strategy).to_dict()
     return {k: v for k, v in fields.items() if k not in ("cache", "cache_dtype")}
 

@@ -2,246 +2,225 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
-from finetune.runtime.suggestions import unknown_name
+from finetune.models.backbone import Backbone
+from finetune.training.param_groups import NORM_MODULES, AssignedGroup, assign_parameters, names_before
 from finetune.training.strategy import ParamGroup, Strategy
 
-# The classes whose train mode matters to a frozen part: they keep statistics.
-NORM_MODULES = (
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.LocalResponseNorm,
-)
+
+def resolve_max_epochs(max_epochs: int | None) -> int | None:
+    """Return a Trainer's `max_epochs` with one encoding of a run without an end: None."""
+    return None if max_epochs is None or max_epochs < 0 else max_epochs
 
 
-@dataclass
-class Plan:
-    """A strategy worked out for one network: every parameter stands in exactly one group."""
+class FreezeSchedule:
+    """A strategy worked out for one network: when each parameter is trainable, and at which share of the rate.
 
-    strategy: Strategy
-    groups: list[ParamGroup]
-    members: list[list[str]]
-    """Parameter names, group by group."""
-    head: frozenset[str]
+    Everything depends on the epoch alone, so that a resumed run needs no state.
 
-    def learns(self, group: ParamGroup, epoch: int, max_epochs: int | None) -> bool:
-        """Whether a group's parameters get gradients in an epoch (a rate of zero included)."""
-        first = group.first_epoch(max_epochs)
+    Attributes:
+        groups: the strategy's groups with the parameter names that they claim; each parameter stands in one.
+        max_epochs: length of the run; None is a run without an end (and no Trainer). Set it before training.
+    """
+
+    def __init__(self, strategy: Strategy, backbone: Backbone, aux_weight: float) -> None:
+        """Assign the parameters of a network.
+
+        Args:
+            strategy: its groups claim the parameters.
+            backbone: the network, its family and the names of its new parameters.
+            aux_weight: weight of auxiliary losses; at 0 auxiliary heads are not trained.
+
+        Raises:
+            ValueError: the strategy does not fit the network, or the feature boundary is no module of it.
+        """
+        self.strategy, self.family, self.network = strategy, backbone.family, backbone.network
+        self.head = frozenset(backbone.head_names)
+        self.aux_weight = aux_weight
+        self.max_epochs: int | None = None
+        self.groups: list[AssignedGroup] = assign_parameters(strategy, self.network, backbone.head_names)
+        names_before(self.network, self.family.feature_boundary)  # raises here, not in the first epoch
+
+    # --- what is trainable when --------------------------------------------------------------------------------
+
+    @property
+    def end(self) -> int:
+        """The epoch after the last, counted from 0; very late in a run without an end."""
+        return sys.maxsize if self.max_epochs is None else self.max_epochs
+
+    def require_starts(self) -> None:
+        """Check that every group's start can be computed.
+
+        Raises:
+            ValueError: it is a share of a run without an end.
+        """
+        for group, _ in self.groups:
+            group.first_epoch(self.max_epochs)
+
+    def start_epochs(self) -> list[int | None]:
+        """Return the first epoch of each group, counted from 0; None is never."""
+        return [group.first_epoch(self.end) for group, _ in self.groups]
+
+    def keep_started(self, start_epochs: Sequence[int | None], epoch: int) -> None:
+        """Keep groups trainable that were so before `epoch`, though their start be a share of a longer run now.
+
+        Args:
+            start_epochs: as `start_epochs` returned them when the run was stopped.
+            epoch: in which it goes on.
+        """
+        for i, start in enumerate(start_epochs):
+            if start is not None and start <= epoch:
+                self.groups[i] = self.groups[i]._replace(group=replace(self.groups[i].group, start=start))
+
+    def has_gradients(self, group: ParamGroup, epoch: int) -> bool:
+        """Return whether a group's parameters get gradients in an epoch; a rate of zero counts too."""
+        first = group.first_epoch(self.end)
         return first is not None and epoch >= first
 
-    def ramp(self, group: ParamGroup, epoch: float, max_epochs: int | None) -> float:
-        """The factor in 0..1 of a group's rate at a point of time in epochs: 0 before its start, then warm-up."""
-        first = group.first_epoch(max_epochs)
-        if first is None or epoch < first:
+    def trainable_names(self, epoch: int) -> set[str]:
+        """Return the names of the parameters that an epoch changes: with a gradient and a rate above zero."""
+        names = {n for group, own in self.groups if group.lr > 0 and self.has_gradients(group, epoch) for n in own}
+        return names.difference(self.unused_aux_parameters(epoch))
+
+    def ever_trainable_names(self) -> set[str]:
+        """Return the names of the parameters that change in the course of the run."""
+        return self.trainable_names(self.end - 1) if self.end > 0 else set()  # groups start and never stop
+
+    def first_unfreeze_epoch(self, path: str) -> int | None:
+        """Return the first epoch, counted from 0, that changes anything before a module, heads apart; None is never.
+
+        Until then, what enters the module is a constant of each image.
+        """
+        before = names_before(self.network, path) - self.head
+        starts = [g.first_epoch(self.end) for g, names in self.groups if g.lr > 0 and not before.isdisjoint(names)]
+        return min((start for start in starts if start is not None), default=None)
+
+    def trunk_is_trainable(self, epoch: int) -> bool:
+        """Return whether an epoch changes anything before the feature boundary."""
+        first = self.first_unfreeze_epoch(self.family.feature_boundary)
+        return first is not None and epoch >= first
+
+    def trunk_is_ever_trainable(self) -> bool:
+        """Return whether anything before the feature boundary changes in the course of the run."""
+        return self.end > 0 and self.trunk_is_trainable(self.end - 1)
+
+    def unaugmented_epochs(self) -> int:
+        """Return how many epochs, from the first, are not augmented with `augment="auto"`: those with a frozen trunk.
+
+        A random crop is worth more than the plain one to a trunk that is trained, and less to a head alone (on
+        hymenoptera 0.90 against 0.93). `strategy.views` above 1 asks for augmentation.
+        """
+        if self.strategy.views > 1:
+            return 0
+        first = self.first_unfreeze_epoch(self.family.feature_boundary)
+        return sys.maxsize if first is None else first
+
+    def unused_aux_parameters(self, epoch: int) -> list[str]:
+        """Return the parameters of auxiliary heads that have no loss: nothing before them is trainable.
+
+        They could not change the result.
+        """
+        if not self.family.aux or (self.aux_weight > 0 and self.trunk_is_trainable(epoch)):
+            return []
+        roots = tuple(f"{root}." for root in self.family.aux_roots)
+        return [name for name, _ in self.network.named_parameters() if name.startswith(roots)]
+
+    # --- what follows for the network --------------------------------------------------------------------------
+
+    def set_requires_grad(self, epoch: int) -> bool:
+        """Set `requires_grad` of every parameter for an epoch.
+
+        Returns:
+            Whether anything changed.
+        """
+        parameters, unused = dict(self.network.named_parameters()), set(self.unused_aux_parameters(epoch))
+        changed = False
+        for group, names in self.groups:
+            has_gradients = self.has_gradients(group, epoch)
+            for name in names:
+                wanted = has_gradients and name not in unused
+                changed |= parameters[name].requires_grad != wanted
+                parameters[name].requires_grad_(wanted)
+                if not wanted:
+                    parameters[name].grad = None  # a stale gradient would keep moving it
+        return changed
+
+    def set_modes(self, epoch: int) -> None:
+        """Set train mode for what is trainable, eval mode for what is frozen, BatchNorm and Dropout included.
+
+        A module is frozen if it has parameters and none of them changes in this epoch. One without parameters follows
+        its nearest ancestor with parameters; it is always active from the feature boundary on, and off before it
+        while nothing there is trainable.
+        """
+        trainable = {n for g, own in self.groups if g.lr > 0 and self.has_gradients(g, epoch) for n in own}
+        trunk_is_constant = not self.trunk_is_trainable(epoch)
+        active: dict[str, bool] = {"": bool(trainable)}
+        after_boundary = False
+        for path, module in self.network.named_modules():
+            after_boundary |= path == self.family.feature_boundary
+            names = [f"{path}.{n}" if path else n for n, _ in module.named_parameters()]
+            if names:
+                active[path] = any(n in trainable for n in names)
+            else:
+                active[path] = after_boundary or (active[path.rpartition(".")[0]] and not trunk_is_constant)
+            keeps_statistics = self.strategy.frozen_norm == "train" and isinstance(module, NORM_MODULES)
+            module.training = active[path] or keeps_statistics
+        if self.family.aux and self.unused_aux_parameters(epoch):
+            self.network.training = False  # the flag of the root alone decides whether auxiliary heads run
+
+    # --- what follows for the optimizer ------------------------------------------------------------------------
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return the groups as torch optimizers take them; the caller, who knows the base rate, sets `lr`."""
+        parameters = dict(self.network.named_parameters())
+        return [{"params": [parameters[n] for n in names], "name": group.name} for group, names in self.groups]
+
+    def rate_factors(self, epoch: int, now: float, warmup: float) -> list[float]:
+        """Return each group's factor in 0..1 for a step; a warm-up of one epoch reaches 1 at that epoch's last step.
+
+        Args:
+            epoch: whole epochs before this one.
+            now: epochs at the end of this step, in parts.
+            warmup: of all groups, in epochs.
+        """
+        overall = min(1.0, now / warmup) if warmup > 0 else 1.0
+        return [overall * self._ramp(g, now) if self.has_gradients(g, epoch) else 0.0 for g, _ in self.groups]
+
+    def _ramp(self, group: ParamGroup, now: float) -> float:
+        first = group.first_epoch(self.end)
+        if first is None or now < first:
             return 0.0
-        return 1.0 if group.warmup <= 0 else min(1.0, (epoch - first) / group.warmup)
+        return 1.0 if group.warmup <= 0 else min(1.0, (now - first) / group.warmup)
 
+    def table(self, base_lr: float) -> list[list[str]]:
+        """Return rows of group, tensors, parameters, rate and first epoch (counted from 1), for people."""
+        sizes = {n: p.numel() for n, p in self.network.named_parameters()}
+        unused = self.unused_aux_parameters(self.end - 1)
+        rows = []
+        for group, names in self.groups:
+            trained = [n for n in names if n not in unused]
+            rate = "-" if group.start is None else f"{base_lr * group.lr:.3g}"
+            rows.append([group.name, str(len(trained)), _total(sizes, trained), rate, self._describe_start(group)])
+        if unused:
+            reason = "off: nothing before them is trainable"
+            rows.append(["auxiliary heads", str(len(unused)), _total(sizes, unused), "-", reason])
+        return rows
 
-def assign(strategy: Strategy, network: nn.Module, head: Sequence[str]) -> Plan:
-    """Give every parameter of a network to the first group that matches it.
-
-    Args:
-        head: names of the parameters that `@head` stands for.
-
-    Raises:
-        ValueError: a group matches nothing, or a parameter is claimed by no group; names it.
-    """
-    names = [n for n, _ in network.named_parameters()]
-    depths = _depths(network, names, set(head))
-    groups = strategy.expanded(slices=len(set(depths.values())))
-    special = {
-        "@head": set(head),
-        "@bias": {n for n in names if n.endswith("bias")},
-        "@norm": _norm_names(network),
-    }
-    members: list[list[str]] = [[] for _ in groups]
-    for name in names:
-        for group, claimed in zip(groups, members, strict=True):
-            if _matches(group, name, special, depths):
-                claimed.append(name)
-                break
+    def _describe_start(self, group: ParamGroup) -> str:
+        if group.start is None:
+            return "never"
+        if group.lr == 0:
+            return "never (rate 0)"
+        if self.max_epochs is None and 0 < group.start < 1:
+            start = f"{group.start:.0%} of the run"
         else:
-            raise ValueError(
-                f"No group of strategy {strategy.name!r} claims the parameter {name}. "
-                'End the list with {match: ".*", start: null} to freeze the rest.'
-            )
-    for group, claimed in zip(groups, members, strict=True):
-        if not claimed and not group.optional:
-            raise ValueError(_no_match(strategy, group, names))
-    kept = [i for i, claimed in enumerate(members) if claimed]
-    return Plan(strategy, [groups[i] for i in kept], [members[i] for i in kept], frozenset(head))
+            start = f"epoch {(group.first_epoch(self.end) or 0) + 1}"
+        return start + (f", warm-up {group.warmup:g}" if group.warmup else "")
 
 
-def _matches(group: ParamGroup, name: str, special: Mapping[str, set[str]], depths: Mapping[str, float]) -> bool:
-    if group.depth is not None:
-        return name in depths and group.depth[0] <= depths[name] < group.depth[1]
-    pattern = group.match or ""
-    if pattern.startswith("@"):
-        if pattern not in special:
-            raise ValueError(unknown_name("strategy matcher", pattern, special))
-        return name in special[pattern]
-    try:
-        return re.match(pattern, name) is not None
-    except re.error as error:
-        raise ValueError(f"strategy match {pattern!r} is not a regular expression: {error}.") from error
-
-
-def _no_match(strategy: Strategy, group: ParamGroup, names: list[str]) -> str:
-    examples = [names[0], names[len(names) // 2], names[-1]]
-    return (
-        f"The group {group.label!r} of strategy {strategy.name!r} matches no parameter (or groups before it "
-        f"claimed all it matches). Real names are, for example, {', '.join(examples)}."
-    )
-
-
-def _depths(network: nn.Module, names: list[str], head: set[str]) -> dict[str, float]:
-    """Where each trunk parameter's layer stands among the trunk's layers, in 0..1."""
-    layers = list(dict.fromkeys(n.rpartition(".")[0] for n in names if n not in head))
-    place = {layer: (i + 0.5) / len(layers) for i, layer in enumerate(layers)}
-    return {n: place[n.rpartition(".")[0]] for n in names if n not in head}
-
-
-def _norm_names(network: nn.Module) -> set[str]:
-    return {
-        f"{path}.{n}" if path else n
-        for path, module in network.named_modules()
-        if isinstance(module, NORM_MODULES)
-        for n, _ in module.named_parameters(recurse=False)
-    }
-
-
-def param_groups(plan: Plan, network: nn.Module) -> list[dict[str, Any]]:
-    """Groups as torch optimizers take them; `lr` is set by the caller, who knows the base rate."""
-    parameters = dict(network.named_parameters())
-    return [
-        {"params": [parameters[n] for n in names], "name": group.name}
-        for group, names in zip(plan.groups, plan.members, strict=True)
-    ]
-
-
-def set_requires_grad(
-    plan: Plan, network: nn.Module, epoch: int, max_epochs: int | None, off: Sequence[str] = ()
-) -> bool:
-    """Set `requires_grad` of every parameter for an epoch. Depends on the epoch alone, so a resumed run needs no state.
-
-    Args:
-        off: names of parameters that get no gradient whatever the plan says (auxiliary heads without a loss).
-
-    Returns:
-        Whether anything changed.
-    """
-    parameters = dict(network.named_parameters())
-    changed = False
-    for group, names in zip(plan.groups, plan.members, strict=True):
-        learns = plan.learns(group, epoch, max_epochs)
-        for name in names:
-            wanted = learns and name not in off
-            changed |= parameters[name].requires_grad != wanted
-            parameters[name].requires_grad_(wanted)
-            if not wanted:
-                parameters[name].grad = None  # a stale gradient would keep moving it
-    return changed
-
-
-def names_before(network: nn.Module, tail: str) -> set[str]:
-    """Names of the parameters of the modules registered before `tail`."""
-    names: set[str] = set()
-    for path, module in network.named_modules():
-        if path == tail:
-            return names
-        names |= {f"{path}.{n}" if path else n for n, _ in module.named_parameters(recurse=False)}
-    raise ValueError(f"The network has no module {tail!r} to be its tail.")
-
-
-def trainable_names(plan: Plan, epoch: int, max_epochs: int | None) -> set[str]:
-    """Names of the parameters that an epoch changes: they have a gradient and a rate above zero."""
-    return {
-        name
-        for group, names in zip(plan.groups, plan.members, strict=True)
-        if plan.learns(group, epoch, max_epochs) and group.lr > 0
-        for name in names
-    }
-
-
-def end_of(max_epochs: int | None) -> int:
-    """The epoch after the last; a run without an end (None or -1) has a very late one."""
-    return max_epochs if max_epochs is not None and max_epochs >= 0 else sys.maxsize
-
-
-def first_unfreeze_epoch(plan: Plan, network: nn.Module, max_epochs: int | None, path: str) -> int | None:
-    """The first epoch that changes anything before a module, heads apart; None is never.
-
-    Until then, what enters the module is a constant.
-    """
-    before = names_before(network, path) - plan.head
-    firsts = [
-        group.first_epoch(max_epochs)
-        for group, names in zip(plan.groups, plan.members, strict=True)
-        if group.lr > 0 and not before.isdisjoint(names)
-    ]
-    return min((first for first in firsts if first is not None), default=None)
-
-
-def trunk_is_trainable(plan: Plan, network: nn.Module, epoch: int, max_epochs: int | None, tail: str) -> bool:
-    """Whether an epoch changes anything before the tail."""
-    first = first_unfreeze_epoch(plan, network, max_epochs, tail)
-    return first is not None and epoch >= first
-
-
-def set_modes(plan: Plan, network: nn.Module, epoch: int, max_epochs: int | None, tail: str) -> None:
-    """Train mode for what learns, eval mode for what is frozen, BatchNorm statistics and Dropout included.
-
-    A module is frozen if it has parameters and none of them changes in this epoch. One without parameters is what its
-    nearest ancestor with parameters is; it is always active from the tail on, and off before it while nothing there
-    learns.
-    """
-    changing = trainable_names(plan, epoch, max_epochs)
-    constant = not trunk_is_trainable(plan, network, epoch, max_epochs, tail)
-    active: dict[str, bool] = {"": bool(changing)}
-    reached_tail = False
-    for path, module in network.named_modules():
-        reached_tail |= path == tail
-        owned = [f"{path}.{n}" if path else n for n, _ in module.named_parameters()]
-        if owned:
-            active[path] = any(n in changing for n in owned)
-        else:
-            active[path] = reached_tail or (active[path.rpartition(".")[0]] and not constant)
-        keeps_statistics = plan.strategy.frozen_norm == "train" and isinstance(module, NORM_MODULES)
-        module.training = active[path] or keeps_statistics
-
-
-def table(
-    plan: Plan, network: nn.Module, base_lr: float, max_epochs: int | None, off: Sequence[str] = ()
-) -> list[list[str]]:
-    """Rows of group, tensors, parameters, rate, start, for printing and for the report."""
-    sizes = {n: p.numel() for n, p in network.named_parameters()}
-    rows = []
-    for group, names in zip(plan.groups, plan.members, strict=True):
-        first = group.first_epoch(max_epochs)
-        start = "never" if first is None else f"epoch {first}" + (f", warm-up {group.warmup:g}" if group.warmup else "")
-        if group.lr == 0 and first is not None:
-            start = "never (rate 0)"
-        rate = "-" if first is None else f"{base_lr * group.lr:.3g}"
-        learning = [n for n in names if n not in off]
-        rows.append([group.name, str(len(learning)), f"{sum(sizes[n] for n in learning):,}", rate, start])
-    if off:
-        idle = [n for n in off if n in sizes]
-        rows.append(
-            [
-                "auxiliary heads",
-                str(len(idle)),
-                f"{sum(sizes[n] for n in idle):,}",
-                "-",
-                "off: nothing before them learns",
-            ]
-        )
-    return rows
+def _total(sizes: dict[str, int], names: Sequence[str]) -> str:
+    return f"{sum(sizes[n] for n in names):,}"

@@ -1,4 +1,4 @@
-"""A run that is interrupted loses nothing: it ends after a batch, with a checkpoint from which it goes on exactly there."""
+"""End an interrupted run after a batch, with a checkpoint from which it goes on exactly there."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class GracefulShutdown(Callback):
-    """On Ctrl-C or SIGTERM: finish the batch, write `last.ckpt`, exit with 130 or 143. A second Ctrl-C stops at once.
+    """Finishes the batch on Ctrl-C or SIGTERM, writes `last.ckpt`, exits with 130 or 143; a second Ctrl-C stops at once.
 
     Between a signal and the end there is at most one step of the optimizer, or, over several processes, one validation.
-    A signal that the process was started to ignore is ignored. On Slurm,
-    SIGUSR1 saves and requeues as Lightning does, but between two batches.
+    A signal that the process was started to ignore is ignored. On Slurm, SIGUSR1 saves and requeues as Lightning does,
+    but between two batches.
     """
 
     def __init__(self, last: Path) -> None:
-        """`last` is where `last.ckpt` is written; put this callback behind those that change what is saved."""
+        """Name where `last.ckpt` is written; put this callback behind those that change what is saved."""
         self.last = last
         self._before: dict[int, Any] = {}
         self._received: int | None = None
@@ -41,6 +41,7 @@ class GracefulShutdown(Callback):
     # --- signals -----------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the signal handlers."""
         # not earlier: Lightning has put up handlers of its own since `on_fit_start`
         self._received, self._saved = None, time.monotonic()
         if threading.current_thread() is not threading.main_thread():
@@ -71,23 +72,27 @@ class GracefulShutdown(Callback):
         self._before = {}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the handlers, and exit if a signal came in the last batch."""
         # not in `teardown`: Lightning has then put back what was there before it, and its own would stay for ever
         self._restore()
         if self._any(trainer, self._received is not None):
             self._exit()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Restore the handlers."""
         self._restore()
 
     # --- where a run may stop ----------------------------------------------------------------------------------
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Exit between two epochs if a signal came."""
         if self._any(trainer, self._received is not None):  # the epoch before this one is saved
             self._exit()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Save where it is time or a signal came, and exit."""
         # gradients that are being accumulated are in no checkpoint, and after the last batch comes the validation
         if (batch_idx + 1) % trainer.accumulate_grad_batches or batch_idx + 1 >= trainer.num_training_batches:
             return
@@ -105,6 +110,7 @@ class GracefulShutdown(Callback):
             self._exit()
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Save and exit in the middle of a validation."""
         # over several processes, which may have different numbers of batches here, at the end of the epoch
         if self._received is None or trainer.world_size > 1 or not trainer.validating or trainer.sanity_checking:
             return
@@ -116,7 +122,7 @@ class GracefulShutdown(Callback):
         self._exit()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Of a validation that was stopped: it will be done anew, from its beginning."""
+        """Let a validation that was stopped begin again when the run is resumed."""
         if self._in_validation:
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
             nothing = dict.fromkeys(progress["current"], 0)
@@ -124,7 +130,7 @@ class GracefulShutdown(Callback):
             progress.update(current=nothing, total={**nothing, "ready": 1, "started": 1}, is_last_batch=False)
 
     def _any(self, trainer: Trainer, mine: bool) -> bool:
-        """Whether it is so in any process: all of them must do the same."""
+        """Return whether it is so in any process: all of them must do the same."""
         return bool(trainer.strategy.reduce_boolean_decision(mine, all=False))
 
     def _exit(self) -> None:

@@ -65,7 +65,7 @@ class ParamGroup:
         """
         if self.start is None or self.start == 0 or self.start >= 1:
             return None if self.start is None else int(self.start)
-        if not max_epochs or max_epochs < 0:
+        if max_epochs is None:
             raise ValueError(f"strategy group {self.name}: start={self.start} is a share of the run, which has no end.")
         return max(1, round(self.start * max_epochs))
 

@@ -1,0 +1,218 @@
+"""Describe everything that a checkpoint says beside its tensors, in one place.
+
+`CheckpointMetadata` is what `finetune` adds to Lightning's own entries, `ModelRecord` is what Lightning keeps as hyper
+parameters. No other module spells a key of a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Self
+
+from torch import Tensor
+
+FORMAT = 3
+"""Version of what a checkpoint says. 1 had no entry of its own: neither the held-out files nor how the run was
+validated. 2 counted epochs from 0 and kept the state of the run beside that entry."""
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """The arguments from which `FineTuner` is built again; Lightning keeps them as hyper parameters."""
+
+    model: str
+    classes: list[str]
+    strategy: dict[str, Any] = field(default_factory=dict)
+    weights: str = "none"
+    """Always "none": the tensors are in the file, and nothing is fetched."""
+    head: str | None = None
+    feature_boundary: str | None = None
+    preprocess: dict[str, Any] | None = None
+    optimizer: None = None
+    label_smoothing: float = 0.0
+    class_weights: list[float] | None = None
+    aux_weight: float | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    transform_input: bool | None = None
+    weights_source: str = ""
+    """Where the weights came from that the training started with; a record, and no argument."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the hyper parameters as plain values."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+    @classmethod
+    def from_dict(cls, stored: Any) -> Self:
+        """Build the record from stored hyper parameters.
+
+        Raises:
+            ValueError: they do not name a model and its classes.
+        """
+        if not isinstance(stored, Mapping) or not {"model", "classes"} <= stored.keys():
+            raise ValueError("it names no model and no classes")
+        if not isinstance(stored["model"], str) or not _is_list_of(stored["classes"], str):
+            raise ValueError("its model and its classes are not names")
+        return cls(**{**_known_fields(cls, stored), "weights": "none"})
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """The images that a run held out in one split."""
+
+    keys: list[str]
+    labels: list[int]
+    sizes: list[int] | None = None
+    """Bytes of the files; None for images that are not files."""
+
+    @classmethod
+    def from_dict(cls, stored: Any, num_classes: int) -> Self:
+        """Build the record; raises ValueError where lengths, types or labels are impossible."""
+        _require(isinstance(stored, Mapping))
+        record = cls(**_known_fields(cls, stored))
+        _require(_is_list_of(record.keys, str) and _is_list_of(record.labels, int))
+        _require(len(record.keys) == len(record.labels) and all(0 <= label < num_classes for label in record.labels))
+        sizes = record.sizes
+        _require(sizes is None or (_is_list_of(sizes, int) and len(sizes) == len(record.keys)))
+        return record
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """Where a run had its images, and which of them it held out."""
+
+    root: str | None = None
+    dataset: str | None = None
+    """Name of the torchvision class, for images that are not files."""
+    digest: str | None = None
+    """SHA-256 of which image is in which split with which label."""
+    splits: dict[str, SplitRecord] = field(default_factory=dict)
+    """Every split but train."""
+
+    @classmethod
+    def from_dict(cls, stored: Any, num_classes: int) -> Self:
+        """Build the record; raises ValueError where it makes no sense."""
+        _require(isinstance(stored, Mapping) and isinstance(stored.get("splits", {}), Mapping))
+        record = cls(**_known_fields(cls, stored))
+        _require(all(isinstance(value, str | None) for value in (record.root, record.dataset, record.digest)))
+        splits = {str(name): SplitRecord.from_dict(split, num_classes) for name, split in record.splits.items()}
+        return cls(record.root, record.dataset, record.digest, splits)
+
+
+@dataclass(frozen=True)
+class ValidationRecord:
+    """How and when the weights of a checkpoint were validated, and with what result."""
+
+    epoch: int | None = None
+    """Counted from 1."""
+    step: int | None = None
+    """Optimizer steps before it."""
+    precision: str | None = None
+    """Lightning's name."""
+    device: str | None = None
+    processes: int | None = 1
+    batch_size: int | None = None
+    results: dict[str, Any] = field(default_factory=dict)
+    """Metric to value; empty where the weights have changed since."""
+
+    @classmethod
+    def from_dict(cls, stored: Any) -> Self:
+        """Build the record; raises ValueError where it makes no sense."""
+        _require(isinstance(stored, Mapping))
+        record = cls(**_known_fields(cls, stored))
+        numbers = (record.epoch, record.step, record.processes, record.batch_size)
+        _require(all(isinstance(value, int | None) for value in numbers))
+        _require(all(isinstance(value, str | None) for value in (record.precision, record.device)))
+        _require(isinstance(record.results, Mapping))
+        return record
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The state of a run that Lightning does not keep, for going on with it."""
+
+    max_epochs: int | None = None
+    """None is a run without an end."""
+    start_epochs: list[int | None] = field(default_factory=list)
+    """The epoch, counted from 0, in which each group of the strategy becomes trainable; None is never."""
+    processes: int = 1
+    rates: dict[str, float] = field(default_factory=dict)
+    """Learning rate of each group in the last step."""
+    metric_state: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """State of the training metrics, summed over all processes."""
+
+    @classmethod
+    def from_dict(cls, stored: Any) -> Self:
+        """Build the record; raises ValueError where it makes no sense."""
+        _require(isinstance(stored, Mapping))
+        record = cls(**_known_fields(cls, stored))
+        _require(isinstance(record.max_epochs, int | None) and isinstance(record.processes, int))
+        _require(all(isinstance(start, int | None) for start in record.start_epochs))
+        _require(isinstance(record.rates, Mapping) and isinstance(record.metric_state, Mapping))
+        return record
+
+
+@dataclass(frozen=True)
+class CheckpointMetadata:
+    """Everything that `finetune` says in a checkpoint beside Lightning's own entries."""
+
+    format: int = FORMAT
+    versions: dict[str, str] = field(default_factory=dict)
+    """Package to version."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The resolved configuration of the run; empty where there was none."""
+    data: DataRecord = field(default_factory=DataRecord)
+    validation: ValidationRecord = field(default_factory=ValidationRecord)
+    run: RunRecord | None = None
+    """None where only the weights were saved."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors; nothing is copied."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+    @classmethod
+    def from_dict(cls, stored: Any, num_classes: int) -> Self:
+        """Build the metadata of a file that may say anything.
+
+        Raises:
+            ValueError: a part makes no sense; names it.
+        """
+        readers: dict[str, Any] = {
+            "data": lambda part: DataRecord.from_dict(part, num_classes),
+            "validation": ValidationRecord.from_dict,
+            "run": lambda part: None if part is None else RunRecord.from_dict(part),
+        }
+        parts: dict[str, Any] = {}
+        for name, read in readers.items():
+            try:
+                parts[name] = read(stored.get(name) if name == "run" else stored.get(name) or {})
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"what it says under finetune.{name} makes no sense") from error
+        texts: dict[str, Any] = {
+            key: dict(stored[key]) for key in ("versions", "config") if isinstance(stored.get(key), Mapping)
+        }
+        return cls(**texts, **parts)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _known_fields(cls: type, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stored values of a dataclass's fields; a newer version may have written others."""
+    names = {f.name for f in fields(cls)}
+    return {key: value for key, value in stored.items() if key in names}
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(type(item) is kind for item in value)
+
+
+def _require(holds: bool) -> None:
+    if not holds:
+        raise ValueError("it makes no sense")

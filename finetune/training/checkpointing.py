@@ -1,0 +1,108 @@
+"""Fill in what a FineTuner's checkpoint says, and load modules from checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from finetune.checkpoints.format import METADATA, read_checkpoint
+from finetune.checkpoints.metadata import DataRecord, RunRecord, ValidationRecord
+from finetune.checkpoints.restore import AtomicCheckpointIO, rebuild
+from finetune.runtime import hardware
+from finetune.training.distributed import DIVERGED_HINT
+from finetune.training.interface import TrainableClassifier
+
+M = TypeVar("M", bound=LightningModule)
+
+
+def validation_record(trainer: Trainer, values: Mapping[str, Tensor]) -> ValidationRecord:
+    """Describe the validation that has just ended in a training: when, how, and with what result."""
+    return ValidationRecord(
+        epoch=trainer.current_epoch + 1,
+        step=trainer.global_step,
+        precision=str(trainer.precision),
+        device=trainer.strategy.root_device.type,
+        processes=trainer.world_size,
+        batch_size=getattr(getattr(trainer, "datamodule", None), "evaluation_batch", None),
+        results={name: value.item() for name, value in values.items() if value.ndim == 0},
+    )
+
+
+def add_metadata(checkpoint: dict[str, Any], module: TrainableClassifier, trainer: Trainer | None) -> None:
+    """Add to Lightning's entries what a checkpoint says of itself, and of the run where there is one.
+
+    Args:
+        checkpoint: Lightning's entries, changed in place.
+        module: whose checkpoint it is.
+        trainer: None outside of a training.
+
+    Raises:
+        ValueError: a tensor is not finite.
+    """
+    metadata = replace(module.metadata, versions=hardware.installed_versions(), run=None)
+    if trainer is not None:
+        data = _data_record(checkpoint, trainer)
+        validation = metadata.validation
+        if validation.step != trainer.global_step:  # the weights have changed since
+            validation = replace(validation, results={})
+        metadata = replace(metadata, data=data or metadata.data, validation=validation)
+        if trainer.state.fn == TrainerFn.FITTING:
+            _require_finite(checkpoint["state_dict"], trainer)
+            metadata = replace(metadata, run=_run_record(module, trainer))
+    checkpoint[METADATA] = metadata.to_dict()
+
+
+def _data_record(checkpoint: dict[str, Any], trainer: Trainer) -> DataRecord | None:
+    """Take the state of an `ImageDataModule` from Lightning's entries: it describes the data."""
+    data: Any = getattr(trainer, "datamodule", None)
+    state = checkpoint.get(type(data).__qualname__)
+    if not isinstance(state, dict) or set(state) != set(DataRecord().__dict__):
+        return None
+    return DataRecord(**checkpoint.pop(type(data).__qualname__))
+
+
+def _run_record(module: TrainableClassifier, trainer: Trainer) -> RunRecord:
+    return RunRecord(
+        max_epochs=module.schedule.max_epochs,
+        start_epochs=module.schedule.start_epochs(),
+        processes=trainer.world_size,
+        rates=dict(module.rates),
+        metric_state=module.train_metrics.metric_state(),
+    )
+
+
+def _require_finite(state_dict: Mapping[str, Tensor], trainer: Trainer) -> None:
+    broken = [name for name, value in state_dict.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise ValueError(f"After epoch {trainer.current_epoch + 1} {broken[0]} is not finite. {DIVERGED_HINT}")
+
+
+def save_weights(module: TrainableClassifier, path: str | Path) -> None:
+    """Write a checkpoint without the state of a run."""
+    content: dict[str, Any] = {
+        "state_dict": module.state_dict(),
+        "hyper_parameters": dict(module.hparams),
+        "pytorch-lightning_version": lightning.__version__,
+    }
+    module.on_save_checkpoint(content)
+    AtomicCheckpointIO().save_checkpoint(content, path)
+
+
+def load_module(cls: type[M], path: str | Path, device: Any, strict: bool, changes: Mapping[str, Any]) -> M:
+    """Load a module in evaluation mode from a file alone; see `FineTuner.load_from_checkpoint`."""
+    checkpoint = read_checkpoint(path)
+    module: Any = rebuild(cls, checkpoint, path, strict, changes)
+    module.weights_source = module.hparams["weights_source"] = str(checkpoint.model.weights_source)
+    module.metadata = checkpoint.metadata
+    module.on_load_checkpoint(dict(checkpoint.entries))
+    module.to(device or "cpu").eval()
+    loaded: M = module
+    return loaded

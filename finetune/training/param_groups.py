@@ -1,0 +1,117 @@
+"""Assign every parameter of a network to one group of a strategy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+from finetune.runtime.suggestions import unknown_name
+from finetune.training.strategy import ParamGroup, Strategy
+
+NORM_MODULES = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.LocalResponseNorm,
+)
+"""Classes that `@norm` stands for, and whose statistics `frozen_norm` is about."""
+
+
+class AssignedGroup(NamedTuple):
+    """A group of a strategy with the parameters that it claims."""
+
+    group: ParamGroup
+    names: list[str]
+
+
+def assign_parameters(strategy: Strategy, network: nn.Module, head: Sequence[str]) -> list[AssignedGroup]:
+    """Give every parameter of a network to the first group that matches it.
+
+    Args:
+        strategy: its groups, in order.
+        network: whose parameters are assigned.
+        head: names of the parameters that `@head` stands for.
+
+    Returns:
+        The groups that claim at least one parameter.
+
+    Raises:
+        ValueError: a group matches nothing, or no group claims a parameter; names it.
+    """
+    names = [n for n, _ in network.named_parameters()]
+    depths = _depths(names, set(head))
+    groups = strategy.expanded(slices=len(set(depths.values())))
+    special = {
+        "@head": set(head),
+        "@bias": {n for n in names if n.endswith("bias")},
+        "@norm": _norm_names(network),
+    }
+    assigned = [AssignedGroup(group, []) for group in groups]
+    for name in names:
+        first = next((g for g in assigned if _matches(g.group, name, special, depths)), None)
+        if first is None:
+            raise ValueError(
+                f"No group of strategy {strategy.name!r} claims the parameter {name}. "
+                'End the list with {match: ".*", start: null} to freeze the rest.'
+            )
+        first.names.append(name)
+    for group, claimed in assigned:
+        if not claimed and not group.optional:
+            raise ValueError(_no_match(strategy, group, names))
+    return [g for g in assigned if g.names]
+
+
+def names_before(network: nn.Module, path: str) -> set[str]:
+    """Return the names of the parameters of the modules registered before the module at `path`.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    names: set[str] = set()
+    for own_path, module in network.named_modules():
+        if own_path == path:
+            return names
+        names |= {f"{own_path}.{n}" if own_path else n for n, _ in module.named_parameters(recurse=False)}
+    raise ValueError(f"The network has no module {path!r} to be its feature boundary.")
+
+
+def _matches(group: ParamGroup, name: str, special: Mapping[str, set[str]], depths: Mapping[str, float]) -> bool:
+    if group.depth is not None:
+        return name in depths and group.depth[0] <= depths[name] < group.depth[1]
+    pattern = group.match or ""
+    if pattern.startswith("@"):
+        if pattern not in special:
+            raise ValueError(unknown_name("strategy matcher", pattern, special))
+        return name in special[pattern]
+    try:
+        return re.match(pattern, name) is not None
+    except re.error as error:
+        raise ValueError(f"strategy match {pattern!r} is not a regular expression: {error}.") from error
+
+
+def _no_match(strategy: Strategy, group: ParamGroup, names: list[str]) -> str:
+    examples = [names[0], names[len(names) // 2], names[-1]]
+    return (
+        f"The group {group.label!r} of strategy {strategy.name!r} matches no parameter (or groups before it "
+        f"claimed all it matches). Real names are, for example, {', '.join(examples)}."
+    )
+
+
+def _depths(names: list[str], head: set[str]) -> dict[str, float]:
+    """Return where each trunk parameter's layer stands among the trunk's layers, in 0..1."""
+    layers = list(dict.fromkeys(n.rpartition(".")[0] for n in names if n not in head))
+    place = {layer: (i + 0.5) / len(layers) for i, layer in enumerate(layers)}
+    return {n: place[n.rpartition(".")[0]] for n in names if n not in head}
+
+
+def _norm_names(network: nn.Module) -> set[str]:
+    return {
+        f"{path}.{n}" if path else n
+        for path, module in network.named_modules()
+        if isinstance(module, NORM_MODULES)
+        for n, _ in module.named_parameters(recurse=False)
+    }
