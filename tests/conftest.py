@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,12 +21,11 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from finetune import train
-from finetune.cli import compose
 from finetune.cli.factories import quiet
 from finetune.runtime.console import IGNORED_WARNINGS
+from tests.helpers import COLOURS, TINY, Start, make_image, write_images
 
 SHARED = Path(os.environ.get("FINETUNE_SHARED", Path(__file__).parents[2] / "shared"))
-COLOURS = {"cat": (200, 60, 40), "dog": (40, 180, 60), "emu": (50, 70, 200)}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -73,27 +71,6 @@ def shared() -> Path:
     return SHARED
 
 
-def picture(seed: int = 0, side: int = 96) -> Image.Image:
-    """Smooth, so that a copy of it in another size looks the same."""
-    rng = np.random.default_rng(seed)
-    return Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
-
-
-def write_images(root: Path, splits: dict[str, dict[str, int]], size: int = 32) -> Path:
-    """PNG files of noise around a colour per class: root/split/class/n.png, or root/class/n.png for a split of ''."""
-    rng = np.random.default_rng(0)
-    for split, classes in splits.items():
-        for name, count in classes.items():
-            folder = root / split / name
-            folder.mkdir(parents=True, exist_ok=True)
-            for i in range(count):
-                colour = np.array(COLOURS.get(name, (128, 128, 128)))
-                noise = rng.integers(-40, 40, (size, size, 3))
-                pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{i:02d}.png")
-    return root
-
-
 @pytest.fixture
 def make_images(tmp_path: Path) -> Callable[..., Path]:
     """`write_images` below a fresh folder."""
@@ -109,13 +86,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """3 classes, 8 training and 4 validation images each, 32 pixels; read only."""
     root = tmp_path_factory.mktemp("data") / "photos"
     return write_images(root, {"train": dict.fromkeys(COLOURS, 8), "val": dict.fromkeys(COLOURS, 4)})
-
-
-TINY = (
-    "model=squeezenet1_1", "model.weights=none", "data=imagefolder", "data.image_size=32", "data.num_workers=0",
-    "data.batch_size=8", "trainer=cpu", "trainer.max_epochs=2", "optimizer.lr=0.01",
-    "report=false",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -148,19 +118,6 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
     return run
 
 
-def faults_of(name: str, *words: str) -> list[str]:
-    """What is wrong with the words of a command."""
-    try:
-        compose.compose(name, words)
-    except ValueError as error:
-        first, *rest = str(error).splitlines()
-        return [line.removeprefix("- ") for line in rest] or [first]
-    return []
-
-
-Start = Callable[..., "subprocess.Popen[str]"]
-
-
 @pytest.fixture
 def start(photos: Path, tmp_path: Path) -> Iterator[Start]:
     """Start `finetune.train` in a session of its own; nothing of it outlives the test."""
@@ -183,23 +140,6 @@ def start(photos: Path, tmp_path: Path) -> Iterator[Start]:
             process.communicate()
 
 
-def finished(process: subprocess.Popen[str], code: int = 0, timeout: float = 120) -> str:
-    """What a process said on standard error."""
-    errors = process.communicate(timeout=timeout)[1]
-    assert process.returncode == code, errors[-3000:]
-    return errors
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    """Until a process has made a file."""
-    deadline = time.monotonic() + 120
-    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    if process.poll() is not None:
-        assert path.exists(), process.communicate()[1]
-    assert path.exists()
-
-
 @pytest.fixture
 def trainer(tmp_path: Path) -> Callable[..., Trainer]:
     """A quiet CPU Trainer, as a stranger would make one."""
@@ -218,3 +158,35 @@ def trainer(tmp_path: Path) -> Callable[..., Trainer]:
         return Trainer(max_epochs=max_epochs, **{**defaults, **options})
 
     return make
+
+
+@pytest.fixture
+def ants_and_bees(tmp_path: Path) -> Path:
+    """Two classes, 6 training and 5 validation images each, all different."""
+    seeds = iter(range(100))
+    for split, count in (("train", 6), ("val", 5)):
+        for name in ("ants", "bees"):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                make_image(next(seeds), 64).save(folder / f"{i}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def odd_images(tmp_path: Path) -> list[str]:
+    """Pictures of several sizes and kinds: turned by EXIF, grey, with transparency."""
+    rng = np.random.default_rng(0)
+    found = []
+    for i, (mode, suffix) in enumerate(
+        [("RGB", "jpg"), ("RGB", "jpg"), ("L", "jpg"), ("RGBA", "png"), ("CMYK", "jpg")]
+    ):
+        channels = {"RGB": 3, "L": 1, "RGBA": 4, "CMYK": 4}[mode]
+        array = rng.integers(0, 255, (20 + i, 30, channels), dtype=np.uint8)
+        image = Image.fromarray(array.squeeze(), mode)
+        exif = Image.Exif()
+        exif[0x0112] = 6 if i == 1 else 1
+        path = tmp_path / f"{i}.{suffix}"
+        image.save(path, exif=exif)
+        found.append(str(path))
+    return found

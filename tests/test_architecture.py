@@ -1,4 +1,4 @@
-"""Hold the layout of the package: rooms on floors, imports downwards only, files and functions that can be read."""
+"""Test architecture."""
 
 from __future__ import annotations
 
@@ -13,16 +13,25 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "finetune"
+
+
 COMMANDS = "commands"
 """The room of the files at the top, and of `python -m finetune.models`."""
+
+
 ROOMS = (
     COMMANDS, "cli", "reporting", "exporting", "inspection", "inference", "training", "data", "models", "checkpoints",
     "metrics", "images", "io", "runtime",
 )  # fmt: skip
 """From the top; a room imports only those after it."""
+
+
 MAX_FOLDERS, MAX_ROOM_FLOORS, MAX_FILE_FLOORS = 13, 9, 13
+
+
 MAX_FILE, MAX_MODULE, MAX_DATA_MODULE, MAX_FUNCTION = 300, 250, 300, 60
 """Lines of code: without docstrings, comments and blank lines."""
+
 
 MODULES = {
     path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path

@@ -1,7 +1,7 @@
 """Keys, choices and ranges that a configuration may have.
 
 Importing this does not import torch. What a torch-free class defines is taken from it; the tables of classes whose module
-imports torch stand here once more, and `tests/test_schema.py` holds them to their classes and to the comments in the YAML files.
+imports torch stand here once more, and `tests/cli/test_schema.py` holds them to their classes and to the comments in the YAML files.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-# `num_classes` reaches only head and aux in all of these; tests/test_backbones.py proves it by building each twice.
+# `num_classes` reaches only head and aux in all of these; tests/models/test_specs.py proves it by building each twice.
 # Smallest sizes: found by running each family (inception: its auxiliary head in training mode needs 299).
 _TABLE = [
     Family(

@@ -1,0 +1,74 @@
+"""Test `finetune.cli.compose`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune import train
+from finetune.cli import compose
+from tests.helpers import faults_of
+
+
+def test_all_faults_are_reported_together_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["modle=x", "model=resnet19", "optimizer.lrr=1", "data.batch_size=0", "[1=", "strategy.views=0", "seed=1"]
+    with pytest.raises(SystemExit) as stop:
+        train.main(words)
+    assert stop.value.code == 2
+    first, *lines = capsys.readouterr().err.strip().splitlines()
+    assert first == "error: 6 things are wrong:"
+    assert len(lines) == 6, lines
+    for word, line in zip(("lrr", "modle", "resnet19", "[1=", "batch_size", "views"), sorted_as(lines), strict=True):
+        assert word in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_faults_of_a_sweep_are_reported_together_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        train.main(
+            ["-m", "modle=x", "seed=0,1", "model=resnet19,resnet18", "data.batch_size=range(0,9)", "optimizer=sgd"]
+        )
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "3 things are wrong" in error
+    for word in ("modle", "resnet19", "data.batch_size must be"):
+        assert word in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        (["seed=0,1", "+a=choice(x,y)", "b=range(2,5)", "c=1"], ["seed=0", "+a=x", "b=2", "c=1"]),
+        (["data.root='a,b'"], ["data.root='a,b'"]),
+        (["optimizer.lr=interval(0, 1)", "seed=1"], None),
+        (["model=glob(res*)", "seed=1"], None),
+        (["[1=", "seed=3,2"], ["[1=", "seed=3"]),
+    ],
+)
+def test_first_point_of_a_sweep(words: list[str], first: list[str] | None) -> None:
+    assert compose.first_point(words) == first
+
+
+def sorted_as(lines: list[str]) -> list[str]:
+    """Hydra looks at the words in an order of its own."""
+    order = ("lrr", "modle", "resnet19", "[1=", "batch_size", "views")
+    return sorted(lines, key=lambda line: next(i for i, word in enumerate(order) if word in line))
+
+
+@pytest.mark.usefixtures("hydra_models")
+def test_a_root_that_was_typed_is_not_where_examples_are_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "data=imagefolder" in faults_of("train", 'data.root="fotos"')[0]
+    assert faults_of("train", "data=hymenoptera", 'data.root="ants"') == []  # to be fetched there
+    (tmp_path / "fotos").mkdir()
+    assert faults_of("train", 'data.root="fotos"') == []

@@ -1,0 +1,37 @@
+"""Test `finetune.cli.errors`."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from torch.utils.data import DataLoader
+
+from finetune.cli import errors
+from finetune.models.specs import find_family
+
+
+def test_is_user_error_is_about_who_raised() -> None:
+    with pytest.raises(ValueError, match="invalid literal") as bug:
+        int("x")
+    assert not errors.is_user_error(bug.value)
+    with pytest.raises(ValueError, match="no model") as mistake:
+        find_family("x")
+    assert errors.is_user_error(mistake.value)
+
+
+@pytest.mark.parametrize("happens", [EOFError(), ConnectionResetError(104, "reset"), FileNotFoundError(2, "no socket")])
+def test_a_worker_that_died_while_it_handed_over_a_batch_is_told(
+    happens: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get(*args: object, **kwargs: object) -> object:
+        raise happens
+
+    iterator: Any = iter(DataLoader(cast(Any, [0, 1]), num_workers=1))
+    monkeypatch.setattr(iterator._data_queue, "get", get)
+    with pytest.raises(type(happens)) as error:
+        next(iterator)
+    assert errors.is_user_error(error.value)
+    assert "a process that decodes images has died" in errors.explain(error.value, "train")
+    assert not errors.is_user_error(happens.with_traceback(None))
+    iterator._shutdown_workers()

@@ -1,0 +1,106 @@
+"""Run `finetune.compare` on finished runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune import compare
+from finetune.reporting import comparison, runs
+from finetune.reporting.comparison import PairedTest
+from tests.helpers import make_run
+
+
+def compare_with_best_counts_image_by_image(tmp_path: Path) -> None:
+    best, other = make_run(tmp_path, "a", [1] * 20), make_run(tmp_path, "b", [1] * 10 + [0] * 10)
+    far = make_run(tmp_path, "c", [1] * 19)
+    found = comparison.compare_with_best([best, other, far])
+    assert found[0] is None
+    assert found[2] is None  # evaluated on other images
+    assert found[1] is not None
+    assert (found[1].only_best, found[1].only_this, found[1].p) == (10, 0, pytest.approx(2 / 1024))
+    assert "10 fewer correct (10 against 0); significant" in found[1].description
+    assert "not significant" in PairedTest(3, 2, 1.0).description
+    assert PairedTest(0, 0, 1.0).description == "the same predictions"
+
+
+@pytest.fixture
+def two(trained: Path, tmp_path: Path) -> list[Path]:
+    """Two runs, of which the second has another seed and other predictions."""
+    folders = [tmp_path / "runs" / name for name in ("a", "b")]
+    for folder in folders:
+        shutil.copytree(trained, folder)
+    config = folders[1] / "config.yaml"
+    config.write_text(re.sub("^seed: 0", "seed: 1", config.read_text(), flags=re.MULTILINE))
+    found = json.loads((folders[1] / "metrics.json").read_text())
+    found["best"]["val/acc"] = 4 / 12
+    (folders[1] / "metrics.json").write_text(json.dumps(found))
+    predictions = runs.read_run(folders[1]).predictions
+    assert predictions is not None
+    flat = np.full_like(predictions.probabilities, 1 / 3)
+    np.savez(
+        folders[1] / "checkpoints" / "best.npz", probabilities=flat, labels=predictions.labels, keys=predictions.keys
+    )
+    return folders
+
+
+def test_compare_writes_a_leaderboard_and_a_page(
+    two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    compare.main(list(map(str, two)))
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "seed=0" in printed
+    assert "Careful" not in printed
+    assert "fewer correct" in printed
+    with (tmp_path / "comparison" / "leaderboard.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["rank"], r["run"], r["correct"], r["images"]) for r in rows][1] == ("2", "seed=1", "4", "12")
+    assert rows[0]["p"] == ""
+    assert float(rows[1]["p"]) <= 1
+    page = (tmp_path / "comparison" / "compare.html").read_text()
+    assert "<script" not in page
+    assert "Means over seeds" in page
+    assert page.count("<svg") == 1  # one curve plot: nothing that costs differs
+
+
+def test_compare_of_a_sweep_lies_in_its_folder(two: list[Path]) -> None:
+    compare.main([str(two[0].parent)])
+    assert (two[0].parent / "leaderboard.csv").exists()
+
+
+def test_compare_warns_of_different_validation_images(
+    two: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictions = runs.read_run(two[1]).predictions
+    assert predictions is not None
+    keys = ["val/cat/99.png", *predictions.keys[1:]]
+    np.savez(
+        two[1] / "checkpoints" / "best.npz",
+        probabilities=predictions.probabilities,
+        labels=predictions.labels,
+        keys=keys,
+    )
+    compare.main([*map(str, two), "--out", str(tmp_path / "out")])
+    assert "different images" in capsys.readouterr().out
+    assert "do not compare" in (tmp_path / "out" / "compare.html").read_text()
+
+
+def test_compare_of_no_run_exits_2(tmp_path: Path, two: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        compare.main([str(tmp_path / "nothing")])
+    assert stop.value.code == 2
+    assert "is not the folder of a finished run" in capsys.readouterr().err
+    (two[1] / "metrics.csv").unlink()
+    compare.main([*map(str, two), "--out", str(tmp_path / "out")])  # a damaged run is named, the others are compared
+    assert "Left out" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        compare.main([str(two[1])])
+    assert "cannot be read" in capsys.readouterr().err

@@ -1,0 +1,182 @@
+"""Test what is installed: public names, the wheel, the metadata, the documents."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+from pathlib import Path
+
+import pytest
+
+import finetune
+
+ROOT = Path(__file__).parents[2]
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_public_names_are_there() -> None:
+    for name in finetune.__all__:
+        assert getattr(finetune, name).__name__ == name
+    assert set(finetune.__all__) <= set(dir(finetune))
+    with pytest.raises(AttributeError, match=r"no attribute 'Finetuner'; it has .*FineTuner"):
+        _ = finetune.Finetuner
+
+
+@pytest.mark.parametrize(
+    "name", sorted({*finetune._PUBLIC.values(), "finetune.metrics.statistics", "finetune.metrics.calibration"})
+)
+def test_examples_of_docstrings_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.failed == 0
+
+
+@pytest.mark.parametrize("name", ["Backbone", "Classifier", "FineTuner", "ImageDataModule", "Strategy", "load"])
+def test_public_names_have_an_example(name: str) -> None:
+    assert doctest.DocTestParser().get_examples(inspect.getdoc(getattr(finetune, name)) or "")
+
+
+@pytest.mark.slow
+def test_the_classes_need_no_hydra(tmp_path: Path) -> None:
+    """A machine for training may have torch and lightning only; the commands need hydra, the classes do not."""
+    code = (
+        "import sys; sys.modules['hydra'] = None\n"
+        "from finetune import FineTuner, ImageDataModule\n"
+        "ImageDataModule('x'); FineTuner('squeezenet1_1', 2, 'lp_ft', weights='none')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_version_stands_in_one_place_twice_the_same() -> None:
+    assert PROJECT["version"] == finetune.__version__
+    assert f"## {finetune.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_floors_exclude_the_known_bad_releases() -> None:
+    wanted = {"torch": "2.11", "torchvision": "0.26", "lightning": "2.6.6", "hydra-core": "1.3.8"}
+    found = dict(d.split(",")[0].split(">=") for d in PROJECT["dependencies"])
+    assert wanted.items() <= found.items()
+
+
+def test_nothing_unsafe_is_called() -> None:
+    """No pickle, eval or exec, and no torch.load without weights_only=True."""
+    for path in (ROOT / "finetune").rglob("*.py"):
+        text = path.read_text()
+        assert not re.search(r"^\s*(import|from) (pickle|dill|joblib)\b", text, re.MULTILINE), path
+        assert not re.search(r"(?<![.\w])(eval|exec)\(", text), path
+        assert "yaml.load(" not in text, path
+        for call in re.findall(r"torch\.load\(.*", text):
+            assert "weights_only=True" in call, path
+
+
+def test_readme_names_what_exists() -> None:
+    from finetune.cli.groups import group_options
+
+    text = (ROOT / "README.md").read_text()
+    for group in ("strategy", "data"):
+        for name in group_options(group):
+            if not name.startswith("_"):
+                assert f"`{name}`" in text, f"{group}={name} is not in the README"
+    for link in re.findall(r"\]\(([\w/.]+)\)", text):
+        assert (ROOT / link).exists(), link
+
+
+def test_every_promise_has_a_test() -> None:
+    promised = (ROOT / "README.md").read_text().split("## What we promise")[1].split("\n## ")[0]
+    rows = [row for row in promised.splitlines() if row.startswith("| ")][1:]
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(rows) > 10
+    for row in rows:
+        names = re.findall(r"`(test_\w+)`", row)
+        assert names, row
+        for name in names:
+            assert f"def {name}(" in tests, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("editable", [False, True])
+def test_install_works_from_any_directory(editable: bool, tmp_path: Path) -> None:
+    """A wheel, or an editable install, in an environment that borrows this one's packages."""
+    venv.create(tmp_path / "env", with_pip=False)
+    python = str(tmp_path / "env" / "bin" / "python")
+    site = Path(
+        subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip()
+    )
+    borrowed = next(p for p in sys.path if p.endswith("site-packages"))
+    if editable:
+        checkout = tmp_path / "checkout"
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(checkout)], check=True)
+        what = ["-e", str(checkout)]
+    else:
+        subprocess.run(
+            [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path), str(ROOT)],
+            check=True,
+            capture_output=True,
+        )
+        what = [str(next(tmp_path.glob("*.whl")))]
+    (site / "borrowed.pth").write_text(borrowed + "\n")  # hatchling too
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--force-reinstall",
+        *what,
+    ]
+    subprocess.run(pip, check=True, capture_output=True)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    where = subprocess.check_output(
+        [python, "-c", "import finetune; print(finetune.__file__)"], text=True, cwd=empty, env=env
+    )
+    assert str(tmp_path) in where
+    for command in ([python, "-m", "finetune.train"], [str(tmp_path / "env" / "bin" / "finetune"), "train"]):
+        shown = subprocess.run([*command, "--help"], cwd=empty, env=env, capture_output=True, text=True)
+        assert shown.returncode == 0, shown.stderr
+        assert "feature_extract" in shown.stdout
+        job = subprocess.run(
+            [*command, "experiment=hotdog_resnet18", "--cfg", "job"], cwd=empty, env=env, capture_output=True, text=True
+        )
+        assert "xavier_normal" in job.stdout
+    page = "from finetune.reporting import html; html._environment().get_template('report.html')"
+    shown = subprocess.run([python, "-c", page], cwd=empty, env=env, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert list(empty.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_demo_runs_offline_and_compares(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune.demo"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "http_proxy": "http://127.0.0.1:9"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Transfer against scratch" in done.stdout
+    assert "Careful" not in done.stdout
+    for page in ("compare.html", "differential/report.html"):
+        assert "</html>" in (tmp_path / "demo" / page).read_text(encoding="utf-8")
+        assert page in done.stdout
+
+
+def test_families_import_no_torch() -> None:
+    code = "import sys, finetune.models.specs, finetune.io.paths, finetune.cli.main; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,161 @@
+"""Run sweeps: several runs of one command."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune import predict, train
+from tests.end_to_end.helpers import TINY_RESNET, Command, read_metrics, read_table, timeless
+from tests.helpers import TINY
+
+
+@pytest.mark.slow
+def test_sweep_ends_with_a_leaderboard(
+    photos: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TINY, f"data.root={photos}", f"hydra.sweep.dir={tmp_path / 'sweep'}", "trainer.max_epochs=1"]
+    _, code = command("train", "-m", *words, "seed=0,1", "loss.mixup=0,bad")
+    assert code == 2  # a point that fails does not take the others' table
+    with (tmp_path / "sweep" / "leaderboard.csv").open(newline="") as file:
+        assert sorted(r["run"] for r in csv.DictReader(file)) == ["seed=0", "seed=1"]
+    printed = capsys.readouterr().out
+    assert printed.count("Validation accuracy") == 1
+    assert (tmp_path / "sweep" / "compare.html").exists()
+
+
+RUNS = 200
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def memory() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="there is no /proc here")
+def test_two_hundred_runs_in_one_process_keep_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: list[tuple[int, int, int]] = []
+    done = itertools.count(1)
+    real = train.train
+
+    def counted(cfg: Any) -> float | None:
+        result = real(cfg)
+        if next(done) % 20 == 0:
+            gc.collect()
+            # by type and not isinstance, which asks objects for their class, and torch has one that warns of it
+            tensors = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+            seen.append((memory(), open_files(), tensors))
+        return result
+
+    monkeypatch.setattr(train, "train", counted)
+    seeds = ",".join(map(str, range(RUNS)))
+    train.main([*TINY, f"data.root={photos}", "trainer.max_epochs=1", "-m", f"seed={seeds}", "strategy=finetune"])
+    assert len(seen) == RUNS // 20
+    begin, end = seen[0], seen[-1]
+    assert end[1] - begin[1] <= 2  # open files
+    assert abs(end[2] - begin[2]) <= 20  # tensors
+    assert end[0] - begin[0] < 50 << 20  # a quarter of a mebibyte a run
+    with next(tmp_path.glob("runs/train/sweeps/*/leaderboard.csv")).open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == RUNS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alone", [2])
+def test_a_run_of_a_sweep_is_the_run_alone(
+    alone: int, command: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    """Whatever ran before it in the same process, and failed."""
+    words = [*TINY, f"data.root={photos}", "strategy=finetune", "data.augment=basic"]
+    with pytest.raises(SystemExit):
+        train.main([*words, "-m", "seed=0,1,2", "model=squeezenet1_1,resnet18", "data.image_size=17,32"])
+    sweep = next(tmp_path.glob("runs/train/sweeps/*"))
+    job = next(
+        j
+        for j in sweep.iterdir()
+        if j.is_dir()
+        and "seed=2" in (j / ".hydra" / "overrides.yaml").read_text()
+        and "squeezenet1_1" in (j / ".hydra" / "overrides.yaml").read_text()
+        and "=32" in (j / ".hydra" / "overrides.yaml").read_text()
+    )
+    folder, code = command("train", *words, "seed=2")
+    assert code == 0
+    a, b = (torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for f in (job, folder))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_sweep_over_several_devices_is_refused(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["data=imagefolder", f"data.root={photos}", "trainer=ddp", "trainer.devices=2", "-m", "seed=0,1"]
+    with pytest.raises(SystemExit) as stop:
+        train.main(words)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "one device a run" in error
+    assert "for seed in" in error
+
+
+@pytest.mark.slow
+def test_sweep_goes_on_after_pictures_that_failed(
+    best_checkpoint: str, mixed: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        predict.main(
+            ["-m", best_checkpoint, f"source={mixed},{photos}/val", f"hydra.sweep.dir={tmp_path}/sweep", "report=false"]
+        )
+    assert stop.value.code == 3
+    assert len(read_table(tmp_path / "sweep" / "1" / "predictions.csv")) == 12
+
+
+@pytest.mark.parametrize("word", ["hydra.mode=MULTIRUN", "++hydra.mode=MULTIRUN"])
+def test_a_sweep_may_be_asked_for_in_the_configuration(
+    word: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train.main([*TINY_RESNET, f"data.root={photos}", "trainer.max_epochs=1", word])
+    assert list(tmp_path.glob("runs/train/sweeps/*/0/metrics.json"))
+
+
+@pytest.mark.slow
+def test_sweep_runs_every_point_in_a_folder_of_its_own(run_train: Callable[..., Path], tmp_path: Path) -> None:
+    run_train("-m", "seed=0,1", "optimizer.lr=1e-3,1e-2", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}/sweep")
+    found = [read_metrics(tmp_path / "sweep" / str(i)) for i in range(4)]
+    assert len({m["command"] for m in found}) == len(found)  # each of its point alone
+    assert not any(" -m " in m["command"].removeprefix("python -m ") for m in found)
+    assert (tmp_path / "sweep" / "multirun.yaml").exists()
+
+
+@pytest.mark.slow
+def test_sweep_point_is_the_same_as_the_run_alone(run_train: Callable[..., Path], tmp_path: Path) -> None:
+    run_train("-m", "optimizer.lr=1e-1,1e-3", "strategy=finetune", f"hydra.sweep.dir={tmp_path}/sweep")
+    alone = run_train("optimizer.lr=1e-3", "strategy=finetune", name="alone")
+    assert timeless(read_metrics(alone)) == timeless(read_metrics(tmp_path / "sweep" / "1"))
+
+
+@pytest.mark.slow
+def test_sweep_goes_on_after_a_failed_point_and_names_it(
+    run_train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_train("-m", "data.image_size=32,4,40", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert stop.value.code == 2
+    assert "job 1 (data.image_size=4) failed: resnet18 needs images" in capsys.readouterr().err
+    assert read_metrics(tmp_path / "sweep" / "2")["n_train"] == 24

@@ -1,0 +1,94 @@
+"""Test `finetune.exporting.formats`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from finetune import FineTuner
+from finetune.exporting import formats
+from finetune.exporting.formats import EXPORTERS
+from finetune.models.specs import FAMILIES
+
+SMALL = {family.names[0] for family in FAMILIES.values()}
+"""A model of every family."""
+
+
+@pytest.mark.parametrize(
+    "model",
+    sorted(SMALL),
+)
+@pytest.mark.slow
+def test_onnx_of_every_family_at_every_batch(model: str, tmp_path: Path) -> None:
+    module = FineTuner(model, classes=3, weights="none").eval()
+    size = module.preprocess.size
+    exported = formats.export_onnx(module, tmp_path)
+    graph = formats.Graph(module).eval()
+    for n in (1, 2, 5):
+        images = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8)
+        with torch.no_grad():
+            assert torch.allclose(exported.run(images), graph(images), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["state_dict", "safetensors"])
+@pytest.mark.parametrize("model", ["mnasnet0_5", "squeezenet1_1"])
+def test_weights_are_loaded_by_the_recipe_and_as_weights_of_a_run(model: str, kind: str, tmp_path: Path) -> None:
+    module = FineTuner(model, classes=3, weights="none").eval()
+    path = EXPORTERS[kind](module, tmp_path).path
+    names: dict[str, Any] = {}
+    recipe = json.loads((tmp_path / "model.json").read_text())["load"].replace(f"'{path.name}'", repr(str(path)))
+    exec(f"import torch, torchvision, safetensors.torch\n{recipe}", names)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.allclose(names["network"](module.preprocess.normalize(images)), module(images), atol=1e-5)
+    again = FineTuner(model, classes=2, weights=str(path))
+    first = next(iter(module.backbone.state_dict()))
+    assert torch.equal(again.backbone.state_dict()[first], module.backbone.state_dict()[first])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(m, marks=[pytest.mark.slow] if m != "googlenet" else []) for m in sorted(SMALL)],
+)
+def test_state_dict_loads_into_torchvisions_network_as_its_recipe_says(model: str, tmp_path: Path) -> None:
+    module = FineTuner(model, classes=3, weights="none", transform_input=True).eval()
+    exported = formats.export_state_dict(module, tmp_path)
+    tensors = torch.load(tmp_path / "model.pth", weights_only=True)
+    metadata = json.loads((tmp_path / "model.json").read_text())
+    assert f"get_model('{model}', num_classes=3" in metadata["load"]
+    assert ("transform_input=True" in metadata["load"]) == (model in ("googlenet", "inception_v3"))
+    options = {"init_weights": False, "transform_input": True} if "transform_input" in metadata["load"] else {}
+    network = torchvision.models.get_model(model, num_classes=3, **options)
+    network.load_state_dict(tensors, strict=True)
+    size = module.preprocess.size
+    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = module(images)
+        assert torch.allclose(network.eval()(module.preprocess.normalize(images)), expected, atol=1e-5)
+        assert torch.allclose(exported.run(images), expected.softmax(dim=1), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_state_dict_of_a_transformer_of_another_size_says_so(tmp_path: Path) -> None:
+    module = FineTuner("vit_b_32", classes=2, weights="none", preprocess={"size": 64}).eval()
+    formats.export_state_dict(module, tmp_path)
+    assert "image_size=64" in json.loads((tmp_path / "model.json").read_text())["load"]
+
+
+def test_network_of_ones_own_is_exported(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 9))
+    module = FineTuner(network, classes=2, head="3").eval()
+    images = torch.randint(0, 256, (3, 3, 224, 224), dtype=torch.uint8)
+    for name in ("state_dict", "torch_export"):
+        exported = EXPORTERS[name](module, tmp_path)
+        with torch.no_grad():
+            assert torch.allclose(exported.run(images), module(images).softmax(dim=1), atol=1e-6)
+    inside = {"metadata.json": ""}
+    torch.export.load(tmp_path / "model.pt2", extra_files=inside)
+    assert json.loads(inside["metadata.json"])["classes"] == ["0", "1"]

@@ -1,0 +1,61 @@
+"""Test `finetune.images.similarity`."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from finetune.images.info import scan_images
+from finetune.images.similarity import connected_groups, near_pairs
+from tests.helpers import make_image
+
+
+@pytest.mark.parametrize("pairs", [0, 10, 40, 200])
+def test_connected_groups_are_those_of_spreading_a_colour(pairs: int) -> None:
+    rng = random.Random(pairs)
+    edges = [(rng.randrange(60), rng.randrange(60)) for _ in range(pairs)]
+    colour = list(range(60))
+    for _ in range(60):  # until the smallest number has reached all that it is connected with
+        for a, b in edges:
+            colour[a] = colour[b] = min(colour[a], colour[b])
+    expected = [[i for i in range(60) if colour[i] == c] for c in sorted(set(colour))]
+    assert connected_groups(60, edges) == [group for group in expected if len(group) > 1]
+
+
+def test_near_pairs_of_equal_hashes_are_all_pairs_once() -> None:
+    hashes = ["0f" * 8] * 150 + ["f0" * 8]  # more than are compared at a time; the last differs in all bits
+    found = list(near_pairs(hashes, 6))
+    assert len(found) == len(set(found)) == 150 * 149 // 2
+    assert all(i < j < 150 for i, j in found)
+    assert len(list(near_pairs(hashes, 0))) == 150 * 149 // 2
+
+
+def test_near_pairs_finds_copies_of_other_size_and_quality_only(tmp_path: Path) -> None:
+    pytest.importorskip("imagehash")
+    for i in range(12):
+        make_image(i).save(tmp_path / f"{i:02d}.png")
+    make_image(3).resize((61, 61)).save(tmp_path / "copy.jpg", quality=50)
+    paths = [str(p) for p in sorted(tmp_path.iterdir())]
+    found = scan_images(paths, full=True)
+    pairs = list(near_pairs([found[p].phash or "" for p in paths], most=6))
+    assert [(Path(paths[a]).name, Path(paths[b]).name) for a, b in pairs] == [("03.png", "copy.jpg")]
+
+
+@pytest.mark.parametrize("most", [0, 1, 6, 16])
+def test_near_pairs_are_those_of_comparing_all(most: int) -> None:
+    rng = random.Random(0)
+    values = [rng.getrandbits(64) for _ in range(60)]
+    for value in values[:40]:  # some that differ in 0 to 20 bits
+        for bit in rng.sample(range(64), rng.randrange(21)):
+            value ^= 1 << bit
+        values.append(value)
+    pairs = [(i, j) for j in range(100) for i in range(j) if (values[i] ^ values[j]).bit_count() <= most]
+    found = list(near_pairs([f"{v:016x}" for v in values], most))
+    assert sorted(found) == sorted(pairs)
+    assert len(pairs) > 0
+
+
+def test_connected_joins_chains() -> None:
+    assert connected_groups(6, [(0, 1), (4, 1), (2, 3)]) == [[0, 1, 4], [2, 3]]

@@ -1,0 +1,58 @@
+"""Test `finetune.reporting.comparison`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune.reporting import comparison
+from tests.helpers import make_run
+
+
+def test_label_names_runs_by_what_differs(tmp_path: Path) -> None:
+    found = [make_run(tmp_path, str(i), [1], f"seed: {i}\noptimizer: {{lr: 0.1}}\npaths: {{x: {i}}}") for i in range(2)]
+    comparison.label_runs(found)
+    assert [run.label for run in found] == ["seed=0", "seed=1"]
+    grid = [(1, 1), (1, 2), (2, 1)]
+    found = [make_run(tmp_path, f"{a}{b}", [1], f"optimizer: {{lr: 0.{a}}}\nwarm: {{lr: {b}}}") for a, b in grid]
+    comparison.label_runs(found)
+    assert found[0].label == "optimizer.lr=0.1 warm.lr=1"
+    # one key is enough, and the other one is named
+    comparison.label_runs(found[1:])
+    assert [run.label for run in found[1:]] == ["lr=0.1", "lr=0.2"]
+    assert comparison.differing_keys(found[1:]) == ["optimizer.lr", "warm.lr"]
+
+
+def test_label_always_has_model_and_strategy_where_they_differ(tmp_path: Path) -> None:
+    found = [make_run(tmp_path, a, [1], f"model: {{name: {a}}}", strategy=b) for a, b in (("m", "s"), ("n", "t"))]
+    comparison.label_runs(found)
+    assert [run.label for run in found] == ["model=m s", "model=n t"]
+
+
+def test_label_names_strategies_and_not_their_parts(tmp_path: Path) -> None:
+    found = [
+        make_run(tmp_path, name, [1], f"seed: 0\nstrategy: {{groups: [{name}]}}", strategy=name) for name in ("scratch", "bitfit")
+    ]  # fmt: skip
+    comparison.label_runs(found)
+    assert [run.label for run in found] == ["scratch", "bitfit"]
+
+
+def test_label_of_equal_runs_is_their_folder(tmp_path: Path) -> None:
+    found = [make_run(tmp_path, name, [1], "seed: 0") for name in ("a", "b")]
+    comparison.label_runs(found)
+    assert [run.label for run in found] == ["finetune a", "finetune b"]
+
+
+def test_groups_are_means_over_seeds(tmp_path: Path) -> None:
+    shares = {0: [1, 1, 1, 0], 1: [1, 1, 0, 0], 2: [1, 0, 0, 0]}
+    found = [make_run(tmp_path, f"{lr}{s}", r, f"seed: {s}\nlr: {lr}") for lr in (1, 2) for s, r in shares.items()]
+    comparison.label_runs(found)
+    groups = comparison.group_seeds(found)
+    assert [g.label for g in groups] == ["lr=1", "lr=2"]
+    assert groups[0].mean == 0.5
+    half = 4.303 * 0.25 / 3**0.5
+    assert groups[0].interval == pytest.approx((0.5 - half, 0.5 + half))
+    assert comparison.group_seeds(found[:1]) == []
+    found[1].val_images = ["of other data"]
+    assert [len(g.accuracies) for g in comparison.group_seeds(found)] == [2, 1, 3]

@@ -1,0 +1,44 @@
+"""Test `finetune.reporting.summary`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from finetune.reporting import summary
+
+
+def test_result_lines_count_the_correct_images_and_say_how_sure_that_is() -> None:
+    values: dict[str, Any] = {
+        "best": {"val/acc": 142 / 153, "epoch": 5}, "test": {"test/acc": 0.9}, "n_test": 50, "monitor": "val/loss",
+        "seconds": {"total": 61.6, "fit": 40.2}, "confusion_matrix": [[100, 5], [6, 42]], "n_val": 160,
+    }  # fmt: skip
+    best, test, time = (" ".join(line.split()) for line in summary.result_lines(values))
+    assert "val/acc 0.9281, 142 of 153 correct" in best
+    assert "(95 %: 0.876 to 0.959)" in best  # Wilson's interval, as in the docstring of `wilson_interval`
+    assert best.endswith(", epoch 5, by val/loss")
+    assert "acc 0.9000 on 50 images" in test
+    assert time == "Time 62 s, of which training 40 s"
+
+
+def test_result_lines_of_a_run_that_was_never_validated_name_no_accuracy() -> None:
+    values = {
+        "best": {"epoch": 0},
+        "test": {},
+        "monitor": "train/loss",
+        "seconds": {"total": 3.0},
+        "confusion_matrix": [],
+    }
+    assert [line.split()[0] for line in summary.result_lines(values)] == ["Time"]
+
+
+def test_an_interruption_is_described_with_a_command_that_the_shell_takes(tmp_path: Path) -> None:
+    folder = tmp_path / "my run's, (second)"
+    (folder / "checkpoints").mkdir(parents=True)
+    assert summary.describe_interruption(folder, True) == "interrupted before anything was saved"
+    (folder / "checkpoints" / "last.ckpt").touch()
+    for all_is_saved, part in ((True, "all up to here is saved"), (False, "what was saved last is kept")):
+        text = summary.describe_interruption(folder, all_is_saved)
+        assert part in text
+        assert shlex.split(text.splitlines()[-1]) == ["python", "-m", "finetune.train", f"resume={folder}"]

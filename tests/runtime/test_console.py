@@ -1,0 +1,49 @@
+"""Test `finetune.runtime.console`."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune.runtime import console
+
+
+def test_field_line_wraps_at_80_columns_and_breaks_no_path() -> None:
+    path = "/data/" + "x" * 90
+    lines = console.field_line("Data", f"{path} and " + "some more words that have to be wrapped " * 3).splitlines()
+    assert lines[0] == f"Data      {path}"
+    assert all(line.startswith(" " * 10) and len(line) <= 80 for line in lines[1:])
+    assert console.field_line("Empty", "") == "Empty     "
+
+
+def test_printable_escapes_what_the_terminal_cannot_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert console.printable("K\xe4fer") == "K\\xe4fer"
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+    assert console.printable("K\xe4fer") == "K\xe4fer"
+    assert console.printable("raw\udcff.png") == "raw\\udcff.png"  # a byte of a file name that is no text
+
+
+def test_print_table_shows_names_that_look_like_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_table("Classes", ["class", "images", "note"], [["[red]cat[/red]", "8", "[/]"], ["dog", "12", ""]])
+    title, header, first, second = capsys.readouterr().out.rstrip().splitlines()
+    assert title.rstrip() == "Classes"
+    assert header.split() == ["class", "images", "note"]
+    assert first.split() == ["[red]cat[/red]", "8", "[/]"]
+    assert first.index("8") == second.index("2")  # numbers end in one column
+
+
+def test_progress_bar_gives_all_items_and_prints_nothing_without_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert list(console.progress_bar(iter("abc"), "letters", 3)) == ["a", "b", "c"]
+    assert capsys.readouterr().out == ""
+
+
+def test_echo_link_is_the_bare_path_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("/runs") / ("very long " * 12) / "report.html"
+    console.echo_link("Report", path)
+    assert capsys.readouterr().out == f"Report    {path}\n"  # on one line, to be copied

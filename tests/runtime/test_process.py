@@ -1,0 +1,93 @@
+"""Test `finetune.runtime.process`."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune.runtime import process
+
+VARIABLES = (
+    "RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID",
+    "SLURM_RESTART_COUNT",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank"),
+    [
+        ({}, "0"),
+        ({"LOCAL_RANK": "1"}, "1"),
+        ({"RANK": "5", "LOCAL_RANK": "1"}, "5"),  # torchrun's second machine
+        ({"SLURM_PROCID": "3"}, "3"),
+    ],
+)
+def test_process_rank_is_what_the_launcher_says(
+    environment: dict[str, str], rank: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert process.process_rank() == rank
+    assert process.is_first_process() == (rank == "0")
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({}, None),
+        ({"JOB_ID": "42"}, "slurm_42"),
+        ({"JOB_ID": "42", "JOB_NAME": "bash"}, None),  # somebody types in an interactive job
+        ({"JOB_ID": "45", "ARRAY_JOB_ID": "42", "ARRAY_TASK_ID": "3"}, "slurm_42_3"),
+    ],
+)
+def test_slurm_job_has_a_name_that_stays_when_it_is_requeued(
+    environment: dict[str, str], name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in environment.items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    assert process.slurm_job() == name
+    assert not process.is_requeued()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert process.slurm_job() == name
+    assert process.is_requeued() == (name is not None)
+
+
+def test_cpu_count_is_the_number_of_cores_that_this_process_may_use() -> None:
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("cores cannot be taken away here")
+    allowed = os.sched_getaffinity(0)
+    code = (
+        "import os; os.sched_setaffinity(0, {%d}); from finetune.runtime.process import cpu_count; print(cpu_count())"
+    )
+    root = Path(process.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code % min(allowed)], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "1\n"
+    assert process.cpu_count() == len(allowed)
+
+
+def test_heavy_imports_puts_the_garbage_collector_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(gc, "freeze", lambda: None)  # the objects of the other tests
+    seen: list[bool] = []
+
+    def fail() -> None:
+        with process.heavy_imports():
+            seen.append(gc.isenabled())
+            raise ImportError("a package is missing")
+
+    with pytest.raises(ImportError, match="a package is missing"):
+        fail()
+    assert (seen, gc.isenabled()) == ([False], True)

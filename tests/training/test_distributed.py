@@ -1,0 +1,46 @@
+"""Test `finetune.training.distributed`."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from finetune import ImageDataModule
+from finetune.training.distributed import rescale_loss
+
+
+def trainer_of(average: Tensor, world: int = 2, last: bool = True) -> Any:
+    """A trainer of several processes, whose counts have that mean."""
+    strategy = SimpleNamespace(reduce=lambda value, reduce_op: average.to(value.dtype))
+    data = ImageDataModule("photos", num_workers=0)
+    return SimpleNamespace(world_size=world, is_last_batch=last, strategy=strategy, datamodule=data)
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 4.0, 0.5])])
+def test_the_mean_over_processes_is_the_mean_over_all_their_images(weights: Tensor | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 1, 1])
+    parts = [slice(0, 3), slice(3, 5)]  # the last batch of one process has an image more
+    weight = None if weights is None else weights.double()
+    per_image = torch.ones(5, dtype=torch.float64) if weight is None else weight[labels]
+    counts = [
+        torch.stack([per_image[part].sum(), torch.tensor(len(labels[part]), dtype=torch.float64)]) for part in parts
+    ]
+    trainer = trainer_of(torch.stack(counts).mean(dim=0))
+    scaled = []
+    for part in parts:
+        loss = nn.functional.cross_entropy(logits[part], labels[part], weight)
+        scaled.append(rescale_loss(loss, labels[part], weight, trainer)[0])
+    torch.testing.assert_close(torch.stack(scaled).mean(), nn.functional.cross_entropy(logits, labels, weight))
+
+
+def test_a_process_alone_and_batches_of_equal_size_are_left_as_they_are() -> None:
+    loss, labels = torch.tensor(0.7), torch.tensor([0, 1, 1])
+    nothing = torch.full((2,), float("nan"))
+    for trainer in (None, trainer_of(nothing, world=1), trainer_of(nothing, last=False)):
+        assert rescale_loss(loss, labels, None, trainer) == (loss, 3)

@@ -1,0 +1,57 @@
+"""Test `finetune.training.feature_store`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from finetune.io.store import Cache
+from finetune.training import feature_store
+from finetune.training.feature_store import VALUES, FeatureStore
+
+
+def test_rows_come_back_in_any_order(tmp_path: Path) -> None:
+    values = torch.randn(10, 4, 3, 2)
+    cache = Cache(tmp_path)
+    path = cache.path("features", {"a": 1})
+    shape = [10, 3, 2, 4]
+
+    def fill(folder: Path) -> None:
+        feature_store.write_rows(folder / VALUES, values.split(3), shape, "float32")
+
+    cache.make(path, {"shape": shape}, values.nbytes, fill)
+    file = FeatureStore(path)
+    assert len(file) == 10
+    assert torch.equal(file.take([3, 9, 0]), values[[3, 9, 0]])
+    assert file.take([1, 2]).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_stays_flat_however_large_the_file(tmp_path: Path) -> None:
+    rows, width = 50_000, 4096  # 0.8 GB
+    cache = Cache(tmp_path)
+    path = cache.path("features", {})
+
+    def fill(folder: Path) -> None:
+        feature_store.write_rows(
+            folder / VALUES, (torch.full((500, width), float(k)) for k in range(100)), [rows, width], "float32"
+        )
+
+    cache.make(path, {"shape": [rows, width]}, rows * width * 4, fill)
+    file = FeatureStore(path)
+
+    def resident() -> float:
+        line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS"))
+        return int(line.split()[1]) / 1024
+
+    before, peak = resident(), 0.0
+    order = torch.randperm(rows).tolist()
+    for k in range(0, rows, 250):
+        batch = file.take(order[k : k + 250])
+        assert batch[0, 0] == order[k] // 500
+        peak = max(peak, resident() - before)
+    assert peak < 450  # of 781 MiB; the bound is 256 of pages and what surrounds them
