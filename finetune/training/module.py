@@ -129,10 +129,11 @@ class FineTuner(LightningModule):
         """The rate of each group in the last step, warm-up included."""
         self._resume = ResumeState()
         self._split_point: str | None = None  # where features enter
+        weights_of_classes = None if class_weights is None else [float(weight) for weight in class_weights]
         record = ModelRecord(
             self.model_name, self.classes, self.strategy.to_dict(), head=self.family.head,
             feature_boundary=self.family.feature_boundary, preprocess=self.preprocess.to_dict(),
-            label_smoothing=float(label_smoothing), class_weights=None if class_weights is None else [float(w) for w in class_weights], aux_weight=self.aux_weight,
+            label_smoothing=float(label_smoothing), class_weights=weights_of_classes, aux_weight=self.aux_weight,
             mixup=float(mixup), cutmix=float(cutmix), transform_input=self.transform_input,
             weights_source=self.weights_source,
         )  # fmt: skip
