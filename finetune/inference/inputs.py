@@ -17,12 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from finetune.data.loaders import make_loader
 from finetune.images import decode
@@ -33,13 +33,13 @@ from finetune.runtime import process
 ImageInput = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a PIL image, pixels (H, W), (H, W, 3) or (H, W, 4) as an array, or (3, H, W) as a tensor, uint8."""
 
-T = TypeVar("T")
-
 MAX_BYTES = 64 << 20
 """Size limit of an image that is fetched from an address."""
 TIMEOUT_S = 30.0
 """Time limit for fetching one, from first to last."""
 TABLES = (".csv", ".txt", ".lst")
+TYPICAL_BYTES = 5 * 3 * 256**2
+"""Shared memory of an image that a worker process has read, with five views of it."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class LoadedImage:
 class InputDataset(Dataset[LoadedImage]):
     """Inputs, each its own index: a file, an address, or pixels.
 
-    Several are read at a time, by threads: an address takes long to answer.
+    In the main process several are read at a time, by threads: an address takes long to answer.
     """
 
     def __init__(self, read: Callable[[Any], Tensor], transform: Callable[[Tensor], Tensor], strict: bool) -> None:
@@ -246,8 +246,8 @@ class InputDataset(Dataset[LoadedImage]):
 
     def __getitems__(self, items: list[Any]) -> list[LoadedImage]:
         """Read a batch."""
-        if len(items) == 1:
-            return [self[items[0]]]
+        if len(items) == 1 or get_worker_info() is not None:
+            return [self[item] for item in items]
         with ThreadPoolExecutor(min(len(items), process.cpu_count())) as pool:
             return list(pool.map(self.__getitem__, items))
 
@@ -256,30 +256,24 @@ def read_inputs(
     items: Iterable[Any],
     transform: Callable[[Tensor], Tensor],
     batch_size: int,
+    num_workers: int = 0,
     *,
     read: Callable[[Any], Tensor] = read_input,
     strict: bool = False,
 ) -> Iterator[list[LoadedImage]]:
-    """Yield inputs in batches, in order; the next batch is read while the caller works on one.
+    """Yield inputs in batches, in order.
 
     Args:
         items: paths and addresses, or whatever `read` takes; taken one batch after another.
         transform: pixels to what the network takes.
         batch_size: inputs of a batch.
+        num_workers: processes that decode the next batches meanwhile; for files alone, which other processes can read.
         read: an input to uint8 pixels (3, H, W).
         strict: raise where an input cannot be read.
     """
     dataset = InputDataset(read, transform, strict)
-    # threads read them: what is not a file (an image in memory, a pipe of names) cannot go to another process
-    yield from _one_ahead(iter(make_loader(dataset, _batched(items, batch_size), 0, batch_bytes=0, collate_fn=list)))
-
-
-def _one_ahead(batches: Iterator[T]) -> Iterator[T]:
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = pool.submit(next, batches, None)
-            yield batch
+    batch_bytes = batch_size * TYPICAL_BYTES
+    yield from make_loader(dataset, _batched(items, batch_size), num_workers, batch_bytes=batch_bytes, collate_fn=list)
 
 
 def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

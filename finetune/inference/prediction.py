@@ -21,6 +21,7 @@ from torch import Tensor
 from finetune.inference import prediction_table
 from finetune.inference.classifier import Classifier
 from finetune.inference.inputs import Inputs, LoadedImage, is_address, read_inputs
+from finetune.runtime import hardware
 from finetune.runtime.console import field_line, progress_bar
 
 BATCH = 32
@@ -107,7 +108,7 @@ def predict(
     with ExitStack() as stack:
         append = stack.enter_context(prediction_table.open_table(table, prediction_table.column_names(k)))
         append_embeddings = stack.enter_context(_embedding_writer(embeddings)) if embeddings else None
-        batches = read_inputs(inputs.names, model.transform, BATCH)
+        batches = read_inputs(inputs.names, model.transform, BATCH, _num_workers(inputs, model))
         loaded = progress_bar(chain.from_iterable(batches), "images", inputs.total)
         while batch := list(islice(loaded, BATCH)):
             probabilities, features = _run(model, batch, temperature, embed=append_embeddings is not None)
@@ -125,6 +126,13 @@ def predict(
                 if copy_to is not None and row["status"] == "ok" and not is_address(item.name):
                     copy_into(Path(item.name), copy_to / folder_name(row["label"]))
     return summary
+
+
+def _num_workers(inputs: Inputs, model: Classifier) -> int:
+    """Return the number of worker processes; none for names that come one by one, and for addresses."""
+    if not isinstance(inputs.names, list) or any(map(is_address, inputs.names)):
+        return 0
+    return hardware.default_num_workers(len(inputs.names), model.device.type == "cpu")
 
 
 def _run(

@@ -37,9 +37,13 @@ class ResumeState:
             processes: of this run.
 
         Raises:
-            ValueError: the checkpoint was written within an epoch by another number of processes.
+            ValueError: the checkpoint holds weights alone, or was written within an epoch by another number of processes.
         """
         checkpoint = Checkpoint.from_entries(entries)
+        if not checkpoint.is_resumable:
+            raise ValueError(
+                "The checkpoint holds weights but not the state of a run; start from it with FineTuner.load_from_checkpoint."
+            )
         state = cls(checkpoint.resume_epoch, checkpoint.resume_batches, checkpoint.run, is_new=False)
         if state.batches and state.run.processes != processes:
             raise ValueError(
