@@ -77,18 +77,23 @@ class Checkpoint:
         return list(self.entries["lr_schedulers"])
 
     @property
-    def resume_epoch(self) -> int:
-        """The epoch, counted from 0, in which its run goes on."""
-        return int(self.entries["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    def progress(self) -> tuple[int, int]:
+        """The epoch, counted from 0, in which its run goes on, and how many of its batches are done."""
+        return read_progress(self.entries)
 
-    @property
-    def resume_batches(self) -> int:
-        """How many batches of that epoch are done; 0 if it has not begun."""
-        loops = self.entries["loops"]["fit_loop"]
-        epochs = loops["epoch_progress"]["current"]
-        if epochs["started"] <= epochs["processed"]:
-            return 0
-        return int(loops["epoch_loop.batch_progress"]["current"]["processed"])
+
+def read_progress(entries: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the epoch, counted from 0, in which a run goes on, and how many of its batches are done."""
+    loops = entries["loops"]["fit_loop"]
+    epochs, batches = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]["current"]
+    return int(epochs["processed"]), int(batches["processed"]) if epochs["started"] > epochs["processed"] else 0
+
+
+def read_run(entries: Mapping[str, Any]) -> RunRecord:
+    """Return the state of a run from upgraded entries, whatever they say of the model."""
+    metadata = entries.get(METADATA)
+    run = metadata.get("run") if isinstance(metadata, Mapping) else None
+    return RunRecord() if run is None else RunRecord.from_dict(run)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -121,11 +126,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 def model_record(entries: Mapping[str, Any]) -> ModelRecord | None:
     """Return what entries say of their model; None where they are not those of a checkpoint of finetune."""
-    upgraded = dict(entries)
-    upgrade(upgraded)
     try:
-        return ModelRecord.from_dict(upgraded.get("hyper_parameters"))
-    except ValueError:
+        return ModelRecord.from_dict(_upgrade_arguments(entries.get("hyper_parameters")))
+    except (ValueError, TypeError):
         return None
 
 
@@ -140,9 +143,7 @@ def upgrade(entries: dict[str, Any]) -> None:
     metadata = dict(found) if isinstance(found, Mapping) else {"format": 1}
     if not isinstance(metadata.get("format"), int) or metadata["format"] >= FORMAT:
         return
-    hyper = entries.get("hyper_parameters")
-    if isinstance(hyper, Mapping):
-        entries["hyper_parameters"] = {_RENAMED_ARGUMENTS.get(key, key): value for key, value in hyper.items()}
+    entries["hyper_parameters"] = _upgrade_arguments(entries.get("hyper_parameters"))
     validation = metadata.pop("validated", None)
     if isinstance(validation, Mapping):
         epoch = validation.get("epoch")
@@ -155,18 +156,24 @@ def upgrade(entries: dict[str, Any]) -> None:
         "validation": validation,
         "run": run if "loops" in entries else None,
     }
-    _upgrade_callbacks(entries)
+    _upgrade_callbacks(entries, metadata["format"])
 
 
-def _upgrade_callbacks(entries: dict[str, Any]) -> None:
+def _upgrade_arguments(hyper: Any) -> Any:
+    return {_RENAMED_ARGUMENTS.get(k, k): v for k, v in hyper.items()} if isinstance(hyper, Mapping) else hyper
+
+
+def _upgrade_callbacks(entries: dict[str, Any], version: int) -> None:
     """Count the epochs of the record from 1, and give the last checkpoint of format 1 the class that it has now."""
     callbacks = entries.get("callbacks")
     if not isinstance(callbacks, Mapping):
         return
-    states = {
-        str(key).replace("ModelCheckpoint{'monitor': None", "LastCheckpoint{'monitor': None"): state
-        for key, state in callbacks.items()
-    }
+    states = {str(key): state for key, state in callbacks.items()}
+    if version == 1:
+        states = {
+            key.replace("ModelCheckpoint{'monitor': None", "LastCheckpoint{'monitor': None"): s
+            for key, s in states.items()
+        }
     history = states.get("History")
     if isinstance(history, Mapping) and isinstance(history.get("rows"), list):
         rows = [

@@ -32,6 +32,7 @@ class Exit(BaseException):
     """End the command, with a message and an exit code of its own. Not an Exception: it ends a sweep as well."""
 
     def __init__(self, message: str, code: int) -> None:
+        """Keep the exit code beside the message."""
         super().__init__(message)
         self.code = code
 

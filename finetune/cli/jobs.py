@@ -40,6 +40,7 @@ class JobRunner:
     """
 
     def __init__(self, command: str, task: Task, shell_argv: list[str], overrides: list[str]) -> None:
+        """Name the command and its task."""
         self.command, self.task, self.shell_argv, self.overrides = command, task, shell_argv, overrides
         self.errors: list[Exception] = []
         self.incomplete: list[Exit] = []

@@ -159,7 +159,7 @@ class ImageDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Fetch the data if their folder does not exist. Lightning calls it in one process a machine."""
         if self.dataset is not None:
-            self.source().splits()
+            self.source().prepare()
         elif self.root is not None and not self.root.exists() and self.archive is not None:
             download.fetch(self.archive, self.root)
 
@@ -177,7 +177,7 @@ class ImageDataModule(LightningDataModule):
         trainer: Any = self.trainer
         if trainer is not None and trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
             raise ValueError(
-                "With several devices, make the Trainer with use_distributed_sampler=False: ours shares images out."
+                "With several devices, make the Trainer with use_distributed_sampler=False: the data module shares the images out."
             )
         if not self.splits:
             source = self.source()
@@ -219,7 +219,7 @@ class ImageDataModule(LightningDataModule):
         return self
 
     def record(self) -> DataRecord:
-        """Return where the data are, and which images were held out."""
+        """Return what a checkpoint keeps of the data: where they are, and which images were held out."""
         if self._record is None:
             self._record = DataRecord(
                 root=str(self.root.absolute()) if self.root is not None else None,
@@ -228,10 +228,6 @@ class ImageDataModule(LightningDataModule):
                 splits={name: split.record() for name, split in self.splits.items() if name != "train"},
             )
         return self._record
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of the data: its `record`."""
-        return dict(self.record().__dict__)
 
     # --- what an epoch needs -----------------------------------------------------------------------------------
 

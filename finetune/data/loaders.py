@@ -101,6 +101,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """
 
     def __init__(self, length: int, seed: int, epoch: Callable[[], int], rank: int = 0, world: int = 1) -> None:
+        """Name the images, the epoch and the share of this process."""
         self.length, self.seed, self.epoch, self.rank, self.world = length, seed, epoch, rank, world
 
     def __len__(self) -> int:

@@ -55,6 +55,9 @@ class Source(Protocol):
     def skipped_files(self) -> list[str]:
         """Files that are no images."""
 
+    def prepare(self) -> None:
+        """Fetch what is missing, in one process a machine."""
+
     def splits(self) -> dict[str, LabelledImages]:
         """Return the images of each split, for a training."""
 
@@ -91,6 +94,9 @@ class FolderSource:
 
     root: Path
     skipped_files: list[str] = field(default_factory=list)
+
+    def prepare(self) -> None:
+        """Do nothing: the folder is there."""
 
     def splits(self) -> dict[str, LabelledImages]:
         """Return the images of train and of the splits beside it; of a folder per class, all are train.
@@ -172,6 +178,9 @@ class TableSource:
     table: Path
     skipped_files: list[str] = field(default_factory=list)
 
+    def prepare(self) -> None:
+        """Do nothing: the table is there."""
+
     def splits(self) -> dict[str, LabelledImages]:
         """Return the images of each split; without the column, all are train.
 
@@ -229,6 +238,10 @@ class DatasetSource:
     """Split to the arguments that make it."""
     root: Path | None = None
     skipped_files: list[str] = field(default_factory=list)
+
+    def prepare(self) -> None:
+        """Let torchvision download what is missing."""
+        self.open()
 
     def open(self) -> dict[str, Any]:
         """Return the data set of each split; torchvision downloads what is missing.

@@ -35,6 +35,7 @@ class Graph(nn.Module):
     """Compute probabilities (N, classes) from uint8 images (N, 3, size, size), as an exported graph does."""
 
     def __init__(self, module: FineTuner) -> None:
+        """Take network and preprocessing from a module."""
         super().__init__()
         self.network, self.preprocess = module.backbone, module.preprocess
 

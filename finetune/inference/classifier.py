@@ -54,10 +54,6 @@ TTA: dict[str, Callable[[Preprocess], Callable[[Tensor], Tensor]]] = {
 probabilities are averaged."""
 
 
-VIEWS = {"none": 1, "flip": 2, "five_crop": 5}
-"""How many views of an image each of `TTA` makes."""
-
-
 @dataclass(frozen=True)
 class Prediction:
     """The classes that a model predicts for an image."""
@@ -111,7 +107,7 @@ class Classifier:
         mixed, dtype = self.precision.endswith("-mixed"), _DTYPES[self.precision]
         self._autocast = dtype if mixed else None
         self.module = module.to(self.device, torch.float32 if mixed else dtype).eval()
-        self.tta, self.transform = tta, TTA[tta](module.preprocess)
+        self.transform = TTA[tta](module.preprocess)
         """uint8 pixels (3, H, W) to what `logits` takes a batch of."""
 
     @property
@@ -140,7 +136,8 @@ class Classifier:
         if num_workers == "auto":
             num_workers = hardware.default_num_workers(len(chosen), self.device.type == "cpu")
         size = self.module.preprocess.size
-        batch_bytes = batch_size * VIEWS[self.tta] * 3 * size**2
+        views = {3: 1, 4: 5}[self.transform(torch.zeros(3, 8, 8, dtype=torch.uint8)).ndim]  # at most
+        batch_bytes = batch_size * views * 3 * size**2
         return make_loader(
             ImageDataset(split, self.transform), in_order(chosen, batch_size), int(num_workers), batch_bytes=batch_bytes
         )

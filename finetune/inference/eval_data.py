@@ -10,7 +10,7 @@ from finetune.checkpoints.metadata import DataRecord, SplitRecord
 from finetune.data import sources
 from finetune.data.datamodule import ImageDataModule
 from finetune.data.readers import FileReader, subset
-from finetune.data.sources import LabelledImages, Source
+from finetune.data.sources import LabelledImages
 from finetune.data.splits import Split
 from finetune.data.splitting import label_numbers
 from finetune.images import info
@@ -58,7 +58,7 @@ def find_eval_data(record: DataRecord, classes: Sequence[str], name: str, data: 
             same = _same_files(found, holdout, name, data.root) if holdout.sizes and data.root is not None else None
         if same is not None:
             return same
-    new = _new_data(found, classes, name, data, source)
+    new = _new_data(found, classes, name, data)
     return replace(new, notes=[*new.notes, *listing.note_on_skipped_files(source.skipped_files)])
 
 
@@ -155,7 +155,7 @@ def _same_items(
 
 
 def _new_data(
-    found: Mapping[str, LabelledImages], classes: Sequence[str], name: str, data: ImageDataModule, source: Source
+    found: Mapping[str, LabelledImages], classes: Sequence[str], name: str, data: ImageDataModule
 ) -> EvalDataset:
     """Return images that the run did not hold out, their classes mapped by name onto the model's."""
     part = name if name in found else ""

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 
 from finetune.checkpoints.metadata import ValidationRecord
-from finetune.inference.classifier import Classifier
+from finetune.inference.classifier import BATCH, Classifier
 from finetune.inference.eval_data import EvalDataset
 from finetune.metrics import calibration, classification, statistics
 from finetune.runtime import hardware
 from finetune.runtime.console import progress_bar
-
-BATCH = 32
 
 
 class EvaluationResult(NamedTuple):

@@ -58,7 +58,7 @@ def find_inputs(source: str) -> Inputs:
     """Find the images that a source stands for.
 
     Args:
-        source: a image, a folder (with all below it), a pattern such as `photos/**/*.jpg`, a list of paths (a line
+        source: an image, a folder (with all below it), a pattern such as `photos/**/*.jpg`, a list of paths (a line
             each, `.txt` or `.lst`; or `.csv` with a column `path`, relative to the table), an http(s) address, or `-`:
             a path a line on standard input.
 
@@ -248,8 +248,11 @@ class InputDataset(Dataset[LoadedImage]):
         """Read a batch."""
         if len(items) == 1 or get_worker_info() is not None:
             return [self[item] for item in items]
-        with ThreadPoolExecutor(min(len(items), process.cpu_count())) as pool:
+        pool = ThreadPoolExecutor(min(len(items), process.cpu_count()))
+        try:
             return list(pool.map(self.__getitem__, items))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C, nobody waits for the addresses that are left
 
 
 def read_inputs(

@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 
 from finetune.inference import prediction_table
-from finetune.inference.classifier import Classifier
+from finetune.inference.classifier import BATCH, Classifier
 from finetune.inference.inputs import Inputs, LoadedImage, is_address, read_inputs
 from finetune.runtime import hardware
 from finetune.runtime.console import field_line, progress_bar
-
-BATCH = 32
 
 SHOWN = 8
 """Images in each half of the gallery, and predictions on the terminal where there are no more."""
@@ -53,6 +51,7 @@ class Gallery:
     """The most and the least certain images so far."""
 
     def __init__(self) -> None:
+        """Begin without images."""
         self._most: list[Any] = []
         self._least: list[Any] = []
         self._number = count()  # settles ties, so that images are never compared

@@ -9,6 +9,7 @@ import shutil
 import stat
 import tempfile
 import time
+import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable

@@ -52,6 +52,7 @@ class Cache:
     """Manage a folder of entries that take at most `gib` GiB together."""
 
     def __init__(self, folder: str | Path | None = None, gib: float | None = None) -> None:
+        """Name the folder, and how many GiB it may hold."""
         gib = DEFAULT_GIB if gib is None else gib
         self.folder = Path(folder).expanduser() if folder is not None else default_cache_folder()
         self.gib, self.limit = gib, int(gib * 2**30)
@@ -132,7 +133,6 @@ class Cache:
             raise OSError(f"{format_mib(size)} are more than paths.cache_gib={self.gib:g} allows")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_half_made()
-        self._remove_old_entries()
         entries = self.entries()
         total, free = sum(e.bytes for e in entries), shutil.disk_usage(self.folder).free
         removable = [e for e in entries if e.path not in self.in_use]

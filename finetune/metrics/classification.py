@@ -32,6 +32,7 @@ class ClassificationMetrics(nn.Module):
     """The log loss and every metric of `EVALUATION_METRICS`, over all images of a split and all processes."""
 
     def __init__(self, num_classes: int) -> None:
+        """Make the metrics for a number of classes."""
         super().__init__()
         metrics: dict[str, Metric | MetricCollection] = {k: make(num_classes) for k, make in EVALUATION_METRICS.items()}
         self.loss = MeanMetric()
@@ -79,6 +80,7 @@ class TrainingMetrics(nn.Module):
     """The loss and the accuracy of the training batches of an epoch."""
 
     def __init__(self, num_classes: int) -> None:
+        """Make the metrics for a number of classes."""
         super().__init__()
         self.loss = MeanMetric()
         self.acc = MulticlassAccuracy(num_classes, average="micro")

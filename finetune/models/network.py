@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from finetune.images.transforms import Preprocess
 from finetune.models import partition
-from finetune.models.backbone import Backbone
 
 
 class ClassifierNetwork:
@@ -18,12 +17,17 @@ class ClassifierNetwork:
     A plain object and no module: the parameters are registered once, under `FineTuner.backbone`.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
-        self.module: nn.Module = backbone.network
-        self.preprocess: Preprocess = backbone.preprocess
-        self.head_path = backbone.family.head
-        # what follows the head is known of torchvision's networks alone
-        self._head_is_last = backbone.name != "custom" and backbone.family.build is None
+    def __init__(self, module: nn.Module, preprocess: Preprocess, head: str, head_is_last: bool) -> None:
+        """Name the parts.
+
+        Args:
+            module: the whole network.
+            preprocess: normalises its images.
+            head: path of its last layer.
+            head_is_last: whether nothing follows the head; that is known of torchvision's networks alone.
+        """
+        self.module, self.preprocess, self.head_path = module, preprocess, head
+        self._head_is_last = head_is_last
 
     @property
     def head(self) -> nn.Module:
@@ -73,7 +77,7 @@ class ClassifierNetwork:
         """
         modules = partition.modules_after(self.module, split_point)
         if not self._runs_exact_head(features, exact_head):
-            return partition.logits_from(modules, features)
+            return partition.run_to_logits(modules, features)
         return self._exact_head(partition.forward_from(modules[: modules.index(self.head)], features))
 
     def head_inputs(self, images: Tensor) -> Tensor:
@@ -90,7 +94,7 @@ class ClassifierNetwork:
 
     def _exact_head(self, values: Tensor) -> Tensor:
         with torch.autocast(values.device.type, enabled=False):
-            return partition.logits_from(partition.modules_after(self.module, self.head_path), values.float())
+            return partition.run_to_logits(partition.modules_after(self.module, self.head_path), values.float())
 
 
 def channels_last(images: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module]:
         yield module
 
 
-def logits_from(modules: Sequence[nn.Module], values: Tensor) -> Tensor:
+def run_to_logits(modules: Sequence[nn.Module], values: Tensor) -> Tensor:
     """Compute logits (N, classes) from the features that enter the first of some modules."""
     values = forward_from(modules, values)
     return values.flatten(1) if values.ndim > 2 else values
@@ -134,7 +134,7 @@ def verify_partition(network: nn.Module, split_point: str, head: str, values: Te
         with torch.no_grad():
             out = network.forward(images)
             whole = (out[0] if isinstance(out, tuple) else out).float()
-            parts = logits_from(modules_after(network, split_point), values).float()
+            parts = run_to_logits(modules_after(network, split_point), values).float()
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ValueError(
             f"what follows {split_point} cannot be run by itself ({str(error).splitlines()[0]})"

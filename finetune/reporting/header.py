@@ -16,7 +16,6 @@ from finetune.reporting.data_files import write_bad_files, write_split
 from finetune.runtime import hardware
 from finetune.runtime.console import echo, field_line
 from finetune.training.module import FineTuner
-from finetune.training.schedule import resolve_max_epochs
 
 
 def print_header(
@@ -37,10 +36,11 @@ def print_header(
     """
     if not trainer.is_global_zero:
         return
-    # Lightning would set these in a moment: workers depend on the device, and what is trainable on the run's length
-    data.trainer, module.schedule.max_epochs = trainer, resolve_max_epochs(trainer.max_epochs)
+    # Lightning would do this in a moment: workers depend on the device, and what is trainable on the run's length
+    data.trainer = trainer
+    module.schedule.attach(trainer)
     lines = [*data_lines(data), *finding_lines(findings, data.root), *model_lines(module)]
-    if trainer.max_epochs == -1:
+    if module.schedule.max_epochs is None:
         lines.append(field_line("Note", "no end was given (trainer.max_epochs=-1): Ctrl-C ends the run and saves it."))
     echo("\n".join([*lines, field_line("Device", f"{describe_device(trainer)} {_explain_device(trainer, data)}")]))
     write_split(data, folder / "split.csv")

@@ -137,8 +137,11 @@ def summary_values(
 
 def _draw_plots(history: History, best: int | None, data: ImageDataModule, folder: Path) -> None:
     figures.save_curves(history.rows, folder / "curves.png", best)
-    images, labels = data.sample(16)
-    figures.save_samples(images, [data.classes[i] for i in labels], folder / "samples.png")
+    try:
+        images, labels = data.sample(16)
+        figures.save_samples(images, [data.classes[i] for i in labels], folder / "samples.png")
+    except (OSError, ValueError) as error:  # the images are gone; the run is good without their picture
+        echo(field_line("Note", f"plots/samples.png could not be drawn: {error}"))
     if history.best_results:
         matrix = history.best_results["confusion_matrix"]
         figures.save_confusion_matrix(matrix, data.classes, folder / "confusion_matrix.png")

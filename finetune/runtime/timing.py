@@ -11,6 +11,7 @@ class PhaseTimer:
     """Measure the seconds of each phase of a run."""
 
     def __init__(self) -> None:
+        """Begin to count the total."""
         self._began = time.perf_counter()
         self.phases: dict[str, float] = {}
 

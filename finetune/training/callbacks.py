@@ -59,6 +59,7 @@ class LastCheckpoint(ModelCheckpoint):
     """Writes `last.ckpt`, the last epoch whatever its score: `save_last` of a monitored checkpoint may be an older one."""
 
     def __init__(self, folder: Path) -> None:
+        """Name the folder."""
         super().__init__(folder, "last", monitor=None, **_CHECKPOINT_OPTIONS)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -77,6 +78,7 @@ class SeedEveryBatch(Callback):
     """Seeds every batch, so that a resumed run draws the same dropout and MixUp."""
 
     def __init__(self, seed: int) -> None:
+        """Name the seed of the run."""
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

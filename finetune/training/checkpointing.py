@@ -49,24 +49,15 @@ def add_metadata(checkpoint: dict[str, Any], module: TrainableClassifier, traine
     """
     metadata = replace(module.metadata, versions=hardware.installed_versions(), run=None)
     if trainer is not None:
-        data = _data_record(checkpoint, trainer)
         validation = metadata.validation
         if validation.step != trainer.global_step:  # the weights have changed since
             validation = replace(validation, results={})
-        metadata = replace(metadata, data=data or metadata.data, validation=validation)
+        record = getattr(getattr(trainer, "datamodule", None), "record", DataRecord)  # of an ImageDataModule
+        metadata = replace(metadata, data=record(), validation=validation)
         if trainer.state.fn == TrainerFn.FITTING:
             _require_finite(checkpoint["state_dict"], trainer)
             metadata = replace(metadata, run=_run_record(module, trainer))
     checkpoint[METADATA] = metadata.to_dict()
-
-
-def _data_record(checkpoint: dict[str, Any], trainer: Trainer) -> DataRecord | None:
-    """Take the state of an `ImageDataModule` from Lightning's entries: it describes the data."""
-    data: Any = getattr(trainer, "datamodule", None)
-    state = checkpoint.get(type(data).__qualname__)
-    if not isinstance(state, dict) or set(state) != set(DataRecord().__dict__):
-        return None
-    return DataRecord(**checkpoint.pop(type(data).__qualname__))
 
 
 def _run_record(module: TrainableClassifier, trainer: Trainer) -> RunRecord:

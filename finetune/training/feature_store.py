@@ -206,6 +206,7 @@ class FeatureLoader:
     """Batches of features in the order of a batch sampler of (epoch, position)."""
 
     def __init__(self, store: FeatureStore, labels: Sequence[int], batches: Any, views: int = 1) -> None:
+        """Name the features, the labels by position, and the batches of (epoch, position)."""
         self.store, self.labels, self.batches, self.views = store, torch.tensor(labels), batches, views
 
     def __len__(self) -> int:

@@ -23,6 +23,7 @@ class History(Checkpoint):
     """
 
     def __init__(self, path: Path, monitor: str) -> None:
+        """Name the table, and the metric that says which epoch is best."""
         self.path, self.monitor = path, monitor
         self.rows: list[dict[str, Any]] = []
         self.best_results: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from finetune.checkpoints.format import upgrade
-from finetune.checkpoints.metadata import CheckpointMetadata, ModelRecord
+from finetune.checkpoints.metadata import CheckpointMetadata, ModelRecord, ValidationRecord
 from finetune.images.transforms import batch_augmentation
 from finetune.metrics.classification import ClassificationMetrics, TrainingMetrics
 from finetune.models.backbone import Backbone, make_backbone
@@ -25,7 +25,7 @@ from finetune.training import checkpointing, distributed, feature_cache, optimiz
 from finetune.training.arguments import class_names, cross_entropy
 from finetune.training.feature_store import FeatureBatch
 from finetune.training.resume import ResumeState
-from finetune.training.schedule import FreezeSchedule, resolve_max_epochs
+from finetune.training.schedule import FreezeSchedule
 from finetune.training.strategy import Strategy
 
 Batch = tuple[Tensor, Tensor] | FeatureBatch
@@ -112,9 +112,7 @@ class FineTuner(LightningModule):
         )  # fmt: skip
         self.family, self.preprocess = backbone.family, backbone.preprocess
         self.backbone: nn.Module = backbone.network.to(memory_format=torch.channels_last)
-        self.network = ClassifierNetwork(backbone)
-        self.aux_weight = self.family.aux_weight if aux_weight is None else float(aux_weight)
-        self.schedule = FreezeSchedule(self.strategy, backbone, self.aux_weight)
+        self.schedule = FreezeSchedule(self.strategy, backbone, aux_weight)
         self.make_optimizer, self.make_scheduler, self.warmup, self.monitor = optimizer, scheduler, warmup, monitor
         self.criterion = cross_entropy(class_weights, float(label_smoothing), len(self.classes))
         self.batch_augmentation = batch_augmentation(len(self.classes), mixup, cutmix)
@@ -133,7 +131,7 @@ class FineTuner(LightningModule):
         record = ModelRecord(
             self.model_name, self.classes, self.strategy.to_dict(), head=self.family.head,
             feature_boundary=self.family.feature_boundary, preprocess=self.preprocess.to_dict(),
-            label_smoothing=float(label_smoothing), class_weights=weights_of_classes, aux_weight=self.aux_weight,
+            label_smoothing=float(label_smoothing), class_weights=weights_of_classes, aux_weight=self.schedule.aux_weight,
             mixup=float(mixup), cutmix=float(cutmix), transform_input=self.transform_input,
             weights_source=self.weights_source,
         )  # fmt: skip
@@ -144,6 +142,12 @@ class FineTuner(LightningModule):
     def head(self) -> nn.Module:
         """The new last layer."""
         return self.network.head
+
+    @property
+    def network(self) -> ClassifierNetwork:
+        """The backbone with its preprocessing, run as a whole or in parts."""
+        head_is_last = self.model_name != "custom" and self.family.build is None
+        return ClassifierNetwork(self.backbone, self.preprocess, self.family.head, head_is_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the logits (N, classes) of the main head.
@@ -161,15 +165,17 @@ class FineTuner(LightningModule):
     # --- training ----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Learn the length of the run, and hand over to the data module what depends on the network."""
-        self.schedule.max_epochs = resolve_max_epochs(self.trainer.max_epochs)
+        """Hand over to the data module, whose own setup came first, what depends on the network."""
+        self.schedule.attach(self.trainer)
         data: Any = getattr(self.trainer, "datamodule", None)
-        if hasattr(data, "adapt_to"):  # an ImageDataModule, whose own setup came first
+        if hasattr(data, "adapt_to"):  # an ImageDataModule
             data.adapt_to(self.classes, self.preprocess, self.schedule.unaugmented_epochs())
 
     def on_fit_start(self) -> None:
         """Freeze, print the groups, and compute the features of what stays frozen."""
+        FineTuner.setup(self, "fit")  # again: a subclass may have a setup of its own
         self.schedule.require_starts()
+        self.metadata = replace(self.metadata, validation=ValidationRecord())
         self._enter_epoch()
         if self.trainer.is_global_zero:
             columns = ["group", "tensors", "parameters", "rate", "trainable from"]
@@ -204,7 +210,7 @@ class FineTuner(LightningModule):
             logits, aux = self.network.logits_and_aux(images)
         loss: Tensor = self.criterion(logits, targets)
         for aux_logits in aux:
-            loss = loss + self.aux_weight * self.criterion(aux_logits, targets)
+            loss = loss + self.schedule.aux_weight * self.criterion(aux_logits, targets)
         if not torch.isfinite(loss):
             where = distributed.describe_step(self.trainer, batch_idx)
             raise ValueError(f"The loss is {loss.item()} {where} {distributed.DIVERGED_HINT}")

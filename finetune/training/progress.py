@@ -11,12 +11,14 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from finetune.runtime.console import echo, make_console
 from finetune.training.history import History, best_epoch
+from finetune.training.schedule import resolve_max_epochs
 
 
 class ProgressBar(Callback):
     """Shows one line at the bottom of a terminal: the epoch, how far the run is, and when it will be ready."""
 
     def __init__(self) -> None:
+        """Begin without a bar."""
         self._bar: Progress | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -24,10 +26,11 @@ class ProgressBar(Callback):
         if not trainer.is_global_zero:
             return
         each = float(trainer.num_training_batches)  # the time of validation shows in the speed
-        known = (trainer.max_epochs or -1) > 0 and math.isfinite(each)
+        end = resolve_max_epochs(trainer.max_epochs)
+        known = end is not None and math.isfinite(each)
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=make_console(), transient=True)
-        self._task = self._bar.add_task("", total=each * (trainer.max_epochs or 0) if known else None)
+        self._task = self._bar.add_task("", total=each * end if end is not None and known else None)
         batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         done = each * trainer.current_epoch + batches.processed
         self._bar.update(self._task, completed=done if known else 0)
@@ -37,8 +40,7 @@ class ProgressBar(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the epoch."""
         if self._bar is not None:
-            of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
-            self._bar.update(self._task, description=f"epoch {trainer.current_epoch + 1}{of}")
+            self._bar.update(self._task, description=f"epoch {_of(trainer.current_epoch + 1, trainer.max_epochs)}")
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Advance by a batch."""
@@ -79,6 +81,7 @@ class EpochSummary(Checkpoint):
     """
 
     def __init__(self, monitor: str, history: History) -> None:
+        """Name the metric that says which epoch is best, and the record to print."""
         self.monitor, self.history = monitor, history
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,7 +95,7 @@ class EpochSummary(Checkpoint):
         rows = self.history.rows
         echo(format_epoch(rows, self.monitor, trainer.max_epochs))
         self._seen += 1
-        left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
+        left = (resolve_max_epochs(trainer.max_epochs) or 0) - trainer.current_epoch - 1
         # the first epoch starts workers and fills caches: the second is like those to come
         if self._seen == min(2, left + 1) and left * rows[-1]["seconds"] >= LONG_S:
             echo(
@@ -107,6 +110,11 @@ def format_epoch(rows: list[dict[str, Any]], monitor: str, max_epochs: int | Non
     for split in ("train", "val"):
         if f"{split}/loss" in row:
             shown.append(f"{split} loss {row[f'{split}/loss']:.4f} acc {row[f'{split}/acc']:.4f}")
-    of = f"/{max_epochs}" if max_epochs and max_epochs > 0 else ""
     mark = " *" if best_epoch(rows, monitor) is row else ""
-    return f"epoch {row['epoch']}{of}  {'  '.join(shown)}  {row['seconds']:.1f} s{mark}"
+    return f"epoch {_of(row['epoch'], max_epochs)}  {'  '.join(shown)}  {row['seconds']:.1f} s{mark}"
+
+
+def _of(epoch: int, max_epochs: int | None) -> str:
+    """Return an epoch, counted from 1, and of how many it is."""
+    end = resolve_max_epochs(max_epochs)
+    return f"{epoch}" if end is None else f"{epoch}/{end}"

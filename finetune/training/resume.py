@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from lightning.pytorch import Trainer
 
-from finetune.checkpoints.format import Checkpoint
+from finetune.checkpoints.format import read_progress, read_run
 from finetune.checkpoints.metadata import RunRecord
 from finetune.metrics.classification import TrainingMetrics
 from finetune.runtime.console import echo, field_line
@@ -19,7 +19,7 @@ from finetune.training.schedule import FreezeSchedule
 
 @dataclass(frozen=True)
 class ResumeState:
-    """Where a run goes on, and what it had counted; the default is the beginning of a new run."""
+    """The place where a run goes on, and its metrics so far; the default is the beginning of a new run."""
 
     epoch: int = 0
     """Counted from 0."""
@@ -33,18 +33,17 @@ class ResumeState:
         """Read the state from a checkpoint's entries.
 
         Args:
-            entries: as Lightning hands them to `on_load_checkpoint`.
+            entries: as Lightning hands them to `on_load_checkpoint`, upgraded.
             processes: of this run.
 
         Raises:
             ValueError: the checkpoint holds weights alone, or was written within an epoch by another number of processes.
         """
-        checkpoint = Checkpoint.from_entries(entries)
-        if not checkpoint.is_resumable:
+        if "loops" not in entries:
             raise ValueError(
                 "The checkpoint holds weights but not the state of a run; start from it with FineTuner.load_from_checkpoint."
             )
-        state = cls(checkpoint.resume_epoch, checkpoint.resume_batches, checkpoint.run, is_new=False)
+        state = cls(*read_progress(entries), read_run(entries), is_new=False)
         if state.batches and state.run.processes != processes:
             raise ValueError(
                 f"The checkpoint was written within an epoch by {state.run.processes} processes, and there are {processes}."
@@ -57,19 +56,12 @@ class ResumeState:
             metrics.restore_metric_state(self.run.metric_state if first_process else {})
 
     def rescale_schedulers(self, trainer: Trainer, schedule: FreezeSchedule) -> None:
-        """Let schedulers that were planned for another number of epochs go on as if planned for this one."""
+        """Let schedules that were planned for another number of epochs go on as if planned for this one."""
         if self.run.max_epochs != schedule.max_epochs:
-            rescale_schedulers(trainer, self.run.max_epochs, schedule.max_epochs)
+            _rescale_cosines(trainer, self.run.max_epochs, schedule.max_epochs)
 
 
-def rescale_schedulers(trainer: Trainer, planned: int | None, max_epochs: int | None) -> None:
-    """Plan cosine schedules for another number of epochs, and print the new rates.
-
-    Args:
-        trainer: with the restored schedulers.
-        planned: epochs that they were planned for; None is a run without an end.
-        max_epochs: of this run.
-    """
+def _rescale_cosines(trainer: Trainer, planned: int | None, max_epochs: int | None) -> None:
     optimizer: Any = trainer.optimizers[0]
     before = [options["lr"] for options in optimizer.param_groups]
     for config in trainer.lr_scheduler_configs:

@@ -39,7 +39,7 @@ def check_resumable(path: Path, module: TrainableClassifier, data: DataRecord) -
             f"ckpt_path={path} holds weights but not the state of a run; to start from it, give model.weights={path}."
         )
     try:
-        _ = checkpoint.resume_epoch, checkpoint.resume_batches, [state.items() for state in checkpoint.scheduler_states]
+        _ = checkpoint.progress, [state.items() for state in checkpoint.scheduler_states]
         Strategy.load(checkpoint.model.strategy)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"ckpt_path={path} is damaged: what it says of the run's progress makes no sense.") from error
@@ -72,7 +72,7 @@ def _differences(checkpoint: Checkpoint, module: TrainableClassifier, data: Data
     planned, max_epochs = checkpoint.run.max_epochs, _max_epochs(config)
     if planned != max_epochs and any("total_steps" in state for state in checkpoint.scheduler_states):
         yield f"its one-cycle schedule was made for {planned} epochs and cannot be stretched; give trainer.max_epochs={planned}"
-    if checkpoint.resume_batches and stored_config:
+    if checkpoint.progress[1] and stored_config:
         for key in ("data.batch_size", "trainer.accumulate_grad_batches", "seed"):
             stored, given = select(stored_config, key), select(config, key)
             if stored != given:
@@ -119,7 +119,7 @@ def _print_changes(checkpoint: Checkpoint, config: Mapping[str, Any], path: Path
     if effective:
         changes = ", ".join(f"{key}={select(config, key)} (was {select(stored, key)})" for key in effective)
         echo(field_line("Note", f"from here on {changes}: not the run that it would have been."))
-    epoch, batches = checkpoint.resume_epoch, checkpoint.resume_batches
+    epoch, batches = checkpoint.progress
     max_epochs = _max_epochs(config)
     if max_epochs is not None and max_epochs <= epoch:
         text = f"{path} has finished epoch {epoch} of {max_epochs}: nothing is left to train"

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from lightning.pytorch import Trainer
+
 from finetune.models.backbone import Backbone
 from finetune.training.param_groups import NORM_MODULES, AssignedGroup, assign_parameters, names_before
 from finetune.training.strategy import ParamGroup, Strategy
@@ -24,28 +26,32 @@ class FreezeSchedule:
 
     Attributes:
         groups: the strategy's groups with the parameter names that they claim; each parameter stands in one.
-        max_epochs: length of the run; None is a run without an end (and no Trainer). Set it before training.
+        max_epochs: length of the run; None is a run without an end, and no Trainer.
     """
 
-    def __init__(self, strategy: Strategy, backbone: Backbone, aux_weight: float) -> None:
+    def __init__(self, strategy: Strategy, backbone: Backbone, aux_weight: float | None) -> None:
         """Assign the parameters of a network.
 
         Args:
             strategy: its groups claim the parameters.
             backbone: the network, its family and the names of its new parameters.
-            aux_weight: weight of auxiliary losses; at 0 auxiliary heads are not trained.
+            aux_weight: weight of auxiliary losses, None is the family's own; at 0 auxiliary heads are not trained.
 
         Raises:
             ValueError: the strategy does not fit the network, or the feature boundary is no module of it.
         """
         self.strategy, self.family, self.network = strategy, backbone.family, backbone.network
         self.head = frozenset(backbone.head_names)
-        self.aux_weight = aux_weight
+        self.aux_weight = self.family.aux_weight if aux_weight is None else float(aux_weight)
         self.max_epochs: int | None = None
         self.groups: list[AssignedGroup] = assign_parameters(strategy, self.network, backbone.head_names)
         names_before(self.network, self.family.feature_boundary)  # raises here, not in the first epoch
 
     # --- what is trainable when --------------------------------------------------------------------------------
+
+    def attach(self, trainer: Trainer) -> None:
+        """Take the length of the run from a Trainer."""
+        self.max_epochs = resolve_max_epochs(trainer.max_epochs)
 
     @property
     def end(self) -> int:
@@ -199,7 +205,7 @@ class FreezeSchedule:
     def table(self, base_lr: float) -> list[list[str]]:
         """Return rows of group, tensors, parameters, rate and first epoch (counted from 1), for people."""
         sizes = {n: p.numel() for n, p in self.network.named_parameters()}
-        unused = self.unused_aux_parameters(self.end - 1)
+        unused = self.unused_aux_parameters(max(0, self.end - 1))
         rows = []
         for group, names in self.groups:
             trained = [n for n in names if n not in unused]

@@ -43,7 +43,7 @@ def test_a_checkpoint_says_in_which_epoch_and_after_how_many_batches_it_goes_on(
         entries = torch.load(path, weights_only=True)
         checkpoint = Checkpoint(entries, ModelRecord("boring", ["a", "b"]), CheckpointMetadata())
         assert checkpoint.is_resumable
-        found[path.stem] = (checkpoint.resume_epoch, checkpoint.resume_batches)
+        found[path.stem] = checkpoint.progress
     assert found["end"] == (2, 0)
     assert found["0_0"] == (0, 1)
     assert found["0_1"] == (0, 2)

@@ -53,7 +53,7 @@ def test_old_checkpoint_is_read_in_todays_form() -> None:
     assert metadata.run is not None
     assert (metadata.run.max_epochs, metadata.run.start_epochs, metadata.run.processes) == (2, [0, None], 1)
     assert metadata.run.metric_state["acc"]["tp"].tolist() == [5]
-    assert (checkpoint.resume_epoch, checkpoint.resume_batches, checkpoint.is_resumable) == (2, 0, True)
+    assert (*checkpoint.progress, checkpoint.is_resumable) == (2, 0, True)
 
 
 def test_checkpoint_of_the_first_format_says_nothing_of_its_data() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -302,3 +304,27 @@ def test_predict_takes_the_folder_of_a_run_and_names_with_nul(
     folder, code = command("predict", f"ckpt={trained}", "source=-")
     assert code == 0
     assert len(read_table(folder / "predictions.csv")) == 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_heard_while_a_pipe_of_names_says_nothing(trained: Path, photos: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "finetune.predict", f"ckpt={trained}", "source=-", f"hydra.run.dir={tmp_path}/run"]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write("".join(f"{photos}/val/cat/00.png\n" for _ in range(40)))
+    process.stdin.flush()  # and it stays open
+    table = tmp_path / "run" / "predictions.csv.part"
+    deadline = time.monotonic() + 60
+    while not (table.is_file() and len(table.read_text().splitlines()) == 33) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=30)[1]
+    assert process.returncode == 130, errors[-2000:]
+    assert "the rows so far are in" in errors

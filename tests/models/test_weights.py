@@ -211,3 +211,11 @@ def test_weights_from_a_checkpoint_keep_its_transform_input(tmp_path: Path) -> N
     FineTuner("googlenet", classes=2, weights="none").save(tmp_path / "scratch.ckpt")
     module = FineTuner("googlenet", classes=3, weights=str(tmp_path / "scratch.ckpt"))
     assert module.hparams["transform_input"] is False
+
+
+def test_weights_from_a_checkpoint_with_a_record_that_makes_no_sense(tmp_path: Path) -> None:
+    network = torchvision.models.squeezenet1_1()
+    content = {"state_dict": network.state_dict(), "callbacks": {"History": {"rows": [5]}}, "hyper_parameters": [1]}
+    torch.save(content, tmp_path / "odd.ckpt")
+    backbone = Backbone.create("squeezenet1_1", str(tmp_path / "odd.ckpt"))
+    assert backbone.weights_source.startswith("50 trunk tensors")

@@ -44,3 +44,10 @@ def test_stratified_holdout_never_parts_a_group() -> None:
 def test_seed_of_is_the_same_everywhere() -> None:
     assert derive_seed(0, 1, 2) == derive_seed(0, 1, 2) != derive_seed(0, 2, 1)
     assert 0 <= derive_seed(-1) < 2**63
+
+
+def test_stratified_holdout_leaves_every_class_an_image_also_where_an_image_is_in_two_classes() -> None:
+    """The only dog is, byte for byte, one of the cats: held out with it, no dog would be left to train on."""
+    labels, groups = [0] * 10 + [1], [*map(str, range(10)), "3"]
+    for seed in range(100):
+        assert 10 not in stratified_holdout(labels, groups, 0.2, seed)

@@ -214,3 +214,30 @@ def test_a_plain_trainer_with_its_sanity_check_works(photos: Path, tmp_path: Pat
     trainer = Trainer(max_epochs=2, accelerator="cpu", logger=False, default_root_dir=tmp_path)
     trainer.fit(module, datamodule=data)
     assert sum(map(sum, module.results["val"]["confusion_matrix"])) == 12
+
+
+def test_a_network_or_a_normalisation_that_is_put_in_its_place_is_used() -> None:
+    module = FineTuner("squeezenet1_1", 2, weights="none").eval()
+    other = FineTuner("squeezenet1_1", 2, weights="none", preprocess={"mean": 0.5, "std": 0.5}).eval()
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = other(images)
+        assert not torch.equal(module(images), expected)
+        module.backbone, module.preprocess = other.backbone, other.preprocess
+        assert torch.equal(module(images), expected)
+
+
+def test_a_subclass_with_a_setup_of_its_own_knows_the_length_of_its_run(
+    photos: Path, trainer: Callable[..., Trainer]
+) -> None:
+    class Mine(FineTuner):
+        def setup(self, stage: str) -> None:
+            self.ready = True
+
+    data = ImageDataModule(photos, batch_size=8, num_workers=0).prepare()
+    module = Mine("squeezenet1_1", data.classes, "lp_ft", weights="none", preprocess={"size": 32})
+    trainer(3).fit(module, datamodule=data)  # a start that is a share of the run needs its end
+    assert module.ready
+    assert module.schedule.start_epochs() == [0, 1]
+    assert data.final_preprocess.size == 32
+    assert data.unaugmented_epochs == 1
