@@ -12,22 +12,7 @@ import numpy as np
 import pytest
 
 from finetune import compare
-from finetune.reporting import comparison, runs
-from finetune.reporting.comparison import PairedTest
-from tests.helpers import make_run
-
-
-def compare_with_best_counts_image_by_image(tmp_path: Path) -> None:
-    best, other = make_run(tmp_path, "a", [1] * 20), make_run(tmp_path, "b", [1] * 10 + [0] * 10)
-    far = make_run(tmp_path, "c", [1] * 19)
-    found = comparison.compare_with_best([best, other, far])
-    assert found[0] is None
-    assert found[2] is None  # evaluated on other images
-    assert found[1] is not None
-    assert (found[1].only_best, found[1].only_this, found[1].p) == (10, 0, pytest.approx(2 / 1024))
-    assert "10 fewer correct (10 against 0); significant" in found[1].description
-    assert "not significant" in PairedTest(3, 2, 1.0).description
-    assert PairedTest(0, 0, 1.0).description == "the same predictions"
+from finetune.reporting import runs
 
 
 @pytest.fixture

@@ -283,7 +283,7 @@ def test_evaluate_a_torchvision_data_set_by_its_name(
     assert code == 0, capsys.readouterr().err
     report.main([str(run)])  # finds the images by the run's configuration
     assert (run / "report.html").read_text().count("<img") >= 5
-    assert "Without pictures" not in capsys.readouterr().out
+    assert "Without images" not in capsys.readouterr().out
     _, code = command("evaluate", f"ckpt={run}/checkpoints/best.ckpt")
     assert code == 2
     assert "name them: data=fakedata" in capsys.readouterr().err

@@ -177,3 +177,4 @@ def test_content_is_compared_by_its_bytes(tmp_path: Path) -> None:
 def test_upright_size_is_that_of_the_pixels(odd_images: list[str]) -> None:
     assert sizes_of(odd_images) == [tuple(decode.load_pixels(p).shape[1:]) for p in odd_images]
     assert sizes_of(odd_images)[1] == (30, 21)
+    assert info.ImageInfo(error="is damaged").upright_size == (0, 0)

@@ -218,7 +218,7 @@ def _fail(root: Path) -> None:
 def test_fetch_from_a_server_that_stalls_gives_up(
     server: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
     server.stall = True
     with pytest.raises(FileNotFoundError, match=r"could not be downloaded \(timed out\)"):
         fetch(Archive(server.url), tmp_path / "set")

@@ -67,7 +67,7 @@ def test_other_things_in_the_folder_are_let_be(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [".something.tmp", "photos"]
 
 
-def test_entries_of_the_old_layout_are_removed_when_room_is_made_and_cleared(tmp_path: Path) -> None:
+def test_entries_of_the_old_layout_are_removed_when_all_is_cleared(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
 
     def add_old(name: str) -> Path:
@@ -80,8 +80,7 @@ def test_entries_of_the_old_layout_are_removed_when_room_is_made_and_cleared(tmp
     (other / "about.json").write_text("{}")
     assert names(cache) == []
     add_cache_entry(cache, "new", 10, used=100)
-    assert not old.exists()
-    old = add_old("older")
+    assert old.exists()  # a run of the version that knows them may use them
     assert cache.clear()[0] == 2
     assert list(tmp_path.iterdir()) == [other]
 

@@ -1,0 +1,90 @@
+"""Test `finetune.inference.evaluation`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from finetune import Classifier, FineTuner
+from finetune.checkpoints.metadata import ValidationRecord
+from finetune.data.readers import FileReader
+from finetune.data.splits import Split
+from finetune.inference.eval_data import EvalDataset
+from finetune.inference.evaluation import evaluate
+
+
+class Redness(nn.Module):
+    """Has one feature: how red an image is, in 0..1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 1, 1, bias=False), nn.Linear(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.conv(x).mean(dim=(2, 3)))
+        return logits
+
+
+@pytest.fixture
+def model() -> Classifier:
+    """Logits (0.5, redness) of the classes dark and red."""
+    preprocess = {"size": 8, "resize": 8, "mean": 0.0, "std": 1.0}
+    module = FineTuner(Redness(), ["dark", "red"], head="fc", preprocess=preprocess)
+    backbone: Any = module.backbone
+    with torch.no_grad():
+        backbone.conv.weight.copy_(torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1))
+        backbone.fc.weight.copy_(torch.tensor([[0.0], [1.0]]))
+        backbone.fc.bias.copy_(torch.tensor([0.5, 0.0]))
+    return Classifier(module, device="cpu", precision="32-true")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> EvalDataset:
+    """Of redness 0, 0.8, 1 and 0.6; the first two are labelled dark."""
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for path, red in zip(paths, (0, 204, 255, 153), strict=True):
+        Image.new("RGB", (8, 8), (red, 0, 0)).save(path)
+    split = Split("val", [path.name for path in paths], [0, 0, 1, 1], FileReader([str(path) for path in paths]))
+    return EvalDataset(split, "four images", is_holdout=False)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_numbers_are_those_counted_by_hand(batch_size: int, model: Classifier, images: EvalDataset) -> None:
+    values, logits = evaluate(model, images, batch_size=batch_size, num_workers=0)
+    torch.testing.assert_close(logits, torch.tensor([[0.5, 0.0], [0.5, 0.8], [0.5, 1.0], [0.5, 0.6]]))
+    assert values["confusion_matrix"] == [[1, 1], [0, 2]]
+    assert (values["images"], values["correct"], values["acc"]) == (4, 3, 0.75)
+    assert values["acc_interval"] == pytest.approx([0.3006, 0.9544], abs=1e-4)
+    assert values["top_2"] == 1  # there are no five classes
+    assert values["f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert values["auroc"] == pytest.approx(3 / 4)  # of the four pairs, 0.8 and 0.6 are not in order
+    margins = (0.5, 0.5 - 0.8, 1.0 - 0.5, 0.6 - 0.5)  # of the label over the other class
+    assert values["loss"] == pytest.approx(sum(math.log(1 + math.exp(-margin)) for margin in margins) / 4)
+    assert values["per_class"]["dark"] == {"precision": 1, "recall": 0.5, "f1": pytest.approx(2 / 3), "images": 2}
+    assert (values["description"], values["as_in_the_run"]) == ("four images", None)
+
+
+def test_held_out_images_are_compared_with_the_epoch_of_the_run(model: Classifier, images: EvalDataset) -> None:
+    def compare(data: EvalDataset, **results: float) -> Any:
+        record = ValidationRecord(epoch=3, device="cpu", precision="32-true", processes=2, results=results)
+        model.module.metadata = replace(model.module.metadata, validation=record)
+        return evaluate(model, data, num_workers=0).values["as_in_the_run"]
+
+    loss = evaluate(model, images, num_workers=0).values["loss"]
+    held_out = replace(images, is_holdout=True)
+    assert compare(held_out, acc=0.75, loss=loss) == {
+        "same": True, "acc": 0.75, "loss": loss, "epoch": 3, "device": "cpu, 32-true, 2 processes",
+    }  # fmt: skip
+    assert compare(held_out, acc=0.5, loss=loss)["same"] is False
+    assert compare(held_out, acc=0.75, loss=loss + 1e-7)["same"] is False  # to the last digit
+    assert compare(held_out) is None  # the weights have changed since
+    assert compare(images, acc=0.75, loss=loss) is None  # other images
+    test_split = replace(held_out, split=replace(images.split, name="test"))
+    assert compare(test_split, acc=0.75, loss=loss) is None

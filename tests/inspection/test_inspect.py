@@ -1,0 +1,85 @@
+"""Test `finetune.inspection.inspect`."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from finetune import ImageDataModule
+from finetune.images.transforms import Preprocess
+from finetune.inspection.finding import Finding
+from finetune.inspection.inspect import Inspection, inspect_data, training_findings
+from finetune.inspection.scan import DatasetScan
+
+
+@pytest.mark.parametrize(
+    ("problems", "warnings", "verdict"),
+    [
+        (0, 0, "Ready"),
+        (0, 1, "Ready; 1 thing to look at"),
+        (0, 2, "Ready; 2 things to look at"),
+        (1, 0, "Not yet: 1 problem"),
+        (2, 1, "Not yet: 2 problems and 1 warning"),
+    ],
+)
+def test_verdict_counts_problems_and_warnings(problems: int, warnings: int, verdict: str) -> None:
+    severities = ["problem"] * problems + ["warning"] * warnings + ["note"]
+    findings = [Finding("name", severity, "message") for severity in severities]
+    assert Inspection(DatasetScan(Path()), findings, {}, Preprocess(), seconds=0.0).verdict == verdict
+
+
+def make_data(root: Path, tmp_path: Path) -> ImageDataModule:
+    return ImageDataModule(root, image_size=64, num_workers=0, cache_dir=tmp_path / "cache")
+
+
+def test_inspection_decodes_every_image_in_full(ants_and_bees: Path, tmp_path: Path) -> None:
+    (ants_and_bees / "train" / "ants" / "cut.png").write_bytes(b"no")
+    inspection = inspect_data(make_data(ants_and_bees, tmp_path))
+    assert inspection.split_sizes == {"train": 12, "val": 10}
+    assert len(inspection.scan.image_info) == 23
+    assert Counter(info.full for info in inspection.scan.image_info.values() if not info.error) == {True: 22}
+    assert inspection.scan.holdout == set()
+    severities = {finding.name: finding.severity for finding in inspection.findings}
+    assert (severities["unreadable"], severities["uncertainty"]) == ("problem", "warning")  # ten are too few
+    assert inspection.preprocess.size == 64
+
+
+def test_inspection_knows_which_images_training_would_hold_out(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    inspection = inspect_data(make_data(make_images({"": {"cat": 10, "dog": 5}}), tmp_path))
+    assert inspection.split_sizes == {"train": 12, "val": 3}
+    assert Counter(key.split("/")[0] for key in inspection.scan.holdout) == {"cat": 2, "dog": 1}
+    assert Counter(inspection.scan.split_of(image) for image in inspection.scan.images) == {"": 12, "val": 3}
+
+
+def test_data_that_training_would_refuse_are_inspected_all_the_same(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_images({"train": {"cat": 2, "dog": 2}, "val": {"cat": 1, "yak": 1}})
+    inspection = inspect_data(make_data(root, tmp_path))
+    assert inspection.split_sizes == {}
+    refused = [finding for finding in inspection.findings if finding.name == "refused"]
+    assert [finding.severity for finding in refused] == ["problem"]
+    assert refused[0].message.startswith("Training would not start: ")
+    assert "unknown_class" in {finding.name for finding in inspection.findings}
+    assert inspection.verdict.startswith("Not yet: ")
+
+
+def test_only_folders_and_tables_that_are_there_are_inspected(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="check looks at folders and tables"):
+        inspect_data(ImageDataModule())
+    with pytest.raises(FileNotFoundError, match=r"nowhere: there is no such folder"):
+        inspect_data(ImageDataModule(tmp_path / "nowhere"))
+
+
+def test_training_is_warned_of_a_leak_and_of_no_trifles(ants_and_bees: Path, tmp_path: Path) -> None:
+    shutil.copy(ants_and_bees / "train" / "ants" / "0.png", ants_and_bees / "val" / "ants" / "leak.png")
+    shutil.copy(ants_and_bees / "train" / "bees" / "0.png", ants_and_bees / "train" / "bees" / "again.png")  # a note
+    found = training_findings(make_data(ants_and_bees, tmp_path).prepare())
+    assert [(finding.name, finding.severity) for finding in found] == [("duplicates_across_splits", "problem")]
+    assert [sorted(group) for group in found[0].groups] == [["train/ants/0.png", "val/ants/leak.png"]]

@@ -1,0 +1,114 @@
+"""Test `finetune.training.shutdown`."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from finetune.training.shutdown import SAVE_EVERY_S, GracefulShutdown
+
+MODULE: Any = None
+
+
+@pytest.fixture
+def callback(tmp_path: Path) -> Iterator[GracefulShutdown]:
+    """The callback; the handlers of the tests are put back."""
+    callback = GracefulShutdown(tmp_path / "last.ckpt")
+    yield callback
+    callback._restore()
+
+
+def make_trainer(saved: list[Path], **options: Any) -> Any:
+    """A trainer of one process whose epochs have six batches, and whose steps take two; it notes what it saves."""
+    defaults = {
+        "strategy": SimpleNamespace(reduce_boolean_decision=lambda mine, all: mine),
+        "_accelerator_connector": SimpleNamespace(cluster_environment=None),
+        "accumulate_grad_batches": 2,
+        "num_training_batches": 6,
+        "world_size": 1,
+        "save_checkpoint": lambda path, weights_only: saved.append(path),
+    }
+    return SimpleNamespace(**{**defaults, **options})
+
+
+def end_batch(callback: GracefulShutdown, trainer: Any, number: int) -> None:
+    callback.on_train_batch_end(trainer, MODULE, None, None, number)
+
+
+def test_signal_is_heard_after_the_step_of_several_batches(callback: GracefulShutdown) -> None:
+    saved: list[Path] = []
+    trainer = make_trainer(saved)
+    callback.on_train_start(trainer, MODULE)
+    end_batch(callback, trainer, 1)
+    assert saved == []  # nothing has happened
+    signal.raise_signal(signal.SIGTERM)
+    end_batch(callback, trainer, 2)
+    assert saved == []  # its gradients would be in no checkpoint
+    with pytest.raises(SystemExit) as stop:
+        end_batch(callback, trainer, 3)
+    assert (stop.value.code, saved) == (143, [callback.last])
+
+
+def test_signal_in_the_last_batch_waits_for_the_validation(callback: GracefulShutdown) -> None:
+    saved: list[Path] = []
+    trainer = make_trainer(saved)
+    callback.on_train_start(trainer, MODULE)
+    signal.raise_signal(signal.SIGTERM)
+    end_batch(callback, trainer, 5)
+    with pytest.raises(SystemExit) as stop:
+        callback.on_train_epoch_start(trainer, MODULE)
+    assert (stop.value.code, saved) == (143, [])  # the end of the epoch was saved by another callback
+
+
+def test_second_ctrl_c_stops_at_once_and_the_handlers_are_put_back(callback: GracefulShutdown) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    trainer = make_trainer([])
+    callback.on_train_start(trainer, MODULE)
+    signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(SystemExit) as stop:
+        callback.on_train_end(trainer, MODULE)
+    assert stop.value.code == 130
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_long_epoch_is_saved_every_ten_minutes(callback: GracefulShutdown, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    assert SAVE_EVERY_S == 600
+    saved: list[Path] = []
+    trainer = make_trainer(saved)
+    callback.on_train_start(trainer, MODULE)
+    counts = []
+    for now[0] in (600.0, 601.0, 1200.0, 1202.0):
+        end_batch(callback, trainer, 1)
+        counts.append(len(saved))
+    assert counts == [0, 1, 1, 2]  # at 601, and more than 600 after that
+
+
+def test_validation_that_was_stopped_begins_again(callback: GracefulShutdown) -> None:
+    done = {"ready": 3, "started": 3, "processed": 2, "completed": 2}
+    progress: dict[str, Any] = {"total": dict(done), "current": dict(done), "is_last_batch": True}
+    checkpoint = {"loops": {"fit_loop": {"epoch_loop.val_loop.batch_progress": progress}}}
+    trainer = make_trainer([], validating=True, sanity_checking=False, callbacks=[])
+    trainer.save_checkpoint = lambda path, weights_only: callback.on_save_checkpoint(trainer, MODULE, checkpoint)
+    callback.on_train_start(trainer, MODULE)
+    callback.on_validation_batch_end(trainer, MODULE)
+    trainer.save_checkpoint(callback.last, weights_only=False)
+    assert progress["current"] == done  # no signal has come
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        callback.on_validation_batch_end(trainer, MODULE)
+    assert stop.value.code == 143
+    assert progress == {
+        "total": {"ready": 1, "started": 1, "processed": 0, "completed": 0},
+        "current": {"ready": 0, "started": 0, "processed": 0, "completed": 0},
+        "is_last_batch": False,
+    }
