@@ -94,7 +94,7 @@ class Strategy:
     """How many augmented versions of each image are kept; epoch e trains on version e mod views. 1 is the evaluation crop.
     Where features are not kept, every epoch has a version of its own."""
     cache_dtype: str = "float32"
-    """One of `CACHE_DTYPES`: how features are kept; `float16` takes half the space."""
+    """One of `CACHE_DTYPES`: how features of training images are kept; `float16` takes half the space."""
     name: str = "custom"
 
     def __post_init__(self) -> None:
