@@ -56,6 +56,17 @@ def imported(path: Path) -> Iterator[str]:
             yield from (n.name.removeprefix("finetune.") for n in node.names if n.name.startswith("finetune."))
 
 
+def hidden_imports(path: Path) -> Iterator[str]:
+    """Yield the imports whose target `imported` cannot tell: relative ones, and names taken from the package itself."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names = [name.name for name in node.names if name.name not in MODULES]
+            if node.level or (node.module == "finetune" and names):
+                yield ast.unparse(node)
+        if isinstance(node, ast.Import) and any(name.name == "finetune" for name in node.names):
+            yield ast.unparse(node)
+
+
 @cache
 def file_graph() -> dict[str, set[str]]:
     return {module: set(imported(path)) - {module} for module, path in MODULES.items()}
@@ -126,6 +137,15 @@ def test_imports_are_seen_within_functions_and_for_types(tmp_path: Path) -> None
     assert set(imported(file)) == {"io.paths", "io.store", "data.loaders"}
 
 
+@pytest.mark.parametrize(
+    "line", ["from . import store", "from ..io import paths", "from finetune import FineTuner", "import finetune"]
+)
+def test_imports_that_hide_their_target_are_found(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "a.py"
+    file.write_text(f"from finetune import compare\nfrom finetune.io import paths\ndef f():\n    {line}\n")
+    assert list(hidden_imports(file)) == [line]
+
+
 # --- the package -------------------------------------------------------------------------------------------------
 
 
@@ -133,6 +153,11 @@ def test_there_are_few_rooms_and_all_are_known() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name not in ("__pycache__", "conf")}
     assert folders == set(ROOMS) - {COMMANDS}
     assert len(folders) <= MAX_FOLDERS
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_name_the_file_that_they_import(module: str) -> None:
+    assert list(hidden_imports(MODULES[module])) == []
 
 
 def test_rooms_import_downwards_only_and_without_circles() -> None:
