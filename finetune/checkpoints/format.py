@@ -46,40 +46,40 @@ class Checkpoint:
 
     @property
     def state_dict(self) -> dict[str, Tensor]:
-        """The tensors of the network, by name; the very object of the file, whose version torchvision's MNASNet asks for."""
+        """Return the network's tensors by name: the file's own object, whose version torchvision's MNASNet asks for."""
         state: dict[str, Tensor] = self.entries["state_dict"]
         return state
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments, those of a subclass included; nothing is to be fetched, whatever the file says."""
+        """Return the constructor's arguments, a subclass's included; nothing is fetched, whatever the file says."""
         arguments = {**self.entries["hyper_parameters"], "weights": self.model.weights}
         arguments.pop("weights_source", None)
         return arguments
 
     @property
     def run(self) -> RunRecord:
-        """The state of the run; that of a run which has not begun where only weights were saved."""
+        """Return the state of the run; that of a run which has not begun where only weights were saved."""
         return self.metadata.run or RunRecord()
 
     @property
     def is_resumable(self) -> bool:
-        """Whether it holds the state of a run and not only weights."""
+        """Return whether it holds the state of a run and not only weights."""
         return "optimizer_states" in self.entries and "loops" in self.entries
 
     @property
     def averages_weights(self) -> bool:
-        """Whether the run kept an average of its weights."""
+        """Return whether the run kept an average of its weights."""
         return "averaging_state" in self.entries
 
     @property
     def scheduler_states(self) -> list[Mapping[str, Any]]:
-        """State of each learning rate scheduler."""
+        """Return the state of each learning rate scheduler."""
         return list(self.entries["lr_schedulers"])
 
     @property
     def progress(self) -> tuple[int, int]:
-        """The epoch, counted from 0, in which its run goes on, and how many of its batches are done."""
+        """Return the epoch, counted from 0, in which its run goes on, and how many of its batches are done."""
         return read_progress(self.entries)
 
 

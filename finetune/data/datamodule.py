@@ -233,7 +233,7 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def final_preprocess(self) -> Preprocess:
-        """The preprocessing with `image_size`."""
+        """Return the preprocessing with `image_size`."""
         return (self.preprocess or Preprocess()).updated({"size": self.image_size})
 
     def class_weights(self) -> list[float]:
@@ -244,7 +244,7 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def evaluation_batch(self) -> int:
-        """Images of a batch where nothing is trained: it changes no result, and small batches are slow.
+        """Return how many images a batch has where nothing is trained: no result depends on it, small ones are slow.
 
         On a CPU 8 are as fast as 32, and take a quarter of the memory.
         """
@@ -258,7 +258,7 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def augmentation(self) -> str:
-        """The augmentation of the epochs that have one."""
+        """Return the augmentation of the epochs that have one."""
         return "basic" if self.augment == "auto" else self.augment
 
     def augments(self, epoch: int) -> bool:

@@ -277,7 +277,7 @@ class SwitchableLoader(Resumable):
 
     @property
     def _iterator(self) -> Any:
-        """Where Lightning looks for worker processes to end after a fit."""
+        """Return where Lightning looks for worker processes to end after a fit."""
         return getattr(self.pixels, "_iterator", None)
 
     @_iterator.setter

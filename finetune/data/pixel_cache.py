@@ -50,17 +50,17 @@ class PixelCache:
 
     @property
     def paths(self) -> list[str] | None:
-        """The file of each position."""
+        """Return the file of each position."""
         return self.reader.paths
 
     @property
     def kind(self) -> str:
-        """What the images are stored in."""
+        """Return what the images are stored in."""
         return self.reader.kind
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all pixels."""
+        """Return the bytes of all pixels."""
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def reserve(self, folder: Path) -> None:

@@ -18,11 +18,11 @@ class ImageReader(Protocol):
 
     @property
     def paths(self) -> list[str] | None:
-        """The file of each position; None for images that are not files."""
+        """Return the file of each position; None for images that are not files."""
 
     @property
     def kind(self) -> str:
-        """What the images are stored in, for cache keys."""
+        """Return what the images are stored in, for cache keys."""
 
     def __call__(self, i: int) -> Tensor:
         """Read one image."""
@@ -36,7 +36,7 @@ class FileReader:
 
     @property
     def kind(self) -> str:
-        """What the images are stored in."""
+        """Return what the images are stored in."""
         return "files"
 
     def __call__(self, i: int) -> Tensor:
@@ -52,12 +52,12 @@ class DatasetReader:
 
     @property
     def paths(self) -> None:
-        """The data set keeps its files in its own way."""
+        """Return None: the data set keeps its files in its own way."""
         return
 
     @property
     def kind(self) -> str:
-        """Name of the data set's class."""
+        """Return the name of the data set's class."""
         return type(self.dataset).__qualname__
 
     def __call__(self, i: int) -> Tensor:
@@ -75,13 +75,13 @@ class Subset:
 
     @property
     def paths(self) -> list[str] | None:
-        """The file of each position."""
+        """Return the file of each position."""
         paths = self.reader.paths
         return None if paths is None else [paths[i] for i in self.positions]
 
     @property
     def kind(self) -> str:
-        """What the images are stored in."""
+        """Return what the images are stored in."""
         return self.reader.kind
 
     def __call__(self, i: int) -> Tensor:

@@ -53,7 +53,7 @@ class Source(Protocol):
 
     @property
     def skipped_files(self) -> list[str]:
-        """Files that are no images."""
+        """Return the files that are no images."""
 
     def prepare(self) -> None:
         """Fetch what is missing, in one process a machine."""

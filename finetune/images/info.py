@@ -73,12 +73,12 @@ class ImageInfo:
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """(height, width) in pixels of the upright image, after EXIF orientation was applied."""
+        """Return (height, width) in pixels of the upright image, after EXIF orientation was applied."""
         return (self.width, self.height) if self.orientation in TRANSPOSED else (self.height, self.width)
 
     @property
     def std(self) -> float:
-        """Standard deviation of the pixels, averaged over channels; 1 where it is not known."""
+        """Return the standard deviation of the pixels, averaged over channels; 1 where it is not known."""
         if self.mean is None or self.square is None:
             return 1.0
         return float(np.sqrt(np.maximum(0, np.array(self.square) - np.square(self.mean))).mean())

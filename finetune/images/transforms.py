@@ -105,7 +105,7 @@ class Preprocess:
 
     @property
     def mode(self) -> InterpolationMode:
-        """The interpolation as torchvision's enum."""
+        """Return the interpolation as torchvision's enum."""
         return InterpolationMode(self.interpolation)
 
     def eval_transform(self) -> v2.Transform:

@@ -112,7 +112,7 @@ class Classifier:
 
     @property
     def classes(self) -> list[str]:
-        """Class names in the order of the probabilities."""
+        """Return the class names in the order of the probabilities."""
         return self.module.classes
 
     # --- batches -----------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ class PredictionSummary:
 
     @property
     def total(self) -> int:
-        """Number of inputs."""
+        """Return the number of inputs."""
         return self.predicted.total() + self.failures
 
 

@@ -21,7 +21,7 @@ class Finding:
 
     @property
     def files(self) -> int:
-        """The number of files in all groups."""
+        """Return the number of files in all groups."""
         return sum(map(len, self.groups))
 
     def to_dict(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Inspection:
 
     @property
     def verdict(self) -> str:
-        """Whether the data are ready for training, in a sentence."""
+        """Return whether the data are ready for training, in a sentence."""
         problems, warnings = self.count("problem"), self.count("warning")
         if problems:
             more = f" and {count_of(warnings, 'warning')}" if warnings else ""

@@ -46,7 +46,7 @@ class DatasetScan:
 
     @property
     def base(self) -> Path:
-        """The folder that names of files are relative to."""
+        """Return the folder that names of files are relative to."""
         return self.root.parent if self.root.is_file() else self.root
 
     def name_of(self, path: str) -> str:

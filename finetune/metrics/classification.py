@@ -108,7 +108,7 @@ class TrainingMetrics(nn.Module):
 
     @property
     def update_called(self) -> bool:
-        """Whether anything was counted since the last reset."""
+        """Return whether anything was counted since the last reset."""
         return bool(self.loss.update_called)
 
     def metric_state(self) -> dict[str, dict[str, Tensor]]:

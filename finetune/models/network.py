@@ -31,7 +31,7 @@ class ClassifierNetwork:
 
     @property
     def head(self) -> nn.Module:
-        """The last layer."""
+        """Return the last layer."""
         return self.module.get_submodule(self.head_path)
 
     def normalize(self, images: Tensor) -> Tensor:

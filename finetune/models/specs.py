@@ -54,12 +54,12 @@ class Family:
 
     @property
     def new(self) -> tuple[str, ...]:
-        """Paths of the modules that start untrained: the head and the new modules of the auxiliary branches."""
+        """Return the paths of the modules that start untrained: the head and what is new in auxiliary branches."""
         return (self.head, *(self.aux_new or self.aux))
 
     @property
     def aux_roots(self) -> tuple[str, ...]:
-        """Paths of the whole auxiliary branches."""
+        """Return the paths of the whole auxiliary branches."""
         return tuple(dict.fromkeys(path.split(".")[0] for path in self.aux))
 
 

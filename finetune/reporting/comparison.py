@@ -108,12 +108,12 @@ class PairedTest:
 
     @property
     def significant(self) -> bool:
-        """Whether the difference is more than chance."""
+        """Return whether the difference is more than chance."""
         return self.p < SIGNIFICANCE_LEVEL
 
     @property
     def description(self) -> str:
-        """The result in a sentence."""
+        """Return the result in a sentence."""
         if not self.only_best + self.only_this:
             return "the same predictions"
         p = f"p = {self.p:.2g}" if self.p >= 1e-4 else "p < 0.0001"
@@ -156,12 +156,12 @@ class SeedGroup:
 
     @property
     def mean(self) -> float:
-        """The mean accuracy."""
+        """Return the mean accuracy."""
         return statistics.mean(self.accuracies)
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean, by Student's t; None of a single run."""
+        """Return the 95 % interval of the mean, by Student's t; None of a single run."""
         n = len(self.accuracies)
         if n < 2:
             return None

@@ -26,7 +26,7 @@ class ValidationPredictions(NamedTuple):
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether each image was predicted correctly, (N,) bool."""
+        """Return whether each image was predicted correctly, (N,) bool."""
         return np.equal(self.probabilities.argmax(axis=1), self.labels)
 
 
@@ -52,22 +52,22 @@ class Run:
 
     @property
     def best_checkpoint(self) -> str:
-        """The path of the checkpoint of the best epoch."""
+        """Return the path of the checkpoint of the best epoch."""
         return str(self.folder / "checkpoints" / "best.ckpt")
 
     @property
     def acc(self) -> float:
-        """Validation accuracy of the best epoch."""
+        """Return the validation accuracy of the best epoch."""
         return float(self.metrics["best"]["val/acc"])
 
     @property
     def n_evaluated(self) -> int:
-        """The number of validation images that were evaluated."""
+        """Return the number of validation images that were evaluated."""
         return sum(map(sum, self.metrics["confusion_matrix"])) or int(self.metrics["n_val"])
 
     @property
     def n_correct(self) -> int:
-        """The number of validation images that the best epoch predicted correctly."""
+        """Return the number of validation images that the best epoch predicted correctly."""
         return round(self.acc * self.n_evaluated)
 
 

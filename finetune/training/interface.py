@@ -35,11 +35,11 @@ class TrainableClassifier(Protocol):
 
     @property
     def hparams(self) -> Any:
-        """The constructor's arguments, as a checkpoint keeps them."""
+        """Return the constructor's arguments, as a checkpoint keeps them."""
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Return where it computes."""
 
     def train(self, mode: bool = True) -> Any:
         """Set the modes of the current epoch."""

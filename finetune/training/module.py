@@ -140,12 +140,12 @@ class FineTuner(LightningModule):
 
     @property
     def head(self) -> nn.Module:
-        """The new last layer."""
+        """Return the new last layer."""
         return self.network.head
 
     @property
     def network(self) -> ClassifierNetwork:
-        """The backbone with its preprocessing, run as a whole or in parts."""
+        """Return the backbone with its preprocessing, run as a whole or in parts."""
         head_is_last = self.model_name != "custom" and self.family.build is None
         return ClassifierNetwork(self.backbone, self.preprocess, self.family.head, head_is_last)
 

@@ -55,7 +55,7 @@ class FreezeSchedule:
 
     @property
     def end(self) -> int:
-        """The epoch after the last, counted from 0; very late in a run without an end."""
+        """Return the epoch after the last, counted from 0; very late in a run without an end."""
         return sys.maxsize if self.max_epochs is None else self.max_epochs
 
     def require_starts(self) -> None:

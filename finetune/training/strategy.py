@@ -54,7 +54,7 @@ class ParamGroup:
 
     @property
     def label(self) -> str:
-        """The matcher as text."""
+        """Return the matcher as text."""
         return self.match if self.match is not None else f"depth {self.depth[0]:g}-{self.depth[1]:g}"  # type: ignore[index]
 
     def first_epoch(self, max_epochs: int | None) -> int | None:
