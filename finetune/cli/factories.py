@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from finetune.runtime.console import IGNORED_WARNINGS, echo, field_line, make_co
 from finetune.runtime.process import cpu_count
 from finetune.training import resume_check
 from finetune.training.callbacks import BestCheckpoint, LastCheckpoint, SeedEveryBatch
-from finetune.training.history import History, monitor_mode
+from finetune.training.history import History
 from finetune.training.module import FineTuner
 from finetune.training.progress import EpochSummary, ProgressBar
 from finetune.training.shutdown import GracefulShutdown
@@ -134,39 +135,34 @@ def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
     )
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     module.metadata = replace(module.metadata, config=values)
-    _check_size(module)
     if cfg.trainer.compile is True:
         module.backbone.compile()
     return module
 
 
-def _check_size(module: FineTuner) -> None:
-    """Refuse an image size with which the network would fail deep inside torch, in the first step."""
-    size, family, name = module.preprocess.size, module.family, module.model_name
-    built_for = int(getattr(module.backbone, "image_size", family.min_size))
-    if family.fixed_size and size != built_for:
-        raise ValueError(f"{name} takes images of {built_for} x {built_for} pixels only, got data.image_size={size}.")
-    if size < family.min_size:
-        raise ValueError(f"{name} needs images of at least {family.min_size} pixels, got data.image_size={size}.")
+def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -> Trainer:
+    """Make Lightning's Trainer, with the history, checkpoints and seeds of a run in `folder`.
 
-
-def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
-    """Make Lightning's Trainer, with the history, checkpoints and seeds of a run in `folder`."""
+    Args:
+        cfg: of the run.
+        folder: of the run.
+        mode_of: returns "min" or "max" for the name of a metric.
+    """
     options = {k: v for k, v in plain_values(cfg.trainer).items() if k != "compile"}
     _check_devices(options["accelerator"], options["devices"])
     if options["precision"] == "auto":
         options["precision"] = hardware.native_precision(hardware.resolve_accelerator(options["accelerator"]))
-    history = History(folder / "metrics.csv", cfg.monitor)
+    history = History(folder / "metrics.csv", cfg.monitor, mode_of(cfg.monitor))
     resumed_folder = paths.last_checkpoint_path(str(cfg.ckpt_path)).parent if cfg.ckpt_path is not None else None
     bar = [ProgressBar()] if make_console().is_terminal else []
     callbacks: list[Callback] = [
         SeedEveryBatch(cfg.seed),
         *bar,
-        *(make_callback(c) for c in plain_values(cfg.get("callbacks")).values()),
+        *(make_callback(c, mode_of) for c in plain_values(cfg.get("callbacks")).values()),
         history,
-        EpochSummary(cfg.monitor, history),
+        EpochSummary(history),
         GracefulShutdown(folder / "checkpoints" / "last.ckpt"),
-        BestCheckpoint(folder / "checkpoints", cfg.monitor, resumed_folder),
+        BestCheckpoint(folder / "checkpoints", cfg.monitor, resumed_folder, mode_of(cfg.monitor)),
         LastCheckpoint(folder / "checkpoints"),
     ]
     make = instantiate.factory(options, Trainer)
@@ -202,10 +198,10 @@ def _check_devices(accelerator: str, devices: Any) -> None:
         raise ValueError(f"trainer.devices={devices}: that many processes do not fit on {cpu_count()} processor cores.")
 
 
-def make_callback(spec: dict[str, Any]) -> Callback:
+def make_callback(spec: dict[str, Any], mode_of: Callable[[str], str]) -> Callback:
     """Make a callback of the configuration; `mode: auto` follows from what it monitors."""
     if spec.get("mode") == "auto":
-        spec = {**spec, "mode": monitor_mode(spec["monitor"])}
+        spec = {**spec, "mode": mode_of(spec["monitor"])}
     callback: Callback = instantiate.factory(spec, Callback)()
     return callback
 

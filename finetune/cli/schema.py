@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from finetune.io.paths import CONF
-from finetune.training.strategy import CACHE_DTYPES, CACHE_MODES, FROZEN_NORMS, ParamGroup, Strategy
+from finetune.training.strategy import CACHE_DTYPES, CACHE_MODES, DECAYS, FROZEN_NORMS, ParamGroup, Strategy
 
 STRATEGY_FIELDS = tuple(field.name for field in dataclasses.fields(Strategy))
 
@@ -46,6 +46,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "strategy.cache": CACHE_MODES,
     "strategy.cache_dtype": CACHE_DTYPES,
     "strategy.frozen_norm": FROZEN_NORMS,
+    "strategy.decay": DECAYS,
     "loss.class_weights": ("none", "auto"),
     "trainer.compile": ("auto", True, False),
     "split": ("val", "test"),
@@ -92,6 +93,7 @@ RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "strategy.groups.*.lr": (float, 0, None),
     "strategy.groups.*.start": (float, 0, None),
     "strategy.groups.*.warmup": (float, 0, None),
+    "strategy.groups.*.weight_decay": (float, 0, None),
     "top_k": (int, 1, None),
     "images": (int, 1, None),
     "tolerance": (float, 0, None),

@@ -12,7 +12,7 @@ from finetune.runtime.console import echo, field_line
 from finetune.runtime.mappings import select
 from finetune.runtime.process import is_first_process
 from finetune.training.interface import TrainableClassifier
-from finetune.training.schedule import resolve_max_epochs
+from finetune.training.run_length import resolve_max_epochs
 from finetune.training.strategy import Strategy
 
 _RESTORED = ("optimizer", "scheduler")
