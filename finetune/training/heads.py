@@ -1,4 +1,4 @@
-"""Replace the head of a module that is built already."""
+"""Replace the head or the network of a module that is built already."""
 
 from __future__ import annotations
 
@@ -26,3 +26,12 @@ def set_head(module: TrainableClassifier, backbone: Backbone, layers: Any) -> No
     module.backbone.to(memory_format=torch.channels_last)
     module.schedule = FreezeSchedule(module.strategy, backbone, module.schedule.aux_weight)
     module.hparams["head"] = head_record(module.backbone, module.family.head)
+
+
+def compiled_in_place(network: Any) -> Any:
+    """Return a network that `torch.compile` has wrapped without its wrapper, compiled, so that its names stay."""
+    if not hasattr(network, "_orig_mod"):
+        return network
+    own = network._orig_mod
+    own._compiled_call_impl = network.dynamo_ctx(own._call_impl)
+    return own

@@ -159,6 +159,11 @@ class FineTuner(LightningModule):
         """Return the new last layers; setting it replaces them, in the network and in the groups of the strategy."""
         return self.network.head
 
+    @head.setter
+    def head(self, layers: nn.Module) -> None:
+        heads.set_head(self, self._backbone, layers)
+        self._enter_epoch()
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; a head, or a compiled backbone, takes the place of the one that is trained.
 
@@ -166,13 +171,9 @@ class FineTuner(LightningModule):
             ValueError: it does not fit.
         """
         if name == "head":
-            heads.set_head(self, self._backbone, value)
-            self._enter_epoch()
-        elif name == "backbone" and hasattr(value, "_orig_mod"):  # torch.compile(module.backbone)
-            value._orig_mod._compiled_call_impl = value.dynamo_ctx(value._orig_mod._call_impl)
-            super().__setattr__(name, value._orig_mod)
+            object.__setattr__(self, name, value)  # nn.Module's would register it beside the backbone
         else:
-            super().__setattr__(name, value)
+            super().__setattr__(name, heads.compiled_in_place(value) if name == "backbone" else value)
 
     @property
     def lr(self) -> float | None:

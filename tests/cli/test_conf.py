@@ -77,7 +77,7 @@ def test_strategies_are_the_same_with_and_without_hydra(name: str) -> None:
 @pytest.mark.usefixtures("hydra_configuration")
 def test_values_that_strategies_share_are_the_defaults_of_the_class() -> None:
     shared: Any = OmegaConf.to_container(OmegaConf.load(paths.CONF / "strategy" / "_base.yaml"))
-    assert list(shared) == ["pretrained", "frozen_norm", "cache", "views", "cache_dtype"]
+    assert list(shared) == ["pretrained", "frozen_norm", "decay", "cache", "views", "cache_dtype"]
     assert shared.items() <= Strategy([ParamGroup(match=".*")]).to_dict().items()
 
 

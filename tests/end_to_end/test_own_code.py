@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
-from lightning.pytorch.tuner import Tuner
+from lightning.pytorch.tuner.tuning import Tuner
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
@@ -326,7 +326,7 @@ def test_layers_frozen_by_hand_stay_frozen_and_the_table_says_so(
     trainer: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = make_finetuner("resnet18", "finetune")
-    module.backbone.layer1.requires_grad_(False)  # type: ignore[operator, union-attr]
+    module.backbone.layer1.requires_grad_(False)
     before = snapshot(module)
     trainer(2).fit(module, make_batches(64), make_batches(64))
     moved = changed_tensors(before, module)
@@ -356,7 +356,7 @@ def test_a_network_that_comes_with_frozen_layers_keeps_them_and_resuming_does_to
 
 def test_layers_unfrozen_by_hand_against_the_strategy_are_refused(trainer: Make) -> None:
     module = make_finetuner()
-    module.backbone.layer4.requires_grad_(True)  # type: ignore[operator, union-attr]
+    module.backbone.layer4.requires_grad_(True)
     with pytest.raises(
         ValueError, match=r"requires_grad of layer4\.0\.conv1\.weight was set by hand, but the strategy"
     ):
