@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
+from torchmetrics import Metric
 
 from finetune.checkpoints.restore import AtomicCheckpointIO
 from finetune.cli import instantiate
 from finetune.cli.instantiate import plain_values
+from finetune.cli.schema import conf_keys
 from finetune.data.datamodule import ImageDataModule
 from finetune.images.transforms import Preprocess
 from finetune.inference.classifier import Classifier, load
@@ -124,9 +128,12 @@ def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
         head_init=cfg.model.head_init,
         preprocess=data.final_preprocess.to_dict(),
         optimizer=_factory(cfg.optimizer, Optimizer),
-        scheduler=_factory(cfg.scheduler, LRScheduler, "warmup"),
+        scheduler=_factory(cfg.scheduler, LRScheduler, "warmup", "interval"),
+        scheduler_interval=cfg.scheduler.interval,
         warmup=cfg.scheduler.warmup,
         monitor=cfg.monitor,
+        loss=_factory(cfg.loss, nn.Module, *conf_keys("loss/_base.yaml")[1:]),
+        metrics=make_metrics(cfg, len(data.classes)),
         label_smoothing=cfg.loss.label_smoothing,
         class_weights=data.class_weights() if cfg.loss.class_weights == "auto" else None,
         aux_weight=cfg.loss.aux,
@@ -138,6 +145,16 @@ def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
     if cfg.trainer.compile is True:
         module.backbone.compile()
     return module
+
+
+def make_metrics(cfg: DictConfig, num_classes: int) -> dict[str, Metric]:
+    """Make the further metrics of a configuration, by name; `num_classes` is filled in where it is taken."""
+    metrics: dict[str, Metric] = {}
+    for name, spec in plain_values(cfg.get("metrics")).items():
+        make = instantiate.factory(spec, Metric)
+        fills = "num_classes" in signature(make.func).parameters and "num_classes" not in make.keywords
+        metrics[name] = make(num_classes=num_classes) if fills else make()
+    return metrics
 
 
 def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -> Trainer:

@@ -48,6 +48,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "strategy.frozen_norm": FROZEN_NORMS,
     "strategy.decay": DECAYS,
     "loss.class_weights": ("none", "auto"),
+    "scheduler.interval": ("auto", "step", "epoch"),
     "trainer.compile": ("auto", True, False),
     "split": ("val", "test"),
     "quantize": ("int8",),
@@ -80,6 +81,7 @@ RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "scheduler.warmup": (float, 0, None),
     "loss.label_smoothing": (float, 0, 1),
     "loss.aux": (float, 0, None),
+    "loss.gamma": (float, 0, None),
     "loss.mixup": (float, 0, None),
     "loss.cutmix": (float, 0, None),
     "strategy.views": (int, 1, None),
@@ -111,3 +113,10 @@ def conf_keys(name: str) -> tuple[str, ...]:
 def load_conf(name: str) -> Any:
     """Load a file below `conf/`, before it is composed."""
     return OmegaConf.load(CONF / name)
+
+
+def loss_keys(target: str) -> tuple[str, ...]:
+    """Return the keys that a loss of ours takes; none for a class that only its own import could tell of."""
+    files = [f"loss/{path.name}" for path in sorted((CONF / "loss").glob("[!_]*.yaml"))]
+    own = next((conf_keys(name) for name in files if load_conf(name).get("_target_") == target), ())
+    return (*conf_keys("loss/_base.yaml"), *own) if own else ()

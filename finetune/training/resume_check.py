@@ -18,6 +18,8 @@ from finetune.training.strategy import Strategy
 _RESTORED = ("optimizer", "scheduler")
 """Keys whose values a resumed run takes from its checkpoint, whatever is given now."""
 
+_DEFAULT_LOSS = "torch.nn.CrossEntropyLoss"
+
 _HARMLESS = ("ckpt_path", "resume", "report", "paths", "logger", "trainer.max_epochs", "data.root", "data.num_workers")
 """Keys that do not change the training, or that other messages are about."""
 
@@ -59,8 +61,9 @@ def _differences(checkpoint: Checkpoint, module: TrainableClassifier, data: Data
     if stored_data.digest not in (None, data.digest):
         yield f"its data are not these ({_data_difference(stored_data, data)})"
     stored_config, config = checkpoint.metadata.config, module.metadata.config
-    for key in ("optimizer._target_", "scheduler._target_", "monitor"):
-        stored, given = select(stored_config, key), select(config, key)
+    for key in ("optimizer._target_", "scheduler._target_", "loss._target_", "monitor"):
+        default = _DEFAULT_LOSS if key == "loss._target_" else None  # older runs had no choice
+        stored, given = select(stored_config, key) or default, select(config, key) or default
         if stored_config and stored != given:
             yield f"its {key} is {stored}, this run's is {given}"
     callbacks = (config.get("callbacks") or {}).values()

@@ -30,7 +30,14 @@ def test_defaults_are_the_contract() -> None:
     cfg: Any = OmegaConf.to_container(compose_train(), resolve=False)
     expected = {
         "model": {"name": "resnet18", "weights": "default", "head_init": "default", "preprocess": None},
-        "loss": {"label_smoothing": 0, "class_weights": "none", "aux": None, "mixup": 0, "cutmix": 0},
+        "loss": {
+            "_target_": "torch.nn.CrossEntropyLoss",
+            "label_smoothing": 0,
+            "class_weights": "none",
+            "aux": None,
+            "mixup": 0,
+            "cutmix": 0,
+        },
         "seed": 0,
         "ckpt_path": None,
     }
@@ -57,7 +64,7 @@ def test_defaults_are_the_contract() -> None:
 def test_every_yaml_composes_and_passes_the_check(path: str) -> None:
     group, name = path.removesuffix(".yaml").split("/")
     root = ["data.root=."] if path in ("data/imagefolder.yaml", "data/csv.yaml") else []
-    cfg = compose_train(f"{'+' if group == 'callbacks' else ''}{group}={name}", *root)
+    cfg = compose_train(f"{'+' if group in ('callbacks', 'metrics') else ''}{group}={name}", *root)
     validation.validate(cfg)
     visible = {k: v for k, v in cfg.items() if k != "logger"}  # loggers name the run folder, which is not there yet
     OmegaConf.to_container(OmegaConf.create(visible), resolve=True, throw_on_missing=True)
@@ -100,7 +107,7 @@ def test_every_target_is_allowed_and_takes_its_arguments(path: str) -> None:
     spec: Any = OmegaConf.to_container(compose_train(f"{group}={name}")[group])
     if not spec["_target_"]:
         return
-    for ours in ("warmup", "compile"):
+    for ours in ("warmup", "interval", "compile"):
         spec.pop(ours, None)
     assert instantiate.factory(spec, KINDS[group]).func.__name__ == spec["_target_"].rpartition(".")[2]
 

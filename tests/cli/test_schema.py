@@ -91,7 +91,8 @@ FILES = {
     "model": ("model/_base.yaml",),
     "data": ("data/_base.yaml",),
     "strategy": ("strategy/_base.yaml",),
-    "loss": ("train.yaml",),
+    "loss": ("loss/_base.yaml",),
+    "scheduler": ("scheduler/constant.yaml",),
     "trainer": ("trainer/auto.yaml",),
 }
 
