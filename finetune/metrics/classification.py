@@ -106,7 +106,8 @@ class SplitMetrics(nn.Module):
     def __getitem__(self, split: str) -> ClassificationMetrics:
         if split not in self.of_split:
             device: Any = next((metrics.loss.device for metrics in self.of_split.values()), None)
-            self.of_split[split] = ClassificationMetrics(self.num_classes, self.more).to(device)
+            with torch.inference_mode(False):
+                self.of_split[split] = ClassificationMetrics(self.num_classes, self.more).to(device)
         metrics: Any = self.of_split[split]
         found: ClassificationMetrics = metrics
         return found
@@ -125,7 +126,8 @@ class SplitMetrics(nn.Module):
         scalars: dict[str, Tensor] = {}
         for name in self.started(split):
             values = self[name].compute()
-            self[name].reset()
+            with torch.inference_mode(False):  # else a training could not count on after `trainer.validate`
+                self[name].reset()
             results[name] = {metric: value.tolist() for metric, value in values.items()}
             scalars |= {f"{name}/{metric}": value for metric, value in values.items() if value.ndim == 0}
         return results, scalars

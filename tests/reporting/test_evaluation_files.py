@@ -76,7 +76,9 @@ def test_terminal_shows_the_worst_class_first_and_leaves_out_what_is_not_known(
     ]
     text = " ".join(word for line in lines for word in line)
     assert "Accuracy 0.7500, 3 of 4 correct; 95 % interval 0.3006 to 0.9544 Also" in text  # nothing of a run
-    assert "top-2 1.0000, macro F1 0.7333 Further kappa 0.2500 Log loss 0.5000 ECE 0.1000; after" in text  # neither AUROC nor a scaled loss
+    assert (
+        "top-2 1.0000, macro F1 0.7333 Further kappa 0.2500 Log loss 0.5000 ECE 0.1000; after" in text
+    )  # neither AUROC nor a scaled loss
     assert "out of sample, 0.0500 (T = 1.50)" in text
 
 
