@@ -31,10 +31,10 @@ BUG, USER_ERROR, SOME_FAILED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 class Exit(BaseException):
     """End the command, with a message and an exit code of its own. Not an Exception: it ends a sweep as well."""
 
-    def __init__(self, message: str, code: int) -> None:
-        """Keep the exit code beside the message."""
+    def __init__(self, message: str, code: int, value: object = None) -> None:
+        """Keep the exit code beside the message, and what the function of the command would have returned."""
         super().__init__(message)
-        self.code = code
+        self.code, self.value = code, value
 
 
 @contextmanager
