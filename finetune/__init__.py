@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from finetune.models.backbone import Backbone as Backbone
     from finetune.models.specs import Family as Family
     from finetune.models.specs import register as register
+    from finetune.reporting.curves import plot_curves as plot_curves
     from finetune.reporting.result import TrainingRun as TrainingRun
     from finetune.training.module import FineTuner as FineTuner
     from finetune.training.strategy import Strategy as Strategy
@@ -39,6 +40,7 @@ _PUBLIC = {
     "compose": "finetune.api",
     "conf_dir": "finetune.api",
     "load": "finetune.inference.classifier",
+    "plot_curves": "finetune.reporting.curves",
     "register": "finetune.models.specs",
     "run": "finetune.api",
 }

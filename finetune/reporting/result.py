@@ -37,7 +37,7 @@ class TrainingRun:
     def with_best_weights(self) -> TrainingRun:
         """Return the run with the module of its best checkpoint, on the CPU and in evaluation mode."""
         path = self.folder / "checkpoints" / "best.ckpt"
-        # without the file nothing was trained, or this is not the first of several processes
+        # without the file nothing was trained
         module = FineTuner.load_from_checkpoint(path) if path.is_file() else self.module
         return replace(self, module=module.eval())
 
@@ -49,8 +49,9 @@ def collect(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder: 
         trainer: after `fit`, and after `test` where there are test images.
         module: that was trained.
         data: of the run.
-        folder: of the run.
+        folder: of the run; the result names that of the first process.
     """
+    folder = Path(trainer.strategy.broadcast(str(folder)))
     history = find_history(trainer)
     metrics = best_epoch(history.rows, history.monitor) or {}
     value = metrics.get(history.monitor)

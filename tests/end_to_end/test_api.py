@@ -64,6 +64,8 @@ def test_run_trains_as_the_command_does_and_returns_what_came_of_it(trained: Pat
     assert state.keys() == stored.keys()
     assert all(torch.equal(state[key], stored[key]) for key in stored)
     assert "FineTuner(" not in repr(run)  # for a notebook
+    (line,) = finetune.plot_curves([run, trained], ["val/loss"]).axes[0].lines[:1]
+    assert list(line.get_ydata()) == [float(row["val/loss"]) for row in rows_of(trained)]  # type: ignore[arg-type]
 
 
 def test_run_has_the_metrics_of_the_test_images(tmp_path: Path) -> None:
@@ -115,6 +117,26 @@ def test_wrong_arguments_are_answered_in_a_sentence_and_leave_nothing(words: Any
     with pytest.raises(ValueError, match=sentence):
         finetune.run(words)
     assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["modle=x", "data.batch_size=0", "data=imagefolder", "data.root=nowhere"],
+        ["resume=gone"],
+        ["data.root=photos"],
+        ["optimizer.lr=[1"],
+        ["model.weights=gone.pth"],
+    ],
+)
+def test_the_sentence_is_that_of_the_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(words)
+    told = capsys.readouterr().err
+    with pytest.raises((ValueError, FileNotFoundError), match=".") as error:
+        finetune.run(words)
+    assert told == f"error: {error.value}\n"
+    assert capsys.readouterr() == ("", "")
 
 
 def test_files_that_are_not_there_are_named() -> None:
@@ -290,6 +312,22 @@ def test_main_returns_what_the_function_returns(trained: Path, photos: Path) -> 
 
 
 @pytest.mark.slow
+def test_every_process_of_a_run_has_the_folder_and_the_best_weights(photos: Path) -> None:
+    words = [*TINY, f"data.root={photos}", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    Path("script.py").write_text(
+        f"import finetune\nrun = finetune.run({words!r})\n"
+        "total = sum(float(p.double().sum()) for p in run.module.parameters())\n"
+        "print('result', run.folder, total, flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, timeout=300)
+    first, second = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("result")]
+    assert first == second
+    stored = torch.load(Path(first[0]) / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert Path(first[0]).parent == Path.cwd() / "runs" / "train"
+    assert float(first[1]) == pytest.approx(sum(float(value.double().sum()) for value in stored.values()))
+
+
+@pytest.mark.slow
 def test_run_works_in_a_notebook(photos: Path) -> None:
     import nbformat
     from nbclient import NotebookClient
@@ -298,7 +336,11 @@ def test_run_works_in_a_notebook(photos: Path) -> None:
     cells = [
         f"import finetune\nruns = [finetune.run({words!r}) for _ in range(2)]",
         "finetune.compose(['model=resnet50']).model.name, len({run.folder for run in runs})",
+        "finetune.plot_curves(runs)",
+        "import matplotlib.pyplot\nfinetune.plot_curves(runs)",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     NotebookClient(notebook, timeout=120).execute()
     assert notebook.cells[1].outputs[0]["data"]["text/plain"] == "('resnet50', 2)"
+    for cell in notebook.cells[2:]:
+        assert ["image/png" in output["data"] for output in cell.outputs] == [True]
