@@ -8,6 +8,7 @@ import pytest
 from hydra._internal.utils import get_args_parser
 
 from finetune.cli.arguments import is_hydra_flag, quote_paths, strip_dashes
+from finetune.cli.schema import conf_keys
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,11 @@ def test_every_flag_of_hydra_is_known() -> None:
     flags = [flag for action in get_args_parser()._actions for flag in action.option_strings]
     assert len(flags) > 20
     assert [flag for flag in flags if not is_hydra_flag(flag)] == []
+
+
+def test_no_key_is_taken_for_a_flag() -> None:
+    for command in ("train", "check", "evaluate", "predict", "export"):
+        assert [key for key in conf_keys(f"{command}.yaml") if is_hydra_flag(f"--{key}=1")] == []
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -66,6 +67,20 @@ def test_run_trains_as_the_command_does_and_returns_what_came_of_it(trained: Pat
     assert "FineTuner(" not in repr(run)  # for a notebook
     (line,) = finetune.plot_curves([run, trained], ["val/loss"]).axes[0].lines[:1]
     assert list(line.get_ydata()) == [float(row["val/loss"]) for row in rows_of(trained)]  # type: ignore[arg-type]
+
+
+def test_the_module_has_the_weights_of_the_best_epoch_and_not_of_the_last(photos: Path) -> None:
+    run = finetune.run([*TINY, f"data.root={photos}"])
+    assert run.metrics["epoch"] == 1
+    best, last = (
+        torch.load(run.folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"][
+            "backbone.classifier.1.bias"
+        ]
+        for name in ("best", "last")
+    )
+    assert not torch.equal(best, last)
+    assert torch.equal(run.module.state_dict()["backbone.classifier.1.bias"], best)
+    assert run.module.metadata.validation.epoch == 1
 
 
 def test_run_has_the_metrics_of_the_test_images(tmp_path: Path) -> None:
@@ -133,7 +148,8 @@ def test_the_sentence_is_that_of_the_command(words: list[str], capsys: pytest.Ca
     with pytest.raises(SystemExit):
         train.main(words)
     told = capsys.readouterr().err
-    with pytest.raises((ValueError, FileNotFoundError), match=".") as error:
+    first = told.removeprefix("error: ").splitlines()[0]
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(first)) as error:
         finetune.run(words)
     assert told == f"error: {error.value}\n"
     assert capsys.readouterr() == ("", "")
@@ -221,6 +237,29 @@ def test_compose_takes_yaml_files_of_ones_own(tmp_path: Path, photos: Path) -> N
     )
     run = finetune.run([*TINY, f"data.root={photos}", "strategy=top", "trainer.max_epochs=1"], tmp_path / "it's mine")
     assert run.module.strategy.name == "top"
+
+
+def test_an_application_of_ones_own_trains_in_its_own_folder_and_runs_others_beside(photos: Path) -> None:
+    words = [*TINY, "data.root=photos", "trainer.max_epochs=1"]
+    Path("photos").symlink_to(photos)
+    Path("app.py").write_text(
+        "import finetune, hydra\n"
+        "from finetune import train\n"
+        "@hydra.main(config_path=finetune.conf_dir, config_name='train', version_base='1.3')\n"
+        "def app(cfg):\n"
+        "    train.train(cfg)\n"
+        f"    print('beside', finetune.run([*{words!r}, 'seed=1', 'hydra.run.dir=beside']).folder)\n"
+        "    print('own', hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)\n"
+        "app()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "app.py", *words, "model.weights='none'", "hydra.run.dir=mine"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == [f"beside {Path.cwd() / 'beside'}", f"own {Path.cwd() / 'mine'}"]
+    assert "seed: 0" in Path("mine/config.yaml").read_text()
+    assert "seed: 1" in Path("beside/config.yaml").read_text()
+    assert len(rows_of(Path("mine"))) == len(rows_of(Path("beside"))) == 1
 
 
 @pytest.mark.parametrize(
