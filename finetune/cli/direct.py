@@ -151,7 +151,7 @@ def run_task(command: str, task: Task[T], cfg: DictConfig) -> T:
         if faults:
             raise ValueError(validation.format_faults(faults))
         STATE.start(overrides, overrides, from_arguments=unchanged)
-        return _run_job(jobs.JobRunner(command, _logged(command, task, unchanged), list(sys.argv), overrides), job)
+        return _run_job(_Runner(command, task, list(sys.argv), overrides), job)
 
 
 def _run_job(runner: jobs.JobRunner, job: DictConfig) -> Any:
@@ -203,17 +203,15 @@ def _plain_paths(value: Any) -> Any:
     return str(value) if isinstance(value, PurePath) else value
 
 
-def _logged(command: str, task: Task[T], unchanged: bool) -> Task[T]:
+class _Runner(jobs.JobRunner):
     """Write what a run says to its log too, beside the loggers that the caller has set up."""
 
-    def run(cfg: DictConfig) -> T:
-        with _log_file(Path(HydraConfig.get().runtime.output_dir) / f"{command}.log"):
-            if command == "train" and not unchanged:
+    def run(self, cfg: DictConfig, validate: bool = False) -> Any:
+        with _log_file(Path(HydraConfig.get().runtime.output_dir) / f"{self.command}.log"):
+            if self.command == "train" and not STATE.from_arguments:
                 text = "this configuration is not that of its arguments: config.yaml has it, and resume= cannot"
                 echo(field_line("Note", f"{text} repeat it; ckpt_path=RUN goes on with it."))
-            return task(cfg)
-
-    return run
+            return super().run(cfg, validate)
 
 
 @contextmanager

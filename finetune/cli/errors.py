@@ -68,7 +68,8 @@ def log_error(error: Exception) -> None:
     record = logging.LogRecord(
         "finetune", logging.ERROR, __file__, 0, "stopped", None, (type(error), error, error.__traceback__)
     )
-    for handler in logging.getLogger().handlers:
+    # those of the package are there where the run was started from Python, and the root's are the caller's
+    for handler in logging.getLogger("finetune").handlers or logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.emit(record)
 

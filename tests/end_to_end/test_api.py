@@ -192,6 +192,8 @@ def test_the_callers_log_gets_no_line_twice_and_stays_open(
     try:
         root.warning("before")
         run = finetune.run([*TINY, f"data.root={photos}", "trainer.max_epochs=1"])
+        with pytest.raises(ValueError, match="wolf"):
+            finetune.run([*TINY, f"data.root={photos}", "data.classes=[wolf]", "hydra.run.dir=failed"])
         root.warning("after")
         assert root.handlers == handlers
     finally:
@@ -199,6 +201,7 @@ def test_the_callers_log_gets_no_line_twice_and_stays_open(
         handler.close()
     assert (tmp_path / "mine.log").read_text() == "before\nafter\n"
     assert "epoch 1/1" in (run.folder / "train.log").read_text()
+    assert "Traceback" in Path("failed/train.log").read_text()
     assert capsys.readouterr().out.count("epoch 1/1") == 1
 
 
