@@ -22,7 +22,7 @@ from finetune.runtime import hardware
 from finetune.runtime.console import echo, echo_link, field_line
 from finetune.runtime.timing import PhaseTimer
 from finetune.training.callbacks import BestCheckpoint
-from finetune.training.history import History
+from finetune.training.history import History, find_history
 from finetune.training.module import FineTuner
 
 
@@ -90,11 +90,6 @@ def write_summary(
         print_results(values, folder)
     value = best.get(history.monitor)
     return None if value is None else float(value)
-
-
-def find_history(trainer: Trainer) -> History:
-    """Return the record of a run's epochs."""
-    return next(c for c in trainer.callbacks if isinstance(c, History))  # type: ignore[attr-defined]
 
 
 def summary_values(
