@@ -85,9 +85,11 @@ def write_summary(
                 _draw_plots(history, best.get("epoch"), data, folder / "plots")
         values = summary_values(trainer, module, data, findings, clock, command)
         write_json(values, folder / "metrics.json")
-        if report and history.rows:
+        if report and best:
             _write_report(folder, data)
         print_results(values, folder)
+        if profile := trainer.profiler.summary():  # type: ignore[attr-defined]
+            echo(profile)
     value = best.get(history.monitor)
     return None if value is None else float(value)
 
@@ -164,10 +166,17 @@ def print_results(values: dict[str, Any], folder: Path) -> None:
     for label, name in (("Report", "report.html"), ("Model", "checkpoints/best.ckpt")):
         if (folder / name).is_file():
             echo_link(label, folder / name)
+    place = folder
     if not (folder / "checkpoints" / "best.ckpt").is_file():
-        echo(field_line("Note", "nothing was trained, and there is no model to use."))
-        return
-    ckpt = shlex.quote(f"ckpt={folder}")
+        place = folder / "checkpoints" / "last.ckpt"
+        steps = values["last"].get("step", 0)
+        if not (place.is_file() and steps):
+            echo(field_line("Note", "nothing was trained, and there is no model to use."))
+            return
+        text = f"{steps} steps were trained and never validated, so that there is no best epoch; their weights:"
+        echo(field_line("Note", text))
+        echo_link("Model", place)
+    ckpt = shlex.quote(f"ckpt={place}")
     print(f"{'Next':<10}python -m finetune.predict {ckpt} source=IMAGES", flush=True)
 
 
