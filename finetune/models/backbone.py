@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from finetune.images.transforms import Preprocess
 from finetune.io import download
 from finetune.io.paths import weights_path
+from finetune.models.adaptation import RGB, adapt_channels
 from finetune.models.specs import Family, find_family
 from finetune.models.weights import (
     cached_weights,
@@ -20,7 +21,7 @@ from finetune.models.weights import (
     default_preprocess,
     find_weights,
     load_weights,
-    read_model_record,
+    transforms_input,
 )
 from finetune.runtime.suggestions import unknown_name
 
@@ -63,6 +64,7 @@ class Backbone:
         weights: str | None = "default",
         transform_input: bool | None = None,
         size: int | None = None,
+        in_channels: int = RGB,
     ) -> Backbone:
         """Build a network by name.
 
@@ -72,34 +74,37 @@ class Backbone:
             transform_input: overrides the flag of inception and googlenet, which no state dict holds.
             size: side in pixels of the images that a vision transformer without weights by name is built for; None takes
                 that of its preprocessing.
+            in_channels: of the images. For another number than three the first convolution is adapted, see
+                `adaptation.adapt_weight`, and so is the preprocessing. Inception and googlenet do not re-normalise such
+                images: the preprocessing does what their `transform_input` did.
 
         Raises:
-            ValueError: the name or the weights are unknown, or a file does not fit.
+            ValueError: the name or the weights are unknown, a file does not fit, or the channels cannot be adapted.
             FileNotFoundError: there is no such file, or the weights cannot be downloaded.
         """
         family = find_family(name)
         weights = str(weights or "none")
         path = weights_path(weights)
-        if transform_input is None and path:
-            record = read_model_record(path)
-            transform_input = record.transform_input if record is not None else None
-        transform = family.transform_input and weights != "none" if transform_input is None else transform_input
+        require_channels(in_channels)
+        preprocess = default_preprocess(name, weights, in_channels, transform_input)
+        transform = transforms_input(name, weights, transform_input) and in_channels == RGB
         if family.build is not None:
             network = family.build()
             weights_source = "as built by its family"
         elif path or weights == "none":
-            network = _torchvision_network(
-                name, family, None, transform, size or default_preprocess(name, weights).size
-            )
+            network = _torchvision_network(name, family, None, transform, size or preprocess.size)
             weights_source = "random weights"
         else:
             enum = find_weights(name, weights)
             check_cached_weights(enum)
             network = _download(name, family, enum, transform)
             weights_source = f"{type(enum).__name__}.{enum.name}"
+        own = RGB if family.preprocess is None else family.preprocess.channels
+        if in_channels not in (RGB, own):
+            adapt_channels(network, in_channels)
         if path:
             weights_source = load_weights(network, path, family)
-        return cls(name, network, family, default_preprocess(name, weights), weights_source, transform)
+        return cls(name, network, family, preprocess, weights_source, transform)
 
     def replace_head(self, num_classes: int, init: str = "default") -> None:
         """Replace the last layers of the head and of the auxiliary heads by new ones with `num_classes` outputs.
@@ -193,6 +198,7 @@ def make_backbone(
     feature_boundary: str | None,
     transform_input: bool | None,
     preprocess: Mapping[str, Any] | None,
+    in_channels: int = RGB,
 ) -> Backbone:
     """Return a Backbone for whatever names or is a network; the arguments are those of `FineTuner`.
 
@@ -200,25 +206,47 @@ def make_backbone(
         ValueError: a name or a field is unknown, or the head of a network of your own is not given.
         FileNotFoundError: weights that are not there and cannot be downloaded.
     """
+    require_channels(in_channels)
     if isinstance(model, Backbone):
         backbone = model
+        if in_channels not in (RGB, model.preprocess.channels):
+            raise ValueError(
+                f"The Backbone was made for images of {model.preprocess.channels} channels, got in_channels={in_channels}: "
+                "make it with Backbone.create(..., in_channels=...)."
+            )
     elif isinstance(model, str):
         if model == "custom":
             raise ValueError(
                 "This checkpoint is of a network of your own; give it: load_from_checkpoint(path, model=network)."
             )
-        backbone = Backbone.create(model, weights, transform_input, (preprocess or {}).get("size"))
+        backbone = Backbone.create(model, weights, transform_input, (preprocess or {}).get("size"), in_channels)
     elif head is None:
         layers = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
         raise ValueError(
             f"Say which layer of {type(model).__name__} is its head, for example head={layers[-1:] or ['fc']}."
         )
     else:
-        backbone = wrap_module(model, head, feature_boundary)
+        backbone = wrap_module(model, head, feature_boundary, in_channels=in_channels)
     return with_preprocess(backbone, preprocess)
 
 
-def wrap_module(network: nn.Module, head: str, feature_boundary: str | None = None, name: str = "custom") -> Backbone:
+def require_channels(in_channels: Any) -> None:
+    """Refuse anything but a whole number from 1 on.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if type(in_channels) is not int or in_channels < 1:
+        raise ValueError(f"in_channels must be a whole number from 1 on, got {in_channels!r}.")
+
+
+def wrap_module(
+    network: nn.Module,
+    head: str,
+    feature_boundary: str | None = None,
+    name: str = "custom",
+    in_channels: int = RGB,
+) -> Backbone:
     """Return a network of your own as a Backbone.
 
     Args:
@@ -226,15 +254,29 @@ def wrap_module(network: nn.Module, head: str, feature_boundary: str | None = No
         head: path of its last Linear or Conv2d layer.
         feature_boundary: path of the first module that is random in training; None is the head.
         name: for messages and files.
+        in_channels: of the images. For another number than three, the first convolution of the network takes as many, or
+            it takes three and is adapted in place.
+
+    Raises:
+        ValueError: the first convolution takes another number of channels.
     """
     family = Family(names=(), head=head, feature_boundary=feature_boundary or head, min_size=1)
-    return Backbone(name, network, family, Preprocess(), "the weights that the module came with")
+    if in_channels != RGB:
+        adapt_channels(network, in_channels)
+    preprocess = Preprocess().with_channels(in_channels)
+    return Backbone(name, network, family, preprocess, "the weights that the module came with")
 
 
 def with_preprocess(backbone: Backbone, changes: Mapping[str, Any] | None) -> Backbone:
     """Return the same network with some preprocessing fields changed.
 
     Raises:
-        ValueError: a field is unknown or its value is out of range.
+        ValueError: a field is unknown, its value is out of range, or mean and std are of other channels.
     """
-    return replace(backbone, preprocess=backbone.preprocess.updated(changes))
+    preprocess, channels = backbone.preprocess.updated(changes), backbone.preprocess.channels
+    if preprocess.channels != channels:
+        raise ValueError(
+            f"preprocess.mean has {preprocess.channels} numbers, and {backbone.name} takes images of {channels} channels: "
+            f"give one number or {channels}, or in_channels={preprocess.channels}."
+        )
+    return replace(backbone, preprocess=preprocess)

@@ -72,6 +72,7 @@ class FineTuner(LightningModule):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         transform_input: bool | None = None,
+        in_channels: int = 3,
     ) -> None:
         """Build the network and put a head for `classes` on it.
 
@@ -97,6 +98,7 @@ class FineTuner(LightningModule):
             mixup: alpha of MixUp, 0 is off. Training batches only.
             cutmix: alpha of CutMix, 0 is off; with both, one is drawn per batch.
             transform_input: for inception and googlenet, see `Family`; None follows the weights.
+            in_channels: of the images, 1 for grey ones; the first convolution is adapted, see `Backbone.create`.
 
         Raises:
             ValueError: an unknown name, a strategy that does not fit the network, fewer than two classes.
@@ -105,7 +107,7 @@ class FineTuner(LightningModule):
         super().__init__()
         self.strategy, self.classes = Strategy.load(strategy), class_names(classes)
         weights = weights if self.strategy.pretrained else "none"
-        backbone = make_backbone(model, weights, head, feature_boundary, transform_input, preprocess)
+        backbone = make_backbone(model, weights, head, feature_boundary, transform_input, preprocess, in_channels)
         backbone.replace_head(len(self.classes), head_init)
         self.model_name, self.weights_source, self.transform_input = (
             backbone.name, backbone.weights_source, backbone.transform_input
@@ -133,7 +135,7 @@ class FineTuner(LightningModule):
             feature_boundary=self.family.feature_boundary, preprocess=self.preprocess.to_dict(),
             label_smoothing=float(label_smoothing), class_weights=weights_of_classes, aux_weight=self.schedule.aux_weight,
             mixup=float(mixup), cutmix=float(cutmix), transform_input=self.transform_input,
-            weights_source=self.weights_source,
+            in_channels=self.preprocess.channels, weights_source=self.weights_source,
         )  # fmt: skip
         self.save_hyperparameters(record.to_dict(), logger=False)
         self._enter_epoch()

@@ -92,3 +92,19 @@ def test_network_of_ones_own_is_exported(tmp_path: Path) -> None:
     inside = {"metadata.json": ""}
     torch.export.load(tmp_path / "model.pt2", extra_files=inside)
     assert json.loads(inside["metadata.json"])["classes"] == ["0", "1"]
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_recipe_of_other_channels_builds_the_network(
+    channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = FineTuner("resnet18", classes=3, weights="none", in_channels=channels).eval()
+    exported = formats.export_state_dict(module, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"torch": torch, "torchvision": torchvision}
+    exec(json.loads((tmp_path / "model.json").read_text())["load"], names)
+    images = torch.randint(0, 256, (2, channels, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = module(images)
+        assert torch.allclose(names["network"](module.preprocess.normalize(images)), expected, atol=1e-5)
+        assert torch.allclose(exported.run(images), expected.softmax(dim=1), atol=1e-5)
