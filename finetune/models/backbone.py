@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from finetune.images.transforms import Preprocess
 from finetune.io import download
 from finetune.io.paths import weights_path
-from finetune.models.adaptation import RGB, adapt_channels
+from finetune.models.adaptation import RGB, adapt_channels, resize_positions
 from finetune.models.specs import Family, find_family
 from finetune.models.weights import (
     cached_weights,
@@ -72,8 +72,8 @@ class Backbone:
             name: a name of the table, for example "resnet18".
             weights: "default", "none", a name of the model's weights enum ("IMAGENET1K_V2"), or a local file.
             transform_input: overrides the flag of inception and googlenet, which no state dict holds.
-            size: side in pixels of the images that a vision transformer without weights by name is built for; None takes
-                that of its preprocessing.
+            size: side in pixels of the images that a vision transformer is for, a multiple of its patches' size; None
+                takes that of its preprocessing. The position embeddings of weights for another size are interpolated.
             in_channels: of the images. For another number than three the first convolution is adapted, see
                 `adaptation.adapt_weight`, and so is the preprocessing. Inception and googlenet do not re-normalise such
                 images: the preprocessing does what their `transform_input` did.
@@ -99,6 +99,10 @@ class Backbone:
             check_cached_weights(enum)
             network = _download(name, family, enum, transform)
             weights_source = f"{type(enum).__name__}.{enum.name}"
+        if size is not None:
+            weights_source += resize_positions(network, size, name)
+        if size is not None and family.size_argument:
+            preprocess = preprocess.updated({"size": size})
         own = RGB if family.preprocess is None else family.preprocess.channels
         if in_channels not in (RGB, own):
             adapt_channels(network, in_channels)
@@ -173,7 +177,9 @@ def _torchvision_network(
     try:
         network: nn.Module = torchvision.models.get_model(name, weights=weights, **options)
     except AssertionError as error:  # torchvision raises it for a size that is no multiple of the patches' size
-        raise ValueError(f"{name} cannot be built for images of {size} pixels: {error}") from error
+        raise ValueError(
+            f"{name} cannot be built for images of {size} pixels: the size must be a multiple of its patches' size ({error})."
+        ) from error
     return network
 
 
@@ -268,10 +274,11 @@ def wrap_module(
 
 
 def with_preprocess(backbone: Backbone, changes: Mapping[str, Any] | None) -> Backbone:
-    """Return the same network with some preprocessing fields changed.
+    """Return the same network with some preprocessing fields changed; a vision transformer follows a given size.
 
     Raises:
-        ValueError: a field is unknown, its value is out of range, or mean and std are of other channels.
+        ValueError: a field is unknown, its value is out of range or no multiple of a vision transformer's patches, or mean
+            and std are of other channels.
     """
     preprocess, channels = backbone.preprocess.updated(changes), backbone.preprocess.channels
     if preprocess.channels != channels:
@@ -279,4 +286,7 @@ def with_preprocess(backbone: Backbone, changes: Mapping[str, Any] | None) -> Ba
             f"preprocess.mean has {preprocess.channels} numbers, and {backbone.name} takes images of {channels} channels: "
             f"give one number or {channels}, or in_channels={preprocess.channels}."
         )
-    return replace(backbone, preprocess=preprocess)
+    source = backbone.weights_source
+    if (changes or {}).get("size") is not None:
+        source += resize_positions(backbone.network, preprocess.size, backbone.name)
+    return replace(backbone, preprocess=preprocess, weights_source=source)

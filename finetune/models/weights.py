@@ -15,13 +15,14 @@ from urllib.parse import urlparse
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.vision_transformer import VisionTransformer
 
 from finetune.checkpoints.format import model_record
 from finetune.checkpoints.metadata import ModelRecord
 from finetune.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from finetune.io.paths import WEIGHT_FILES, weights_path
 from finetune.io.tensors import read_tensors
-from finetune.models.adaptation import RGB, adapt_weight, first_convolution
+from finetune.models.adaptation import POSITIONS, RGB, adapt_weight, first_convolution, fit_positions
 from finetune.models.specs import Family, find_family
 from finetune.runtime.suggestions import unknown_name
 
@@ -166,7 +167,7 @@ def load_weights(network: nn.Module, path: Path, family: Family) -> str:
     """Load a local file into a network's trunk; heads in the file are ignored.
 
     The file may be a state dict, one under `state_dict` or `model`, one with wrappers' prefixes, or a trunk alone. One
-    of a network for RGB images is adapted to the channels that this one takes.
+    of a network for RGB images is adapted to the channels that this one takes, one of a vision transformer to its size.
 
     Returns:
         A text that says how many tensors were loaded from where.
@@ -184,6 +185,7 @@ def load_weights(network: nn.Module, path: Path, family: Family) -> str:
     trunk = {k: v for k, v in state.items() if not k.startswith(heads)}
     given = {k: v for k, v in loaded.items() if not k.startswith(heads)}
     _adapt_to_channels(network, given)
+    remark = _adapt_to_size(network, given)
     # auxiliary branches are often dropped before saving, and old files lack BatchNorm's counters
     optional = tuple(f"{path}." for path in family.aux_roots)
     missing = [k for k in trunk if not (k in given or k.endswith("num_batches_tracked") or k.startswith(optional))]
@@ -203,7 +205,7 @@ def load_weights(network: nn.Module, path: Path, family: Family) -> str:
     state.update({k: v for k, v in given.items() if k in trunk})
     network.load_state_dict(state)  # by update: `state` has the version in it that torchvision's MNASNet asks for
     ignored = len(loaded) - len(given)
-    return f"{len(given)} trunk tensors from {path}" + (f" ({ignored} of its heads ignored)" if ignored else "")
+    return f"{len(given)} trunk tensors from {path}{remark}" + (f" ({ignored} of its heads ignored)" if ignored else "")
 
 
 def _adapt_to_channels(network: nn.Module, given: dict[str, Tensor]) -> None:
@@ -214,6 +216,16 @@ def _adapt_to_channels(network: nn.Module, given: dict[str, Tensor]) -> None:
         return
     if given[name].shape[1] == RGB != found[1].in_channels:
         given[name] = adapt_weight(given[name], found[1].in_channels)
+
+
+def _adapt_to_size(network: nn.Module, given: dict[str, Tensor]) -> str:
+    """Adapt the position embeddings of a vision transformer's file to the network's image size, in place."""
+    positions = given.get(POSITIONS)
+    if not isinstance(network, VisionTransformer) or positions is None or positions.ndim != 3:
+        return ""
+    if positions.shape[2] != network.hidden_dim:
+        return ""  # of another network
+    return fit_positions(given, network.image_size, network.patch_size)
 
 
 def _advice(path: Path, family: Family, network: nn.Module, given: Mapping[str, Tensor]) -> str:

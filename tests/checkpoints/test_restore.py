@@ -104,7 +104,8 @@ def test_every_family_comes_back_with_equal_logits(model: str, tmp_path: Path) -
     module = FineTuner(model, classes=3, weights="none", transform_input=True).eval()
     module.save(tmp_path / "model.ckpt")
     loaded = FineTuner.load_from_checkpoint(tmp_path / "model.ckpt")
-    size = max(64, module.family.min_size) if not module.family.fixed_size else module.preprocess.size
+    any_size = not module.family.fixed_size and module.family.size_argument is None
+    size = max(64, module.family.min_size) if any_size else module.preprocess.size
     images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
     with torch.no_grad():
         assert torch.equal(loaded(images), module(images))
