@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torchvision
 from torch import Tensor, nn
 
+from finetune.checkpoints.heads import StoredHead
 from finetune.images.transforms import Preprocess
 from finetune.io import download
 from finetune.io.paths import weights_path
@@ -56,6 +57,8 @@ class Backbone:
     """Whether the network re-normalises its input (inception and googlenet)."""
     head_names: list[str] = field(default_factory=list)
     """Names of the new parameters: those of the head and of the new part of auxiliary branches."""
+    stored_head: StoredHead | None = None
+    """The head of the checkpoint that the weights came from, for the classes that stay."""
 
     @classmethod
     def create(
@@ -106,12 +109,18 @@ class Backbone:
         own = RGB if family.preprocess is None else family.preprocess.channels
         if in_channels not in (RGB, own):
             adapt_channels(network, in_channels)
+        head = None
         if path:
-            weights_source = load_weights(network, path, family)
-        return cls(name, network, family, preprocess, weights_source, transform)
+            weights_source, head = load_weights(network, path, family)
+        return cls(name, network, family, preprocess, weights_source, transform, stored_head=head)
 
-    def replace_head(self, num_classes: int, init: str = "default") -> None:
+    def replace_head(self, num_classes: int, init: str = "default", classes: Sequence[str] = ()) -> None:
         """Replace the last layers of the head and of the auxiliary heads by new ones with `num_classes` outputs.
+
+        Args:
+            num_classes: of the new layers.
+            init: one of `HEAD_INITS`.
+            classes: their names. Where the weights came from a checkpoint, the classes that it has too keep their rows.
 
         Raises:
             ValueError: `init` is none of `HEAD_INITS`, or the head is neither a Linear nor a Conv2d layer.
@@ -121,6 +130,10 @@ class Backbone:
         if hasattr(self.network, "num_classes"):
             self.network.num_classes = num_classes  # type: ignore[assignment]
         self.head_names = names_under(self.network, self.family.new)
+        if self.stored_head is not None:
+            kept = self.stored_head.take_over(self.network, (self.family.head, *self.family.aux), classes)
+            if kept:  # in place of the remark on heads that were ignored
+                self.weights_source = f"{self.weights_source.rpartition(' (')[0]} and {kept} classes of its head"
 
 
 def names_under(network: nn.Module, paths: tuple[str, ...]) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from finetune.checkpoints.format import model_record
+from finetune.checkpoints.heads import StoredHead
 from finetune.checkpoints.metadata import ModelRecord
 from finetune.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from finetune.io.paths import WEIGHT_FILES, weights_path
@@ -163,14 +164,20 @@ def _strip_wrappers(name: str, known: set[str]) -> str:
     return f"{old[1]}{old[2]}" if old else name
 
 
-def load_weights(network: nn.Module, path: Path, family: Family) -> str:
-    """Load a local file into a network's trunk; heads in the file are ignored.
+class LoadedWeights(NamedTuple):
+    """What was loaded from a local file, and what is left of it."""
+
+    source: str
+    """How many tensors were loaded from where, as a text for people."""
+    head: StoredHead | None
+    """The heads of a checkpoint of this package, which names its classes; None for any other file."""
+
+
+def load_weights(network: nn.Module, path: Path, family: Family) -> LoadedWeights:
+    """Load a local file into a network's trunk; heads in the file are left out.
 
     The file may be a state dict, one under `state_dict` or `model`, one with wrappers' prefixes, or a trunk alone. One
     of a network for RGB images is adapted to the channels that this one takes, one of a vision transformer to its size.
-
-    Returns:
-        A text that says how many tensors were loaded from where.
 
     Raises:
         ValueError: trunk tensors are missing, have another shape, or belong to another network; the message names them.
@@ -205,7 +212,12 @@ def load_weights(network: nn.Module, path: Path, family: Family) -> str:
     state.update({k: v for k, v in given.items() if k in trunk})
     network.load_state_dict(state)  # by update: `state` has the version in it that torchvision's MNASNet asks for
     ignored = len(loaded) - len(given)
-    return f"{len(given)} trunk tensors from {path}{remark}" + (f" ({ignored} of its heads ignored)" if ignored else "")
+    source = f"{len(given)} trunk tensors from {path}{remark}"
+    record = read_model_record(path)
+    head = None
+    if record is not None:
+        head = StoredHead(record.classes, {k: v for k, v in loaded.items() if k.startswith(heads)}, path)
+    return LoadedWeights(source + (f" ({ignored} of its heads ignored)" if ignored else ""), head)
 
 
 def _adapt_to_channels(network: nn.Module, given: dict[str, Tensor]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from finetune.checkpoints.format import METADATA, read_checkpoint
 from finetune.checkpoints.metadata import DataRecord, RunRecord, ValidationRecord
-from finetune.checkpoints.restore import AtomicCheckpointIO, rebuild
+from finetune.checkpoints.restore import AtomicCheckpointIO, metadata_for, rebuild
 from finetune.runtime import hardware
 from finetune.training.distributed import DIVERGED_HINT
 from finetune.training.interface import TrainableClassifier
@@ -92,7 +92,7 @@ def load_module(cls: type[M], path: str | Path, device: Any, strict: bool, chang
     checkpoint = read_checkpoint(path)
     module: Any = rebuild(cls, checkpoint, path, strict, changes)
     module.weights_source = module.hparams["weights_source"] = str(checkpoint.model.weights_source)
-    module.metadata = checkpoint.metadata
+    module.metadata = metadata_for(checkpoint, module.classes, strict)
     module.on_load_checkpoint(dict(checkpoint.entries))
     module.to(device or "cpu").eval()
     loaded: M = module

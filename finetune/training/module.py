@@ -80,7 +80,8 @@ class FineTuner(LightningModule):
             model: a name of the table (`python -m finetune.models`), a Backbone, or a network of your own.
             classes: class names in the order of the labels; a number names them "0", "1", ...
             strategy: a name of `conf/strategy/`, a mapping of Strategy's fields, or a Strategy.
-            weights: "default", "none", a name of the weights enum, or a local file. For a `model` given by name.
+            weights: "default", "none", a name of the weights enum, or a local file. For a `model` given by name. Of a
+                checkpoint of this class, the classes that stay keep their rows of the head, by name.
             head: path of the last Linear or Conv2d, for a network of your own.
             feature_boundary: path of the first module that is random in training, for a network of your own; the head
                 if None. What enters it is a constant of each image while everything before it is frozen.
@@ -108,7 +109,7 @@ class FineTuner(LightningModule):
         self.strategy, self.classes = Strategy.load(strategy), class_names(classes)
         weights = weights if self.strategy.pretrained else "none"
         backbone = make_backbone(model, weights, head, feature_boundary, transform_input, preprocess, in_channels)
-        backbone.replace_head(len(self.classes), head_init)
+        backbone.replace_head(len(self.classes), head_init, self.classes)
         self.model_name, self.weights_source, self.transform_input = (
             backbone.name, backbone.weights_source, backbone.transform_input
         )  # fmt: skip
@@ -361,7 +362,7 @@ class FineTuner(LightningModule):
             strict: see `changes`.
             weights_only: files are never read otherwise.
             changes: arguments of the constructor in place of those that were saved, `optimizer=` for example; with
-                `classes`, `strict=False` leaves the new head as it is.
+                `classes`, `strict=False` keeps the rows of the head whose classes stay, by name, and makes new ones.
 
         Raises:
             FileNotFoundError: there is no such file.

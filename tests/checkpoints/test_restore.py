@@ -130,7 +130,7 @@ def test_load_with_other_classes_keeps_the_trunk(tmp_path: Path) -> None:
     other = FineTuner.load_from_checkpoint(tmp_path / "model.ckpt", classes=["a", "b", "c"], strict=False)
     assert torch.equal(other.backbone.features[0].weight, module.backbone.features[0].weight)  # type: ignore
     assert other.head.out_channels == 3
-    with pytest.raises(ValueError, match="size mismatch"):
+    with pytest.raises(ValueError, match=r"it is for the classes \['ants', 'bees'\]: with others, strict=False"):
         FineTuner.load_from_checkpoint(tmp_path / "model.ckpt", classes=["a", "b", "c"])
 
 
