@@ -18,6 +18,8 @@ from finetune.checkpoints.format import Checkpoint
 from finetune.checkpoints.heads import StoredHead
 from finetune.checkpoints.metadata import CheckpointMetadata, DataRecord, ValidationRecord
 from finetune.io.files import write_file
+from finetune.runtime import process
+from finetune.runtime.console import echo, field_line
 
 NETWORK = "backbone."
 """Begins the names of the network's tensors."""
@@ -102,14 +104,19 @@ def _check_classes(module: Any, checkpoint: Checkpoint, strict: bool, changes: M
 
 
 def _load_what_fits(module: Any, checkpoint: Checkpoint, path: Path) -> None:
-    """Load the tensors whose shapes fit; of other classes than the checkpoint's, the head by name."""
+    """Load the tensors whose shapes fit, and say which of the trunk stay new; of other classes, load the head by name."""
     own, state = module.state_dict(), checkpoint.state_dict
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    last_layers = (module.family.head, *module.family.aux)
+    parts = tuple(f"{NETWORK}{part}." for part in (*module.family.new, *last_layers))
+    new = [k for k in own if k.startswith(NETWORK) and k not in fitting and not k.startswith(parts)]
+    if new and process.is_first_process():
+        more = f" and {len(new) - 3} more" if len(new) > 3 else ""
+        text = f"{len(new)} trunk tensors have another shape in {path}, or are not there, and stay new: "
+        echo(field_line("Note", f"{text}{', '.join(new[:3])}{more}."))
     if list(module.classes) == checkpoint.model.classes:
         module.load_state_dict(fitting, strict=False)
         return
-    last_layers = (module.family.head, *module.family.aux)
-    parts = tuple(f"{NETWORK}{part}." for part in (*module.family.new, *last_layers))
     module.load_state_dict({k: v for k, v in fitting.items() if not k.startswith(parts)}, strict=False)
     heads = {k.removeprefix(NETWORK): v for k, v in state.items() if k.startswith(parts)}
     StoredHead(checkpoint.model.classes, heads, path).take_over(module.backbone, last_layers, module.classes)

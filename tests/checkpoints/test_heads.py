@@ -144,3 +144,12 @@ def test_what_a_checkpoint_says_of_its_own_classes_is_dropped_with_them(tmp_path
     new = FineTuner.load_from_checkpoint(tmp_path / "old.ckpt", classes=["cats", "dogs", "ants"], strict=False)
     assert new.metadata.data == DataRecord(loader="read")
     assert new.metadata.validation == ValidationRecord()
+
+
+def test_trunk_tensors_that_stay_new_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = _old(tmp_path / "old.ckpt")
+    new = FineTuner.load_from_checkpoint(tmp_path / "old.ckpt", in_channels=1, preprocess=None, strict=False)
+    assert torch.equal(_rows(new, "features.3.squeeze")[0], _rows(old, "features.3.squeeze")[0])
+    assert torch.equal(_rows(new, "classifier.1")[0], _rows(old, "classifier.1")[0])
+    assert "Note 1 trunk tensors have another shape in" in (said := _said(capsys))
+    assert said.endswith("stay new: backbone.features.0.weight.")

@@ -24,10 +24,14 @@ def test_grey_network_is_trained_evaluated_and_exported_on_the_same_pixels(comma
     module = FineTuner.load_from_checkpoint(ckpt)
     assert module.preprocess.channels == module.hparams["in_channels"] == 1
     metrics = json.loads((run / "metrics.json").read_text())
+    assert (run / "report.html").is_file()
+    assert (run / "plots" / "samples.png").is_file()
+    assert command("check", f"data.root={photos}", "model.weights=none", "model.in_channels=1")[1] == 0
 
     folder, code = command("evaluate", f"ckpt={ckpt}", "report=true")
     assert code == 0
     assert json.loads((folder / "evaluation.json").read_text())["as_in_the_run"]["same"] is True
+    assert list((folder / "plots").iterdir())
 
     folder, code = command("predict", f"ckpt={ckpt}", f"source={photos}/val")
     assert code == 0
