@@ -227,7 +227,7 @@ class ImageDataModule(LightningDataModule):
         if self.loader is None and channels not in (1, 3):
             raise ValueError(
                 f"The network takes images of {channels} channels, and files are decoded to 1 or 3: give "
-                "ImageDataModule(loader=...), a function that takes a path and returns pixels (C, H, W)."
+                "ImageDataModule(root, loader=...), a function that takes a path and returns pixels (C, H, W)."
             )
 
     def teardown(self, stage: str | None = None) -> None:

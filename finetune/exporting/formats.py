@@ -58,6 +58,8 @@ def export_metadata(module: FineTuner, load: str, graph: bool) -> dict[str, Any]
     p = module.preprocess
     resized = f"upright (EXIF orientation applied), shorter side resized to {p.resize} ({p.interpolation}, antialiased), centre {p.size} x {p.size}"
     kind = {1: "grey (ITU-R 601-2 luminance)", 3: "RGB"}.get(p.channels, f"{p.channels} channels")
+    if (loader := module.metadata.data.loader) is not None:
+        kind += f", as the loader {loader} of the training reads them (times 255, where it gives floats)"
     pixels = f"{'uint8' if graph else 'float32'} (N, {p.channels}, {p.size}, {p.size}), {kind}"
     normalised = "" if graph else f"; then (pixels / 255 - {list(p.mean)}) / {list(p.std)} per channel"
     return {

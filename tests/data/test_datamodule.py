@@ -178,10 +178,10 @@ def test_loader_reads_files_that_are_no_images_where_a_table_names_them(tmp_path
 
 def test_other_channels_need_a_loader(photos: Path, trainer: Callable[..., Trainer]) -> None:
     four = Preprocess(size=32, resize=32).with_channels(4)
-    with pytest.raises(ValueError, match=r"takes images of 4 channels, .*ImageDataModule\(loader="):
+    with pytest.raises(ValueError, match=r"takes images of 4 channels, .*ImageDataModule\(root, loader="):
         ImageDataModule(photos, preprocess=four)
     module = FineTuner("squeezenet1_1", ["cat", "dog", "emu"], weights="none", in_channels=4)
-    with pytest.raises(ValueError, match=r"takes images of 4 channels, .*ImageDataModule\(loader="):
+    with pytest.raises(ValueError, match=r"takes images of 4 channels, .*ImageDataModule\(root, loader="):
         trainer(1).fit(module, datamodule=ImageDataModule(photos, num_workers=0))
     with pytest.raises(ValueError, match="loader= reads files, and dataset="):
         ImageDataModule(dataset=list, loader=read_tiff)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torchvision
 from torch import nn
 
 from finetune import FineTuner
+from finetune.checkpoints.metadata import DataRecord
 from finetune.exporting import formats
 from finetune.exporting.formats import EXPORTERS
 from finetune.models.specs import FAMILIES
@@ -99,7 +101,9 @@ def test_recipe_of_other_channels_builds_the_network(
     channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = FineTuner("resnet18", classes=3, weights="none", in_channels=channels).eval()
+    module.metadata = replace(module.metadata, data=DataRecord(loader="read_tiff"))
     exported = formats.export_state_dict(module, tmp_path)
+    assert "as the loader read_tiff of the training" in json.loads((tmp_path / "model.json").read_text())["input"]
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"torch": torch, "torchvision": torchvision}
     exec(json.loads((tmp_path / "model.json").read_text())["load"], names)

@@ -183,3 +183,14 @@ def test_one_number_stands_for_the_channels_that_there_are() -> None:
     assert (one.mean, one.std, one.channels) == ((0.5,), (0.25,), 1)
     assert Preprocess().updated({"mean": [0.5], "std": [0.25]}) == one  # as a checkpoint holds it
     assert Preprocess(mean=(0.1, 0.2), std=0.5).std == (0.5, 0.5)  # type: ignore[arg-type]
+
+
+def test_three_channels_are_prepared_as_before_there_were_others(pixels: Tensor) -> None:
+    """To the bit: old checkpoints and kept features depend on it."""
+    p = Preprocess(size=32, resize=40)
+    plain = v2.Compose([v2.Resize([40]), v2.CenterCrop([32, 32])])(pixels)
+    assert torch.equal(p.eval_transform()(pixels), plain)
+    scale = torch.tensor([1 / (255 * s) for s in p.std]).repeat(32)
+    shift = torch.tensor([-m / s for m, s in zip(p.mean, p.std, strict=True)]).repeat(32)
+    rows = torch.addcmul(shift, plain.permute(1, 2, 0).reshape(1, 32, 96).float(), scale)
+    assert torch.equal(p.normalize(plain.unsqueeze(0)), rows.view(1, 32, 32, 3).permute(0, 3, 1, 2))
