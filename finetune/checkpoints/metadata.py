@@ -7,7 +7,7 @@ parameters. No other module spells a key of a checkpoint.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Self
 
 from torch import Tensor
@@ -38,6 +38,7 @@ class ModelRecord:
     mixup: float = 0.0
     cutmix: float = 0.0
     transform_input: bool | None = None
+    in_channels: int = 3
 
     def to_dict(self) -> dict[str, Any]:
         """Return the hyper parameters as plain values."""
@@ -90,15 +91,19 @@ class DataRecord:
     """SHA-256 of which image is in which split with which label."""
     splits: dict[str, SplitRecord] = field(default_factory=dict)
     """Every split but train."""
+    loader: str | None = None
+    """Name of the function of the user's that read the files; None is the usual decoding."""
 
     @classmethod
     def from_dict(cls, stored: Any, num_classes: int) -> Self:
         """Build the record; raises ValueError where it makes no sense."""
         _require(isinstance(stored, Mapping) and isinstance(stored.get("splits", {}), Mapping))
         record = cls(**_known_fields(cls, stored))
-        _require(all(isinstance(value, str | None) for value in (record.root, record.dataset, record.digest)))
+        _require(
+            all(isinstance(value, str | None) for value in (record.root, record.dataset, record.digest, record.loader))
+        )
         splits = {str(name): SplitRecord.from_dict(split, num_classes) for name, split in record.splits.items()}
-        return cls(record.root, record.dataset, record.digest, splits)
+        return replace(record, splits=splits)
 
 
 @dataclass(frozen=True)

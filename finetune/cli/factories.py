@@ -85,7 +85,8 @@ def make_checked_data(cfg: DictConfig) -> ImageDataModule:
 
 
 def _preprocess(cfg: DictConfig) -> Preprocess:
-    return default_preprocess(cfg.model.name, cfg.model.weights).updated(plain_values(cfg.model.preprocess))
+    model = cfg.model
+    return default_preprocess(model.name, model.weights, model.in_channels).updated(plain_values(model.preprocess))
 
 
 def make_classifier(cfg: DictConfig) -> Classifier:
@@ -137,6 +138,7 @@ def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
         label_smoothing=cfg.loss.label_smoothing,
         class_weights=data.class_weights() if cfg.loss.class_weights == "auto" else None,
         aux_weight=cfg.loss.aux,
+        in_channels=cfg.model.in_channels,
         mixup=cfg.loss.mixup,
         cutmix=cfg.loss.cutmix,
     )

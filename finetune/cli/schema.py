@@ -70,6 +70,7 @@ FORMATS: dict[str, tuple[Any, ...]] = {
 # key: type, minimum, maximum; None is no bound. Null is always allowed, * is every item of a list
 RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "seed": (int, 0, 2**32 - 1),
+    "model.in_channels": (int, 1, None),
     "data.batch_size": (int, 1, None),
     "data.val_fraction": (float, 0.001, 0.9),
     "data.per_class": (int, 1, None),

@@ -81,6 +81,7 @@ class ImageDataModule(LightningDataModule):
         cache_images: str = "auto",
         on_bad_file: str = "skip",
         preprocess: Preprocess | None = None,
+        loader: Callable[[str], Tensor] | None = None,
         seed: int = 0,
         cache_dir: str | Path | None = None,
         cache_gib: float | None = None,
@@ -110,6 +111,10 @@ class ImageDataModule(LightningDataModule):
                 too), "off", or "auto": in memory where they take less than a quarter of what is free.
             on_bad_file: "skip" leaves unreadable files out and lists them, "error" stops.
             preprocess: what the network needs; None takes it from the FineTuner that the Trainer fits.
+            loader: a function that reads a file, for images of other channels or depths than 8-bit grey and RGB: path to
+                pixels (C, H, W), uint8, or float32 in 0..1. Files are not scanned then: one that it cannot read ends the
+                run. A folder's files are still those with the endings of images (`listing.EXTENSIONS`); a table may name
+                any file. It must be picklable where worker processes are started afresh.
             seed: of order and augmentation.
             cache_dir: where features and pixels are kept; None is `~/.cache/finetune`.
             cache_gib: how much may be kept there; None is 20.
@@ -138,7 +143,8 @@ class ImageDataModule(LightningDataModule):
         )
         self.batch_size, self.num_workers = batch_size, num_workers
         self.image_size, self.augment, self.preprocess = image_size, augment, preprocess
-        self.cache_images, self.seed = cache_images, seed
+        self.cache_images, self.seed, self.loader = cache_images, seed, loader
+        self._require_loader()
         self.cache = Cache(cache_dir, cache_gib)
         self.features: FeatureSource | None = None
         """Features in place of pixels, while a FineTuner's fit uses them."""
@@ -182,7 +188,12 @@ class ImageDataModule(LightningDataModule):
         if not self.splits:
             source = self.source()
             found = source.splits()
-            self.image_info = info.scan_images(sources.all_paths(found), self.root, self.cache)
+            paths = sources.all_paths(found)
+            if self.loader is None:
+                self.image_info = info.scan_images(paths, self.root, self.cache)
+            else:
+                found = sources.read_with(found, self.loader)
+                self.image_info = info.hash_files(paths)
             result = splitting.split_images(found, self.splitting, self.image_info, self.root)
             self.classes, self.splits, self.bad_files = result.classes, result.splits, result.bad_files
             self.notes = [*listing.note_on_skipped_files(source.skipped_files), *result.notes]
@@ -200,11 +211,23 @@ class ImageDataModule(LightningDataModule):
             ValueError: the network has other classes than the data.
         """
         self.preprocess = self.preprocess or preprocess
+        self._require_loader()
         self.unaugmented_epochs = unaugmented_epochs
         if list(classes) != self.classes:
             raise ValueError(
                 f"The module has the classes {list(classes)}, the data have {self.classes}. "
                 "Build it with classes=data.classes."
+            )
+
+    def _require_loader(self) -> None:
+        """Refuse images of channels that files are not decoded to, and a loader of images that are no files."""
+        if self.loader is not None and self.dataset is not None:
+            raise ValueError("loader= reads files, and dataset= reads its images itself: give one of them.")
+        channels = self.final_preprocess.channels
+        if self.loader is None and channels not in (1, 3):
+            raise ValueError(
+                f"The network takes images of {channels} channels, and files are decoded to 1 or 3: give "
+                "ImageDataModule(root, loader=...), a function that takes a path and returns pixels (C, H, W)."
             )
 
     def teardown(self, stage: str | None = None) -> None:
@@ -226,6 +249,7 @@ class ImageDataModule(LightningDataModule):
                 dataset=getattr(self.dataset, "func", self.dataset).__name__ if self.dataset else None,
                 digest=digest(self.splits.values()),
                 splits={name: split.record() for name, split in self.splits.items() if name != "train"},
+                loader=None if self.loader is None else str(getattr(self.loader, "__qualname__", type(self.loader))),
             )
         return self._record
 
@@ -267,6 +291,8 @@ class ImageDataModule(LightningDataModule):
 
     def cache_pixels(self, epochs: int) -> str:
         """Decide whether decoded pixels are kept for a run that needs them in so many epochs; return a sentence."""
+        if self.loader is not None:  # the cache holds RGB bytes
+            return "read again in every epoch, by the loader" if epochs > 1 else ""
         parts = [split for name, split in self.splits.items() if name != "test"]
         budget = hardware.free_memory() // 4 // self._rank()[1]
         self._pixels, text = pixel_cache.cache_pixels(
@@ -357,11 +383,16 @@ class ImageDataModule(LightningDataModule):
             self._dataset(name),
             batches,
             num_workers,
-            batch_bytes=images * 3 * self.final_preprocess.size**2,
+            batch_bytes=images * self._image_bytes,
             processes=self._rank()[1],
             persistent_workers=persistent and num_workers > 0,
             pin_memory=torch.cuda.is_available() and not self._on_cpu(),
         )
+
+    @property
+    def _image_bytes(self) -> int:
+        preprocess = self.final_preprocess
+        return preprocess.channels * preprocess.size**2 * (4 if self.loader is not None else 1)
 
     # --- what the Trainer says ---------------------------------------------------------------------------------
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+from uuid import uuid4
 
 from PIL import Image
 from torch import Tensor
@@ -14,7 +15,7 @@ from finetune.images import decode
 
 # Readers are small classes and not closures: worker processes must be able to unpickle them.
 class ImageReader(Protocol):
-    """Reads the image at a position as upright RGB pixels, uint8 (3, H, W)."""
+    """Reads the image at a position as upright RGB pixels, uint8 (3, H, W); what a loader reads, see `LoaderReader`."""
 
     @property
     def paths(self) -> list[str] | None:
@@ -42,6 +43,37 @@ class FileReader:
     def __call__(self, i: int) -> Tensor:
         """Decode a file."""
         return decode.load_pixels(self.paths[i])
+
+
+@dataclass(frozen=True)
+class LoaderReader:
+    """Images that are files, read by a function of the user's."""
+
+    paths: list[str]
+    load: Callable[[str], Any]
+    """Path to pixels (C, H, W), uint8, or float32 in 0..1."""
+    token: str = field(default_factory=lambda: uuid4().hex)
+
+    @property
+    def kind(self) -> str:
+        """Return a word of this reader alone: what a function reads may change, so no later run takes its features."""
+        return f"files read by a loader {self.token}"
+
+    def __call__(self, i: int) -> Tensor:
+        """Read a file.
+
+        Raises:
+            BadImageError: the loader fails, or returns something else than pixels; names the file.
+        """
+        path = self.paths[i]
+        try:
+            pixels = self.load(path)
+        except Exception as error:  # a function of the user's can raise anything
+            raise decode.BadImageError(f"{path}: its loader raises {type(error).__name__}: {error}") from error
+        if fault := decode.pixels_fault(pixels):
+            raise decode.BadImageError(f"{path}: its loader must return {fault}.")
+        loaded: Tensor = pixels
+        return loaded
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import csv
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from finetune.data.readers import DatasetReader, FileReader, ImageReader, subset
+from finetune.data.readers import DatasetReader, FileReader, ImageReader, LoaderReader, subset
 from finetune.images.info import ImageInfo
 from finetune.io import listing
 
@@ -282,6 +282,13 @@ def _labelled_items(split: str, dataset: Any) -> LabelledImages:
         raise ValueError(f"The {split} split has labels {min(numbers)}..{max(numbers)} for {len(names)} classes.")
     keys = [f"{split}/{i}" for i in range(len(dataset))]
     return LabelledImages(keys, [names[n] for n in numbers], DatasetReader(dataset), names if own else None)
+
+
+def read_with(splits: Mapping[str, LabelledImages], load: Callable[[str], Any]) -> dict[str, LabelledImages]:
+    """Return the images of files, read by a function of the user's; see `LoaderReader`."""
+    return {
+        name: replace(images, reader=LoaderReader(images.reader.paths or [], load)) for name, images in splits.items()
+    }
 
 
 # --- files that cannot be read -----------------------------------------------------------------------------------

@@ -17,11 +17,12 @@ import torchvision
 from torch import Tensor, nn
 
 from finetune.io.files import write_atomically
+from finetune.models.adaptation import RGB, adapt_channels, first_convolution
 from finetune.models.specs import FAMILIES
 from finetune.training.module import FineTuner
 
 Runner = Callable[[Tensor], Tensor]
-"""A function from images (N, 3, size, size) uint8, resized and cropped, to probabilities (N, classes)."""
+"""A function from images (N, C, size, size) uint8, resized and cropped, to probabilities (N, classes)."""
 
 
 class Exported(NamedTuple):
@@ -32,7 +33,7 @@ class Exported(NamedTuple):
 
 
 class Graph(nn.Module):
-    """Compute probabilities (N, classes) from uint8 images (N, 3, size, size), as an exported graph does."""
+    """Compute probabilities (N, classes) from uint8 images (N, C, size, size), as an exported graph does."""
 
     def __init__(self, module: FineTuner) -> None:
         """Take network and preprocessing from a module."""
@@ -56,7 +57,10 @@ def export_metadata(module: FineTuner, load: str, graph: bool) -> dict[str, Any]
     """
     p = module.preprocess
     resized = f"upright (EXIF orientation applied), shorter side resized to {p.resize} ({p.interpolation}, antialiased), centre {p.size} x {p.size}"
-    pixels = f"uint8 (N, 3, {p.size}, {p.size}), RGB" if graph else f"float32 (N, 3, {p.size}, {p.size}), RGB"
+    kind = {1: "grey (ITU-R 601-2 luminance)", 3: "RGB"}.get(p.channels, f"{p.channels} channels")
+    if (loader := module.metadata.data.loader) is not None:
+        kind += f", as the loader {loader} of the training reads them (times 255, where it gives floats)"
+    pixels = f"{'uint8' if graph else 'float32'} (N, {p.channels}, {p.size}, {p.size}), {kind}"
     normalised = "" if graph else f"; then (pixels / 255 - {list(p.mean)}) / {list(p.std)} per channel"
     return {
         "model": module.model_name,
@@ -78,14 +82,14 @@ def export_onnx(module: FineTuner, folder: Path) -> Exported:
         ValueError: the packages are not installed.
     """
     _require("onnx", "onnxscript", "onnxruntime")
-    path, size = folder / "model.onnx", module.preprocess.size
+    path = folder / "model.onnx"
     metadata = export_metadata(
         module, "onnxruntime.InferenceSession('model.onnx').run(None, {'images': images})[0]", graph=True
     )
     with _quiet():
         program: Any = torch.onnx.export(
             Graph(module).eval(),
-            (torch.zeros(2, 3, size, size, dtype=torch.uint8),),
+            (_example(module),),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             input_names=["images"],
@@ -98,6 +102,12 @@ def export_onnx(module: FineTuner, folder: Path) -> Exported:
     return Exported(path, onnx_runner(path))
 
 
+def _example(module: FineTuner) -> Tensor:
+    """Return a batch of two images, black."""
+    p = module.preprocess
+    return torch.zeros(2, p.channels, p.size, p.size, dtype=torch.uint8)
+
+
 def onnx_runner(path: Path) -> Runner:
     """Return a function that predicts with an ONNX file in onnxruntime on the CPU."""
     import onnxruntime
@@ -108,12 +118,12 @@ def onnx_runner(path: Path) -> Runner:
 
 def export_torch(module: FineTuner, folder: Path) -> Exported:
     """Write the program of torch.export, for Python without this package, or C++; normalisation and softmax are inside."""
-    path, size = folder / "model.pt2", module.preprocess.size
+    path = folder / "model.pt2"
     metadata = export_metadata(module, "torch.export.load('model.pt2').module()(images)", graph=True)
     with _quiet():
         program = torch.export.export(
             Graph(module).eval(),
-            (torch.zeros(2, 3, size, size, dtype=torch.uint8),),
+            (_example(module),),
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
         torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
@@ -186,7 +196,13 @@ def _recipe(module: FineTuner) -> str:
     if arguments is None:
         return "network = ...  # your own; "
     keywords = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    return f"network = torchvision.models.get_model({module.model_name!r}, {keywords}); "
+    recipe = f"network = torchvision.models.get_model({module.model_name!r}, {keywords}); "
+    found = first_convolution(module.backbone)
+    if found is None or found[1].in_channels == RGB:
+        return recipe
+    path, conv = found
+    weight = f"torch.nn.Parameter(torch.empty({', '.join(map(str, conv.weight.shape))}))"
+    return f"{recipe}conv = network.get_submodule({path!r}); conv.in_channels = {conv.in_channels}; conv.weight = {weight}; "
 
 
 def _new_network(module: FineTuner) -> nn.Module:
@@ -195,6 +211,7 @@ def _new_network(module: FineTuner) -> nn.Module:
     if arguments is None:
         return copy.deepcopy(module.backbone)
     network: nn.Module = torchvision.models.get_model(module.model_name, **arguments)
+    adapt_channels(network, module.preprocess.channels)
     return network
 
 

@@ -25,7 +25,7 @@ MIN_INT8_IMAGES = 16
 
 
 class ComparisonImages(NamedTuple):
-    """Images (N, 3, size, size) uint8, their labels where they are known, and a description of their origin."""
+    """Images (N, C, size, size) uint8, their labels where they are known, and a description of their origin."""
 
     images: Tensor
     labels: Tensor | None
@@ -42,9 +42,10 @@ def comparison_images(model: Classifier, source: str | None, at_most: int) -> Co
 
     Raises:
         FileNotFoundError: there is no such source.
-        ValueError: no image in it can be read.
+        ValueError: no image in it can be read, or none for this model.
     """
     if source is not None:
+        model.require_decodable()
         names = islice(inputs.find_inputs(source).names, at_most)
         items = [item for batch in inputs.read_inputs(names, model.transform, BATCH_SIZE) for item in batch]
         readable = [item.image for item in items if item.image is not None]
@@ -53,11 +54,12 @@ def comparison_images(model: Classifier, source: str | None, at_most: int) -> Co
         unreadable = f" ({len(items) - len(readable)} cannot be read)" if len(readable) < len(items) else ""
         return ComparisonImages(torch.stack(readable), None, f"{len(readable)} images of {source}{unreadable}")
     try:
+        model.require_decodable()
         split = eval_data.find_eval_data(model.module.metadata.data, model.classes, "val", ImageDataModule()).split
     except (ValueError, FileNotFoundError):
-        size = model.module.preprocess.size
+        size, channels = model.module.preprocess.size, model.module.preprocess.channels
         noise = torch.randint(
-            256, (BATCH_SIZE, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+            256, (BATCH_SIZE, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
         )
         return ComparisonImages(
             noise, None, f"{BATCH_SIZE} images of noise, for the run's own are not at hand: give source=FOLDER"

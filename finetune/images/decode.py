@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -155,6 +155,18 @@ def _formats() -> tuple[str, ...]:
 def to_pixels(image: Image.Image) -> Tensor:
     """Convert a PIL image to uint8 RGB pixels (3, H, W), in channels-last memory order."""
     return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
+
+
+def pixels_fault(pixels: Any) -> str:
+    """Return what pixels of any number of channels must be, and these are not, as words; an empty text for good ones."""
+    form = "a tensor (C, H, W), uint8, or float32 in 0..1"
+    if not isinstance(pixels, Tensor):
+        return f"{form}; it is a {type(pixels).__name__} (torch.from_numpy makes a tensor of an array)"
+    if pixels.ndim != 3 or pixels.numel() == 0 or pixels.dtype not in (torch.uint8, torch.float32):
+        return f"{form}; it is {str(pixels.dtype).removeprefix('torch.')} {tuple(pixels.shape)}"
+    if pixels.dtype == torch.float32 and not (pixels.min() >= 0 and pixels.max() <= 1):
+        return f"{form}; its values are {pixels.min():g} to {pixels.max():g}: divide them by the largest possible one"
+    return ""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

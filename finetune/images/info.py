@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -115,6 +116,24 @@ def scan_images(
         return dict(_read_all(paths, full, track))
 
 
+def hash_files(paths: Sequence[str]) -> dict[str, ImageInfo]:
+    """Return the digests of files by path, or why they cannot be opened; they are not decoded."""
+
+    def hash_file(path: str) -> ImageInfo:
+        try:
+            with decode.image_errors(path), open(path, "rb") as file:
+                return ImageInfo(sha1=_sha1(file))
+        except decode.BadImageError as error:
+            return ImageInfo(error=str(error).removeprefix(f"{path}: "))
+
+    with ThreadPoolExecutor(process.cpu_count()) as pool:
+        return dict(zip(paths, pool.map(hash_file, paths), strict=True))
+
+
+def _sha1(file: BufferedReader) -> str:
+    return hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
+
+
 def _scan_with_cache(
     paths: Sequence[str], root: Path, cache: Cache, entry: Path, full: bool, track: Track | None
 ) -> dict[str, ImageInfo]:
@@ -199,8 +218,7 @@ def read_info(path: str, full: bool = False) -> ImageInfo:
             file.seek(0)
             values |= _read_header(file)
             file.seek(0)
-            digest = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
-            return ImageInfo(sha1=digest, **values)
+            return ImageInfo(sha1=_sha1(file), **values)
     except decode.BadImageError as error:
         return ImageInfo(error=str(error).removeprefix(f"{path}: "))
 

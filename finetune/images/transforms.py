@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -50,22 +50,25 @@ class Preprocess:
     """Side of the square image that enters the network, in pixels."""
     resize: int = 256
     """Length of the shorter side before the centre crop, in pixels."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Per-channel mean subtracted, for pixels in 0..1."""
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """Per-channel mean subtracted, for pixels in 0..1; as many as the images have channels."""
+    std: tuple[float, ...] = IMAGENET_STD
     """Per-channel standard deviation divided by."""
     interpolation: str = "bilinear"
     """`nearest`, `bilinear` or `bicubic`."""
 
     def __post_init__(self) -> None:
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            triple = (float(value),) * 3 if isinstance(value, int | float) else tuple(float(v) for v in value)
-            if len(triple) != 3 or (name == "std" and min(triple) <= 0):
+        given: dict[str, Any] = {"mean": self.mean, "std": self.std}
+        channels = next((len(v) for v in given.values() if not isinstance(v, int | float)), 3)
+        for name, value in given.items():
+            values = (float(value),) * channels if isinstance(value, int | float) else tuple(float(v) for v in value)
+            if len(values) != channels or not values:
                 raise ValueError(
-                    f"preprocess.{name} takes one number or three{' above 0' if name == 'std' else ''}, got {value}."
+                    f"preprocess.mean and preprocess.std take one number or one for each channel, got {given}."
                 )
-            object.__setattr__(self, name, triple)
+            if name == "std" and min(values) <= 0:
+                raise ValueError(f"preprocess.std takes numbers above 0, got {value}.")
+            object.__setattr__(self, name, values)
         if not 1 <= self.size <= self.resize <= MAX_SIZE:
             raise ValueError(
                 f"preprocess needs 1 <= size <= resize <= {MAX_SIZE}, got size={self.size} and resize={self.resize}."
@@ -97,7 +100,25 @@ class Preprocess:
                 raise ValueError(unknown_name("preprocess field", key, known))
         if "size" in changes and "resize" not in changes:
             changes["resize"] = round(self.resize * changes["size"] / self.size)
+        numbers = {k: v for k, v in changes.items() if k in ("mean", "std") and isinstance(v, int | float)}
+        changes |= {name: (float(value),) * self.channels for name, value in numbers.items()}
         return replace(self, **changes)
+
+    @property
+    def channels(self) -> int:
+        """Return the number of channels of the images that enter the network."""
+        return len(self.mean)
+
+    def with_channels(self, channels: int) -> Preprocess:
+        """Return the preprocessing of images with so many channels: for one the mean over channels, else repeated."""
+        if channels == self.channels:
+            return self
+        mean, std = ([sum(v) / len(v)] if channels == 1 else v for v in (self.mean, self.std))
+        return replace(
+            self,
+            mean=tuple(mean[i % len(mean)] for i in range(channels)),
+            std=tuple(std[i % len(std)] for i in range(channels)),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, with lists instead of tuples."""
@@ -109,36 +130,95 @@ class Preprocess:
         return InterpolationMode(self.interpolation)
 
     def eval_transform(self) -> v2.Transform:
-        """Return a transform of uint8 RGB pixels (3, H, W) to (3, size, size): resize, then crop the centre."""
-        return v2.Compose([v2.Resize([self.resize], self.mode), v2.CenterCrop([self.size, self.size])])
+        """Return a transform of pixels (C, H, W), see `around`, to (C, size, size): resize, then crop the centre."""
+        return self.around([v2.Resize([self.resize], self.mode), v2.CenterCrop([self.size, self.size])])
 
     def train_transform(self, augment: str) -> v2.Transform:
-        """Return a random transform of uint8 RGB pixels (3, H, W) to (3, size, size).
+        """Return a random transform of pixels (C, H, W), see `around`, to (C, size, size).
 
         Args:
             augment: a name of `AUGMENTATIONS`.
 
         Raises:
-            ValueError: `augment` is not one of `AUGMENTATIONS`.
+            ValueError: `augment` is not one of `AUGMENTATIONS`, or changes colours that the images do not have.
         """
         if augment not in AUGMENTATIONS:
             raise ValueError(unknown_name("augmentation", augment, AUGMENTATIONS))
         if augment == "none":
             return self.eval_transform()
-        return v2.Compose(AUGMENTATIONS[augment](self))
+        if augment not in ("none", "basic") and self.channels not in (1, 3):
+            raise ValueError(
+                f"data.augment={augment} changes the colours of images with one or three channels, and these have "
+                f"{self.channels}: take basic or none."
+            )
+        return self.around(AUGMENTATIONS[augment](self))
+
+    def around(self, steps: Sequence[Callable[[Any], Any]]) -> v2.Transform:
+        """Return transforms of an image, with what the network needs before and after them.
+
+        The image is pixels (3 or C, H, W), uint8, or float32 in 0..1. For a network of one channel, uint8 RGB becomes
+        grey before. Floats are normalised after; uint8 pixels stay, for `normalize`.
+        """
+        return v2.Compose([*([_Grey()] if self.channels == 1 else []), *steps, _NormalizeFloats(self.mean, self.std)])
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Normalize uint8 images (N, 3, H, W) to float32 in channels_last, on the device that they are on.
+        """Normalize uint8 images (N, C, H, W) to float32 in channels_last, on the device that they are on.
 
         This comes last and for a whole batch: bytes are a quarter of the data to move, and one multiply-add over rows of
-        pixels is 2 to 5 times faster than `v2.Normalize` image by image.
+        pixels is 2 to 5 times faster than `v2.Normalize` image by image. Floats are taken as normalised.
+
+        Raises:
+            ValueError: the images have another number of channels.
         """
-        n, _, height, width = images.shape
+        if images.dtype != torch.uint8:
+            return images
+        n, channels, height, width = images.shape
+        require_channels(channels, self.channels)
         scale = torch.tensor([1 / (255 * s) for s in self.std], device=images.device).repeat(width)
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device)
-        rows = images.permute(0, 2, 3, 1).reshape(n, height, width * 3)
+        rows = images.permute(0, 2, 3, 1).reshape(n, height, width * channels)
         floats = torch.addcmul(shift.repeat(width), rows.to(torch.float32), scale)
-        return floats.view(n, height, width, 3).permute(0, 3, 1, 2)
+        return floats.view(n, height, width, channels).permute(0, 3, 1, 2)
+
+
+def require_channels(given: int, channels: int) -> None:
+    """Refuse images of another number of channels than the network's.
+
+    Raises:
+        ValueError: the numbers differ.
+    """
+    if given != channels:
+        raise ValueError(
+            f"The images have {given} channel{'s' if given > 1 else ''}, and the network takes {channels} (in_channels). Files are decoded to 3, or "
+            "to 1 for a network of one; for other numbers give ImageDataModule(loader=...), or pixels."
+        )
+
+
+class _Grey(nn.Module):
+    """Turn uint8 RGB pixels (3, H, W) into luminance (1, H, W): ITU-R 601-2 in integers, as Pillow converts to "L".
+
+    Grey pixels, with three equal channels, keep their values exactly.
+    """
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if pixels.dtype != torch.uint8 or len(pixels) != 3:
+            return pixels
+        red, green, blue = pixels.to(torch.int32)
+        return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).to(torch.uint8).unsqueeze(0)
+
+
+class _NormalizeFloats(nn.Module):
+    """Normalise float images (..., C, H, W) in 0..1; uint8 ones are normalised later, in batches."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.mean, self.std = list(mean), list(std)
+
+    def forward(self, image: Any) -> Any:
+        if not isinstance(image, Tensor) or not image.is_floating_point():
+            return image
+        require_channels(image.shape[-3], len(self.mean))
+        return v2.functional.normalize(image, self.mean, self.std)
 
 
 class _Crop(v2.RandomResizedCrop):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,7 +18,7 @@ from torchvision.transforms import v2
 from finetune.data.loaders import ImageDataset, WorkerDataLoader, in_order, make_loader
 from finetune.data.splits import Split
 from finetune.images.transforms import Preprocess
-from finetune.inference.inputs import ImageInput, read_inputs, to_pixels
+from finetune.inference.inputs import ImageInput, needs_loader, read_inputs, to_pixels
 from finetune.models.partition import first_leaf
 from finetune.runtime import hardware
 from finetune.runtime.suggestions import unknown_name
@@ -42,8 +43,8 @@ class _FiveCrop:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         p = self.preprocess
-        crops = v2.Compose([v2.Resize([p.resize], p.mode), v2.FiveCrop([p.size, p.size])])
-        return torch.stack(crops(pixels))
+        crops: Tensor = p.around([v2.Resize([p.resize], p.mode), v2.FiveCrop([p.size, p.size]), torch.stack])(pixels)
+        return crops
 
 
 TTA: dict[str, Callable[[Preprocess], Callable[[Tensor], Tensor]]] = {
@@ -116,6 +117,16 @@ class Classifier:
         """Return the class names in the order of the probabilities."""
         return self.module.classes
 
+    def require_decodable(self) -> None:
+        """Refuse to read files for a model whose images a loader of the user's read.
+
+        Raises:
+            ValueError: finetune cannot decode its images; says what to do.
+        """
+        channels, loader = self.module.preprocess.channels, self.module.metadata.data.loader
+        if loader is not None or channels not in (1, 3):
+            raise ValueError(needs_loader(channels, loader))
+
     # --- batches -----------------------------------------------------------------------------------------------
 
     def batches(
@@ -132,13 +143,17 @@ class Classifier:
             batch_size: images of a batch.
             num_workers: processes that decode; "auto" looks at the cores and the number of images.
             positions: some of the images; None is all.
+
+        Raises:
+            ValueError: see `require_decodable`.
         """
+        self.require_decodable()
         chosen = list(range(len(split)) if positions is None else positions)
         if num_workers == "auto":
             num_workers = hardware.default_num_workers(len(chosen), self.device.type == "cpu")
-        size = self.module.preprocess.size
+        preprocess = self.module.preprocess
         views = {3: 1, 4: 5}[self.transform(torch.zeros(3, 8, 8, dtype=torch.uint8)).ndim]  # at most
-        batch_bytes = batch_size * views * 3 * size**2
+        batch_bytes = batch_size * views * preprocess.channels * preprocess.size**2
         return make_loader(
             ImageDataset(split, self.transform), in_order(chosen, batch_size), int(num_workers), batch_bytes=batch_bytes
         )
@@ -193,9 +208,10 @@ class Classifier:
 
     def _in_batches(self, images: Any, run: Callable[[Tensor], Tensor], width: int) -> Tensor:
         items = [images] if _is_one(images) else images
+        read = partial(to_pixels, channels=self.module.preprocess.channels, loader=self.module.metadata.data.loader)
         results = [
             run(torch.stack([loaded.image for loaded in batch if loaded.image is not None]))
-            for batch in read_inputs(items, self.transform, BATCH, read=to_pixels, strict=True)
+            for batch in read_inputs(items, self.transform, BATCH, read=read, strict=True)
         ]
         return torch.cat(results) if results else torch.zeros(0, width)
 

@@ -31,7 +31,10 @@ from finetune.io import listing
 from finetune.runtime import process
 
 ImageInput = str | Path | Image.Image | np.ndarray | Tensor
-"""A file, a PIL image, pixels (H, W), (H, W, 3) or (H, W, 4) as an array, or (3, H, W) as a tensor, uint8."""
+"""A file, a PIL image, pixels (H, W), (H, W, 3) or (H, W, 4) as an array, or (3, H, W) as a tensor, uint8.
+
+For a network whose images are neither grey nor RGB, or were read by a loader of the user's in training: what the loader
+returns, a tensor (C, H, W), uint8, or float32 in 0..1."""
 
 MAX_BYTES = 64 << 20
 """Size limit of an image that is fetched from an address."""
@@ -179,16 +182,24 @@ def _fetch(address: str) -> bytes:
 # --- from inputs to batches --------------------------------------------------------------------------------------
 
 
-def to_pixels(image: Any) -> Tensor:
-    """Return an image as uint8 RGB pixels (3, H, W).
+def to_pixels(image: Any, channels: int = 3, loader: str | None = None) -> Tensor:
+    """Return an image as uint8 RGB pixels (3, H, W), or as a loader of the user's gives it.
 
     Args:
         image: see `ImageInput`.
+        channels: that the network takes.
+        loader: name of the function that read the images of the training; None is the usual decoding.
 
     Raises:
         BadImageError: a file cannot be read.
         ValueError: pixels of another type or shape.
     """
+    if loader is not None or channels not in (1, 3):
+        if not isinstance(image, Tensor):
+            raise ValueError(needs_loader(channels, loader) + f" Got a {type(image).__name__}.")
+        if fault := decode.pixels_fault(image):
+            raise ValueError(f"Pixels are {fault}.")
+        return image
     if isinstance(image, str | Path):
         return decode.read_pixels(image)
     if isinstance(image, Image.Image):
@@ -206,6 +217,15 @@ def to_pixels(image: Any) -> Tensor:
             f"Pixels are uint8 {layout}, got {image.dtype} {shape}. For values in 0..1: (255 * x).round() as uint8."
         )
     return decode.to_pixels(Image.fromarray(image)) if isinstance(image, np.ndarray) else image.expand(3, -1, -1)
+
+
+def needs_loader(channels: int, loader: str | None) -> str:
+    """Return why files cannot be decoded for a network, and what to do."""
+    read = "images that are neither grey nor RGB" if loader is None else f"images that the loader {loader} read"
+    return (
+        f"The model was trained on {read} ({channels} channels), and finetune cannot read such files alone: give pixels, "
+        "model.predict(loader(path)), or evaluate it with ImageDataModule(..., loader=loader) and trainer.validate."
+    )
 
 
 @dataclass(frozen=True)

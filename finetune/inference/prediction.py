@@ -97,8 +97,9 @@ def predict(
         copy_to: copies of the images go below it, into a folder per label.
 
     Raises:
-        ValueError: `copy_to` lies in the folder of the inputs.
+        ValueError: `copy_to` lies in the folder of the inputs, or the files cannot be decoded for this model.
     """
+    model.require_decodable()
     summary, k = PredictionSummary(), min(k, len(model.classes))
     if copy_to is not None and inputs.folder is not None and copy_to.resolve().is_relative_to(inputs.folder.resolve()):
         raise ValueError(

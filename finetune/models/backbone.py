@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torchvision
 from torch import Tensor, nn
 
+from finetune.checkpoints.heads import StoredHead
 from finetune.images.transforms import Preprocess
 from finetune.io import download
 from finetune.io.paths import weights_path
+from finetune.models.adaptation import RGB, adapt_channels, resize_positions
 from finetune.models.head_layers import require_fitting_head
 from finetune.models.probe import modules_after_head
 from finetune.models.specs import Family, find_family
@@ -22,7 +24,7 @@ from finetune.models.weights import (
     default_preprocess,
     find_weights,
     load_weights,
-    read_model_record,
+    transforms_input,
 )
 from finetune.runtime.suggestions import unknown_name
 
@@ -57,6 +59,8 @@ class Backbone:
     """Whether the network re-normalises its input (inception and googlenet)."""
     head_names: list[str] = field(default_factory=list)
     """Names of the new parameters: those of the head and of the new part of auxiliary branches."""
+    stored_head: StoredHead | None = None
+    """The head of the checkpoint that the weights came from, for the classes that stay."""
 
     @classmethod
     def create(
@@ -65,6 +69,7 @@ class Backbone:
         weights: str | None = "default",
         transform_input: bool | None = None,
         size: int | None = None,
+        in_channels: int = RGB,
     ) -> Backbone:
         """Build a network by name.
 
@@ -72,43 +77,54 @@ class Backbone:
             name: a name of the table, for example "resnet18".
             weights: "default", "none", a name of the model's weights enum ("IMAGENET1K_V2"), or a local file.
             transform_input: overrides the flag of inception and googlenet, which no state dict holds.
-            size: side in pixels of the images that a vision transformer without weights by name is built for; None takes
-                that of its preprocessing.
+            size: side in pixels of the images that a vision transformer is for, a multiple of its patches' size; None
+                takes that of its preprocessing. The position embeddings of weights for another size are interpolated.
+            in_channels: of the images. For another number than three the first convolution is adapted, see
+                `adaptation.adapt_weight`, and so is the preprocessing. Inception and googlenet do not re-normalise such
+                images: the preprocessing does what their `transform_input` did.
 
         Raises:
-            ValueError: the name or the weights are unknown, or a file does not fit.
+            ValueError: the name or the weights are unknown, a file does not fit, or the channels cannot be adapted.
             FileNotFoundError: there is no such file, or the weights cannot be downloaded.
         """
         family = find_family(name)
         weights = str(weights or "none")
         path = weights_path(weights)
-        if transform_input is None and path:
-            record = read_model_record(path)
-            transform_input = record.transform_input if record is not None else None
-        transform = family.transform_input and weights != "none" if transform_input is None else transform_input
+        require_channels(in_channels)
+        preprocess = default_preprocess(name, weights, in_channels, transform_input)
+        transform = transforms_input(name, weights, transform_input) and in_channels == RGB
         if family.build is not None:
             network = family.build()
             weights_source = "as built by its family"
         elif path or weights == "none":
-            network = _torchvision_network(
-                name, family, None, transform, size or default_preprocess(name, weights).size
-            )
+            network = _torchvision_network(name, family, None, transform, size or preprocess.size)
             weights_source = "random weights"
         else:
             enum = find_weights(name, weights)
             check_cached_weights(enum)
             network = _download(name, family, enum, transform)
             weights_source = f"{type(enum).__name__}.{enum.name}"
+        if size is not None:
+            weights_source += resize_positions(network, size, name)
+        if size is not None and family.size_argument:
+            preprocess = preprocess.updated({"size": size})
+        own = RGB if family.preprocess is None else family.preprocess.channels
+        if in_channels not in (RGB, own):
+            adapt_channels(network, in_channels)
+        head = None
         if path:
-            weights_source = load_weights(network, path, family)
-        return cls(name, network, family, default_preprocess(name, weights), weights_source, transform)
+            weights_source, head = load_weights(network, path, family)
+        return cls(name, network, family, preprocess, weights_source, transform, stored_head=head)
 
-    def replace_head(self, num_classes: int, init: str = "default", layers: nn.Module | None = None) -> None:
+    def replace_head(
+        self, num_classes: int, init: str = "default", classes: Sequence[str] = (), layers: nn.Module | None = None
+    ) -> None:
         """Replace the last layers of the head and of the auxiliary heads by new ones with `num_classes` outputs.
 
         Args:
             num_classes: outputs of the new layers.
             init: a name of `HEAD_INITS`, for layers that are made here.
+            classes: their names. Where the weights came from a checkpoint, the classes that it has too keep their rows.
             layers: take the place of the head; one layer or several.
 
         Raises:
@@ -123,6 +139,10 @@ class Backbone:
         if hasattr(self.network, "num_classes"):
             self.network.num_classes = num_classes  # type: ignore[assignment]
         self.head_names = names_under(self.network, self.family.new)
+        if self.stored_head is not None and layers is None:
+            kept = self.stored_head.take_over(self.network, (self.family.head, *self.family.aux), classes)
+            if kept:  # in place of the remark on heads that were ignored
+                self.weights_source = f"{self.weights_source.rpartition(' (')[0]} and {kept} classes of its head"
 
     def insert_head(self, layers: nn.Module, num_classes: int) -> None:
         """Put layers in the place of the head, on its device.
@@ -202,7 +222,9 @@ def _torchvision_network(
     try:
         network: nn.Module = torchvision.models.get_model(name, weights=weights, **options)
     except AssertionError as error:  # torchvision raises it for a size that is no multiple of the patches' size
-        raise ValueError(f"{name} cannot be built for images of {size} pixels: {error}") from error
+        raise ValueError(
+            f"{name} cannot be built for images of {size} pixels: the size must be a multiple of its patches' size ({error})."
+        ) from error
     return network
 
 
@@ -227,6 +249,7 @@ def make_backbone(
     feature_boundary: str | None,
     transform_input: bool | None,
     preprocess: Mapping[str, Any] | None,
+    in_channels: int = RGB,
 ) -> Backbone:
     """Return a Backbone for whatever names or is a network; the arguments are those of `FineTuner`.
 
@@ -234,14 +257,20 @@ def make_backbone(
         ValueError: a name or a field is unknown, or the head of a network of your own is not given.
         FileNotFoundError: weights that are not there and cannot be downloaded.
     """
+    require_channels(in_channels)
     if isinstance(model, Backbone):
         backbone = model
+        if in_channels not in (RGB, model.preprocess.channels):
+            raise ValueError(
+                f"The Backbone was made for images of {model.preprocess.channels} channels, got in_channels={in_channels}: "
+                "make it with Backbone.create(..., in_channels=...)."
+            )
     elif isinstance(model, str):
         if model == "custom":
             raise ValueError(
                 "This checkpoint is of a network of your own; give it: load_from_checkpoint(path, model=network)."
             )
-        backbone = Backbone.create(model, weights, transform_input, (preprocess or {}).get("size"))
+        backbone = Backbone.create(model, weights, transform_input, (preprocess or {}).get("size"), in_channels)
         if head not in (None, backbone.family.head):
             raise ValueError(
                 f"head={head!r}: the head of {model} is {backbone.family.head}. To put layers of your own there, give a module."
@@ -252,11 +281,27 @@ def make_backbone(
             f"Say which layer of {type(model).__name__} is its head, for example head={layers[-1:] or ['fc']}."
         )
     else:
-        backbone = wrap_module(model, head, feature_boundary)
+        backbone = wrap_module(model, head, feature_boundary, in_channels=in_channels)
     return with_preprocess(backbone, preprocess)
 
 
-def wrap_module(network: nn.Module, head: str, feature_boundary: str | None = None, name: str = "custom") -> Backbone:
+def require_channels(in_channels: Any) -> None:
+    """Refuse anything but a whole number from 1 on.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if type(in_channels) is not int or in_channels < 1:
+        raise ValueError(f"in_channels must be a whole number from 1 on, got {in_channels!r}.")
+
+
+def wrap_module(
+    network: nn.Module,
+    head: str,
+    feature_boundary: str | None = None,
+    name: str = "custom",
+    in_channels: int = RGB,
+) -> Backbone:
     """Return a network of your own as a Backbone.
 
     Args:
@@ -264,15 +309,33 @@ def wrap_module(network: nn.Module, head: str, feature_boundary: str | None = No
         head: path of its last Linear or Conv2d layer.
         feature_boundary: path of the first module that is random in training; None is the head.
         name: for messages and files.
+        in_channels: of the images. For another number than three, the first convolution of the network takes as many, or
+            it takes three and is adapted in place.
+
+    Raises:
+        ValueError: the first convolution takes another number of channels.
     """
     family = Family(names=(), head=head, feature_boundary=feature_boundary or head, min_size=1)
-    return Backbone(name, network, family, Preprocess(), "the weights that the module came with")
+    if in_channels != RGB:
+        adapt_channels(network, in_channels)
+    preprocess = Preprocess().with_channels(in_channels)
+    return Backbone(name, network, family, preprocess, "the weights that the module came with")
 
 
 def with_preprocess(backbone: Backbone, changes: Mapping[str, Any] | None) -> Backbone:
-    """Return the same network with some preprocessing fields changed.
+    """Return the same network with some preprocessing fields changed; a vision transformer follows a given size.
 
     Raises:
-        ValueError: a field is unknown or its value is out of range.
+        ValueError: a field is unknown, its value is out of range or no multiple of a vision transformer's patches, or mean
+            and std are of other channels.
     """
-    return replace(backbone, preprocess=backbone.preprocess.updated(changes))
+    preprocess, channels = backbone.preprocess.updated(changes), backbone.preprocess.channels
+    if preprocess.channels != channels:
+        raise ValueError(
+            f"preprocess.mean has {preprocess.channels} numbers, and {backbone.name} takes images of {channels} channels: "
+            f"give one number or {channels}, or in_channels={preprocess.channels}."
+        )
+    source = backbone.weights_source
+    if (changes or {}).get("size") is not None:
+        source += resize_positions(backbone.network, preprocess.size, backbone.name)
+    return replace(backbone, preprocess=preprocess, weights_source=source)

@@ -22,7 +22,7 @@ def fuse_conv_bn(network: nn.Module, split_point: str, images: Tensor) -> nn.Mod
     Args:
         network: in evaluation mode where BatchNorms are to be fused.
         split_point: path of the module whose inputs are compared.
-        images: (N, 3, H, W).
+        images: (N, C, H, W).
     """
     pairs = _fusable_pairs(network, split_point, images)
     if not pairs:

@@ -44,7 +44,7 @@ class ClassifierNetwork:
         """Compute the main logits (N, classes), and those of the auxiliary heads where they run.
 
         Args:
-            images: normalised floats (N, 3, H, W).
+            images: normalised floats (N, C, H, W).
         """
         output = self.module(channels_last(images))
         logits, *aux = output if isinstance(output, tuple) else (output,)
@@ -54,7 +54,7 @@ class ClassifierNetwork:
         """Compute the main logits (N, classes).
 
         Args:
-            images: (N, 3, H, W), uint8 or normalised floats; or V views of each image (N, V, 3, H, W), whose
+            images: (N, C, H, W), uint8 or normalised floats; or V views of each image (N, V, C, H, W), whose
                 probabilities are averaged.
             exact_head: run the head in 32 bits where autocast has 16: bf16 has three digits, so logits would tie.
         """
@@ -82,7 +82,7 @@ class ClassifierNetwork:
         return self._exact_head(partition.forward_from(modules[: modules.index(first)], features))
 
     def head_inputs(self, images: Tensor) -> Tensor:
-        """Compute what enters the head for images (N, 3, H, W), as rows (N, D)."""
+        """Compute what enters the head for images (N, C, H, W), as rows (N, D)."""
         return self.pool(partition.forward_to(self.module, self.head_path, self.normalize(images)))
 
     def pool(self, values: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class _ReachedError(Exception):
 
 
 def forward_to(network: nn.Module, split_point: str, images: Tensor) -> Tensor:
-    """Return the features that enter the split point for a batch of images (N, 3, H, W).
+    """Return the features that enter the split point for a batch of images (N, C, H, W).
 
     Raises:
         ValueError: the network does not call the split point as a module.
@@ -126,7 +126,7 @@ def verify_partition(network: nn.Module, split_point: str, head: str, values: Te
         split_point: path of the module that the features enter.
         head: path of the head.
         values: features (N, ...) of the images.
-        images: (N, 3, H, W).
+        images: (N, C, H, W).
 
     Raises:
         ValueError: the results differ, or the modules cannot be run by themselves.

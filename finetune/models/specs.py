@@ -141,7 +141,7 @@ _TABLE = [
     ),
     Family(
         _names("vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14"),
-        head="heads.head", feature_boundary="heads.head", min_size=32, fixed_size=True, size_argument="image_size",
+        head="heads.head", feature_boundary="heads.head", min_size=32, size_argument="image_size",
     ),
 ]  # fmt: skip
 

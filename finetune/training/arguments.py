@@ -130,11 +130,12 @@ def build_backbone(
     model: str | nn.Module | Backbone,
     weights: str | None,
     head: Any,
-    num_classes: int,
+    classes: Sequence[str],
     head_init: str,
     feature_boundary: str | None,
     transform_input: bool | None,
     preprocess: Mapping[str, Any] | None,
+    in_channels: int,
 ) -> Backbone:
     """Return a network with a new head, from what `FineTuner` takes.
 
@@ -143,10 +144,10 @@ def build_backbone(
         FileNotFoundError: weights that are not there and cannot be downloaded.
     """
     path, layers = parse_head(head)
-    backbone = make_backbone(model, weights, path, feature_boundary, transform_input, preprocess)
-    backbone.replace_head(num_classes, head_init, layers)
+    backbone = make_backbone(model, weights, path, feature_boundary, transform_input, preprocess, in_channels)
+    backbone.replace_head(len(classes), head_init, classes, layers)
     if backbone.name == "custom":
-        backbone.probe(num_classes)
+        backbone.probe(len(classes))
     require_size(backbone.name, backbone.family, backbone.network, backbone.preprocess.size)
     return backbone
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from finetune.checkpoints.format import METADATA, read_checkpoint
 from finetune.checkpoints.metadata import DataRecord, ModelRecord, RunRecord, ValidationRecord
-from finetune.checkpoints.restore import AtomicCheckpointIO, rebuild
+from finetune.checkpoints.restore import AtomicCheckpointIO, metadata_for, rebuild
 from finetune.models.head_layers import head_record
 from finetune.runtime import hardware
 from finetune.training.distributed import DIVERGED_HINT
@@ -29,7 +29,8 @@ def model_record(module: TrainableClassifier, **options: Any) -> ModelRecord:
     return ModelRecord(
         module.model_name, module.classes, module.strategy.to_dict(), head=head_record(module.backbone, module.family.head),
         feature_boundary=module.family.feature_boundary, preprocess=module.preprocess.to_dict(),
-        aux_weight=module.schedule.aux_weight, transform_input=module.transform_input, **options,
+        aux_weight=module.schedule.aux_weight, transform_input=module.transform_input,
+        in_channels=module.preprocess.channels, **options,
     )  # fmt: skip
 
 
@@ -104,7 +105,8 @@ def load_module(cls: type[M], path: str | Path, device: Any, strict: bool, chang
     """Load a module in evaluation mode from a file alone; see `FineTuner.load_from_checkpoint`."""
     checkpoint = read_checkpoint(path)
     module: Any = rebuild(cls, checkpoint, path, strict, changes)
-    module.weights_source, module.metadata = checkpoint.metadata.weights_source, checkpoint.metadata
+    module.weights_source = checkpoint.metadata.weights_source
+    module.metadata = metadata_for(checkpoint, module.classes, strict)
     module.on_load_checkpoint(dict(checkpoint.entries))
     module.to(device or "cpu").eval()
     loaded: M = module

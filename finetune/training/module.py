@@ -86,6 +86,7 @@ class FineTuner(LightningModule):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         transform_input: bool | None = None,
+        in_channels: int = 3,
     ) -> None:
         """Build the network and put a head for `classes` on it.
 
@@ -93,7 +94,8 @@ class FineTuner(LightningModule):
             model: a name of the table (`python -m finetune.models`), a Backbone, or a network of your own.
             classes: class names in the order of the labels; a number names them "0", "1", ...
             strategy: a name of `conf/strategy/`, a mapping of Strategy's fields, or a Strategy.
-            weights: "default", "none", a name of the weights enum, or a local file. For a `model` given by name.
+            weights: "default", "none", a name of the weights enum, or a local file. For a `model` given by name. Of a
+                checkpoint of this class, the classes that stay keep their rows of the head, by name.
             head: the path of the last Linear or Conv2d, for a network of your own; or layers to put in place of the head;
                 or {"path": ..., "layers": ...} for both.
             feature_boundary: path of the first module that is random in training, for a network of your own; the head
@@ -118,6 +120,7 @@ class FineTuner(LightningModule):
             mixup: alpha of MixUp, 0 is off. Training batches only.
             cutmix: alpha of CutMix, 0 is off; with both, one is drawn per batch.
             transform_input: for inception and googlenet, see `Family`; None follows the weights.
+            in_channels: of the images, 1 for grey ones; the first convolution is adapted, see `Backbone.create`.
 
         Raises:
             ValueError: an unknown name, a strategy that does not fit the network, fewer than two classes.
@@ -127,7 +130,7 @@ class FineTuner(LightningModule):
         self.strategy, self.classes = Strategy.load(strategy), arguments.class_names(classes)
         weights = weights if self.strategy.pretrained else "none"
         backbone = arguments.build_backbone(
-            model, weights, head, len(self.classes), head_init, feature_boundary, transform_input, preprocess
+            model, weights, head, self.classes, head_init, feature_boundary, transform_input, preprocess, in_channels
         )
         self._backbone, self.family, self.transform_input = backbone, backbone.family, backbone.transform_input
         self.model_name, self.weights_source = backbone.name, backbone.weights_source
@@ -143,11 +146,10 @@ class FineTuner(LightningModule):
         self.results: dict[str, dict[str, Any]] = {}
         self.val_predictions: tuple[Tensor, Tensor] | None = None
         """Of the last validation: probabilities (N, classes) and labels (N,)."""
-        self.metadata = CheckpointMetadata()
+        self.metadata, self._resume = CheckpointMetadata(), ResumeState()
         """What its checkpoint says: of the file that it was loaded from, and then of this training."""
         self.rates: dict[str, float] = {}
         """The rate of each group in the last step, warm-up included."""
-        self._resume = ResumeState()
         self._lr: float | None = None
         options = {"label_smoothing": float(label_smoothing), "mixup": float(mixup), "cutmix": float(cutmix)}
         record = checkpointing.model_record(self, class_weights=weights_of_classes, **options)
@@ -409,7 +411,7 @@ class FineTuner(LightningModule):
             strict: see `changes`.
             weights_only: files are never read otherwise.
             changes: arguments of the constructor in place of those that were saved, `optimizer=` for example; with
-                `classes`, `strict=False` leaves the new head as it is.
+                `classes`, `strict=False` keeps the rows of the head whose classes stay, by name, and makes new ones.
 
         Raises:
             FileNotFoundError: there is no such file.

@@ -87,7 +87,10 @@ def _model_differences(stored: ModelRecord, module: TrainableClassifier) -> Iter
         "model": (stored.model, module.model_name),
         "classes": (stored.classes, module.classes),
         "strategy": (_trained_by(stored.strategy), _trained_by(module.strategy.to_dict())),
+        "in_channels": (stored.in_channels, module.preprocess.channels),
     }
+    if module.family.size_argument:  # the network is built for it
+        pairs["image size"] = ((stored.preprocess or {}).get("size"), module.preprocess.size)
     for name, (then, now) in pairs.items():
         if then != now:
             yield f"its {name} is {_short(then)}, this run's is {_short(now)}"

@@ -32,7 +32,13 @@ GROUPS = [y for y in YAMLS if "/" in y and not Path(y).name.startswith("_") and 
 def test_defaults_are_the_contract() -> None:
     cfg: Any = OmegaConf.to_container(compose_train(), resolve=False)
     expected = {
-        "model": {"name": "resnet18", "weights": "default", "head_init": "default", "preprocess": None},
+        "model": {
+            "name": "resnet18",
+            "weights": "default",
+            "head_init": "default",
+            "in_channels": 3,
+            "preprocess": None,
+        },
         "loss": {
             "_target_": "torch.nn.CrossEntropyLoss",
             "label_smoothing": 0,

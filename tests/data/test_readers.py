@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune.data.readers import DatasetReader, FileReader, subset
+from finetune.data.readers import DatasetReader, FileReader, LoaderReader, subset
+from finetune.images.decode import BadImageError
 
 
 @pytest.fixture
@@ -47,3 +48,31 @@ def test_readers_can_be_sent_to_worker_processes(image_files: list[str]) -> None
     reader = subset(FileReader(image_files), [1])
     again = pickle.loads(pickle.dumps(reader))  # noqa: S301
     assert torch.equal(again(0), reader(0))
+
+
+def test_loader_reader_gives_what_the_loader_returns_and_names_bad_files() -> None:
+    values = {
+        "bytes": torch.full((4, 2, 3), 7, dtype=torch.uint8),
+        "floats": torch.full((1, 2, 3), 0.25),
+        "array": np.zeros((4, 2, 3), np.uint8),
+        "16 bits": torch.zeros(1, 2, 3, dtype=torch.uint16),
+        "flat": torch.zeros(2, 3),
+        "unscaled": torch.full((1, 2, 3), 4095.0),
+        "nan": torch.full((1, 2, 3), torch.nan),
+    }
+    paths = [*values, "missing"]
+    reader = LoaderReader(paths, values.__getitem__)
+    assert [reader(0)[3, 1, 2], reader(1)[0, 1, 2]] == [7, 0.25]
+    faults = {
+        "array": "it is a ndarray .torch.from_numpy",
+        "16 bits": r"it is uint16 \(1, 2, 3\)",
+        "flat": r"it is float32 \(2, 3\)",
+        "unscaled": "its values are 4095 to 4095: divide",
+        "nan": "its values are nan to nan",
+        "missing": "raises KeyError: 'missing'",
+    }
+    for i, path in enumerate(paths[2:], start=2):
+        with pytest.raises(BadImageError, match=f"^{path}: its loader .*{faults[path]}"):
+            reader(i)
+    assert subset(reader, [1, 0]).paths == ["floats", "bytes"]
+    assert reader.kind != LoaderReader(paths, values.__getitem__).kind  # no later run takes its features

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torchvision
 from torch import nn
 
 from finetune import FineTuner
+from finetune.checkpoints.metadata import DataRecord
 from finetune.exporting import formats
 from finetune.exporting.formats import EXPORTERS
 from finetune.models.specs import FAMILIES
@@ -92,3 +94,21 @@ def test_network_of_ones_own_is_exported(tmp_path: Path) -> None:
     inside = {"metadata.json": ""}
     torch.export.load(tmp_path / "model.pt2", extra_files=inside)
     assert json.loads(inside["metadata.json"])["classes"] == ["0", "1"]
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_recipe_of_other_channels_builds_the_network(
+    channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = FineTuner("resnet18", classes=3, weights="none", in_channels=channels).eval()
+    module.metadata = replace(module.metadata, data=DataRecord(loader="read_tiff"))
+    exported = formats.export_state_dict(module, tmp_path)
+    assert "as the loader read_tiff of the training" in json.loads((tmp_path / "model.json").read_text())["input"]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"torch": torch, "torchvision": torchvision}
+    exec(json.loads((tmp_path / "model.json").read_text())["load"], names)
+    images = torch.randint(0, 256, (2, channels, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = module(images)
+        assert torch.allclose(names["network"](module.preprocess.normalize(images)), expected, atol=1e-5)
+        assert torch.allclose(exported.run(images), expected.softmax(dim=1), atol=1e-5)

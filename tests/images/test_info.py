@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from contextlib import suppress
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from finetune.images import decode, info
-from finetune.images.info import read_info, scan_images
+from finetune.images.info import ImageInfo, hash_files, read_info, scan_images
 from finetune.io.store import Cache
 from tests.helpers import make_image, sizes_of
 
@@ -178,3 +179,11 @@ def test_upright_size_is_that_of_the_pixels(odd_images: list[str]) -> None:
     assert sizes_of(odd_images) == [tuple(decode.load_pixels(p).shape[1:]) for p in odd_images]
     assert sizes_of(odd_images)[1] == (30, 21)
     assert info.ImageInfo(error="is damaged").upright_size == (0, 0)
+
+
+def test_hash_files_decodes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(b"no image")
+    paths = [str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]
+    found = hash_files(paths)
+    assert found[paths[0]] == ImageInfo(sha1=hashlib.sha1(b"no image", usedforsecurity=False).hexdigest())
+    assert found[paths[1]].error == "there is no such file"

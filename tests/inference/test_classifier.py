@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import torch
 from PIL import Image
 
 from finetune import Classifier, FineTuner, Prediction, load
+from finetune.checkpoints.metadata import DataRecord
+from finetune.data.readers import FileReader
+from finetune.data.splits import Split
 from finetune.images.decode import BadImageError
 from finetune.inference.classifier import TTA
 
@@ -159,3 +163,48 @@ def test_pil_pictures_are_turned_upright_as_files_are(model: Classifier, pixels:
 def test_evaluate_with_views_in_worker_processes_that_are_spawned(trained: Path) -> None:
     model = load(trained / "checkpoints" / "best.ckpt", device="cpu", tta="five_crop")
     assert pickle.loads(pickle.dumps(model.transform)) == model.transform  # noqa: S301
+
+
+# --- channels ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tta", TTA)
+def test_a_grey_network_sees_luminance_however_a_picture_is_given(tta: str, pixels: np.ndarray, tmp_path: Path) -> None:
+    module = FineTuner("squeezenet1_1", classes=2, weights="none", preprocess={"size": 64}, in_channels=1)
+    model = Classifier(module, device="cpu", tta=tta)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    grey = np.array(Image.fromarray(pixels).convert("L"))
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    ways: list[Any] = [
+        str(tmp_path / "a.png"),
+        Image.fromarray(pixels),
+        pixels,
+        tensor,
+        grey,
+        torch.from_numpy(grey).unsqueeze(0),
+    ]
+    assert len({model.predict(way).confidence for way in ways}) == 1
+    assert model.predict(255 - pixels).confidence != model.predict(pixels).confidence
+
+
+@pytest.mark.parametrize("tta", TTA)
+def test_floats_are_normalised_once_with_every_tta(tta: str) -> None:
+    module = FineTuner("squeezenet1_1", classes=2, weights="none", preprocess={"size": 64}, in_channels=2)
+    model = Classifier(module, device="cpu", tta=tta)
+    pixels = torch.randint(0, 256, (2, 80, 90), dtype=torch.uint8)
+    assert torch.allclose(model.probabilities(pixels), model.probabilities(pixels / 255), atol=1e-3)
+
+
+def test_a_model_trained_on_what_a_loader_read_asks_for_it(pixels: np.ndarray, tmp_path: Path) -> None:
+    module = FineTuner("squeezenet1_1", classes=2, weights="none", preprocess={"size": 64})
+    module.metadata = replace(module.metadata, data=DataRecord(loader="read_tiff"))
+    module.save(tmp_path / "model.ckpt")
+    model = load(tmp_path / "model.ckpt", device="cpu")
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"images that the loader read_tiff read \(3 channels\).*Got a PosixPath"):
+        model.predict(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"Pixels are .*in 0..1; it is uint16 \(3, 8, 8\)"):
+        model.predict(torch.zeros(3, 8, 8, dtype=torch.uint16))
+    with pytest.raises(ValueError, match="images that the loader read_tiff read"):
+        model.batches(Split("val", ["a.png"], [0], FileReader([str(tmp_path / "a.png")])))
+    assert model.predict(torch.rand(3, 80, 80)).label in ("0", "1")

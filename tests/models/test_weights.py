@@ -18,6 +18,7 @@ from finetune import FineTuner
 from finetune.images.transforms import Preprocess
 from finetune.models import specs
 from finetune.models.backbone import Backbone
+from finetune.models.partition import forward_to
 from finetune.models.specs import FAMILIES, find_family
 from finetune.models.weights import cached_weights, default_preprocess, find_weights, load_weights
 from tests.helpers import save_small_checkpoint
@@ -219,3 +220,59 @@ def test_weights_from_a_checkpoint_with_a_record_that_makes_no_sense(tmp_path: P
     torch.save(content, tmp_path / "odd.ckpt")
     backbone = Backbone.create("squeezenet1_1", str(tmp_path / "odd.ckpt"))
     assert backbone.weights_source.startswith("50 trunk tensors")
+
+
+# --- channels ----------------------------------------------------------------------------------------------------
+
+
+def test_default_preprocess_of_other_channels() -> None:
+    one, four = default_preprocess("resnet18", "none", 1), default_preprocess("resnet18", "none", 4)
+    assert one.mean == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
+    assert one.std == pytest.approx([(0.229 + 0.224 + 0.225) / 3])
+    assert four.mean == (0.485, 0.456, 0.406, 0.485)
+    assert (one.size, one.resize) == (224, 256)
+    for channels in (1, 4):  # with their own weights, these networks work on (p - 0.5) / 0.5
+        for name in ("googlenet", "inception_v3"):
+            preprocess = default_preprocess(name, "default", channels)
+            assert preprocess.mean == pytest.approx([0.5] * channels)
+            assert preprocess.std == pytest.approx([0.5] * channels)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_weights_of_an_rgb_file_are_adapted(channels: int, tmp_path: Path) -> None:
+    source = torchvision.models.resnet18()
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    backbone = Backbone.create("resnet18", str(tmp_path / "w.pth"), in_channels=channels)
+    weight, rgb = backbone.network.get_parameter("conv1.weight"), source.conv1.weight
+    expected = {1: [rgb[:, 0] + rgb[:, 1] + rgb[:, 2]], 4: [0.75 * rgb[:, i] for i in (0, 1, 2, 0)]}[channels]
+    assert torch.allclose(weight, torch.stack(expected, dim=1), atol=1e-6)
+    assert torch.equal(backbone.network.get_parameter("layer1.0.conv1.weight"), source.layer1[0].conv1.weight)
+
+
+def test_weights_of_other_channels_are_taken_as_they_are_or_refused(tmp_path: Path) -> None:
+    source = save_small_checkpoint(tmp_path / "grey.ckpt", in_channels=1)
+    module = FineTuner("squeezenet1_1", classes=2, weights=str(tmp_path / "grey.ckpt"), in_channels=1)
+    assert torch.equal(
+        module.backbone.get_parameter("features.0.weight"), source.backbone.get_parameter("features.0.weight")
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"features.0.weight is \[64, 1, 3, 3\], needs \[64, 3, 3, 3\]. It is of .* model.in_channels=1\.",
+    ):
+        FineTuner("squeezenet1_1", classes=2, weights=str(tmp_path / "grey.ckpt"))
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+def test_input_that_googlenet_renormalises_is_the_same_in_other_channels(channels: int, tmp_path: Path) -> None:
+    rgb = FineTuner("googlenet", classes=2, weights="none", transform_input=True)
+    rgb.save(tmp_path / "rgb.ckpt")
+    other = FineTuner("googlenet", classes=2, weights=str(tmp_path / "rgb.ckpt"), in_channels=channels)
+    assert (rgb.transform_input, other.transform_input) == (True, False)
+    grey = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected, found = (
+            forward_to(m.eval().backbone, "maxpool1", m.network.normalize(grey.expand(-1, c, -1, -1)))
+            for m, c in ((rgb, 3), (other, channels))
+        )
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(found[0], found[1], atol=1e-2)

@@ -11,8 +11,9 @@ import pytest
 from lightning.pytorch import LightningDataModule, Trainer
 
 from finetune import FineTuner
-from finetune.checkpoints.metadata import DataRecord, SplitRecord
-from finetune.training.resume_check import check_resumable
+from finetune.checkpoints.metadata import DataRecord, ModelRecord, SplitRecord
+from finetune.models.specs import FAMILIES
+from finetune.training.resume_check import _model_differences, check_resumable
 from tests.helpers import CLASSES, SmallNetwork, make_batches
 
 CONFIG: dict[str, Any] = {
@@ -107,3 +108,12 @@ def test_weights_alone_are_no_run_to_go_on_with(tmp_path: Path) -> None:
     module.save(tmp_path / "weights.ckpt")
     with pytest.raises(ValueError, match=r"holds weights but not the state of a run; .* model\.weights="):
         check_resumable(tmp_path / "weights.ckpt", module, DATA)
+
+
+def test_a_run_of_other_channels_or_of_another_size_of_a_transformer_is_refused() -> None:
+    module = FineTuner("squeezenet1_1", CLASSES, weights="none", in_channels=1)
+    grey = ModelRecord("squeezenet1_1", CLASSES, module.strategy.to_dict(), in_channels=1, preprocess={"size": 64})
+    assert list(_model_differences(grey, module)) == []
+    assert list(_model_differences(replace(grey, in_channels=3), module)) == ["its in_channels is 3, this run's is 1"]
+    module.family = FAMILIES["vit_b_16"]  # whose networks are built for a size
+    assert list(_model_differences(grey, module)) == ["its image size is 64, this run's is 224"]
