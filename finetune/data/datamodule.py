@@ -182,7 +182,7 @@ class ImageDataModule(LightningDataModule):
         if not self.splits:
             source = self.source()
             found = source.splits()
-            self.image_info = info.scan_images(sources.all_paths(found), self.root, self.cache)
+            self.image_info = info.scan_images(splitting.all_paths(found), self.root, self.cache)
             result = splitting.split_images(found, self.splitting, self.image_info, self.root)
             self.classes, self.splits, self.bad_files = result.classes, result.splits, result.bad_files
             self.notes = [*listing.note_on_skipped_files(source.skipped_files), *result.notes]

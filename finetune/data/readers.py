@@ -1,4 +1,4 @@
-"""Read one image by its position, whatever it is stored in."""
+"""Read one image by its position, whatever it is stored in, and hold images with their class names."""
 
 from __future__ import annotations
 
@@ -92,3 +92,26 @@ class Subset:
 def subset(reader: ImageReader, positions: Sequence[int]) -> ImageReader:
     """Return a reader of some positions, in the given order."""
     return Subset(reader, list(positions))
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with class names, before the names become numbers."""
+
+    keys: list[str]
+    """What names each image: its path relative to the root, or `<split>/<index>`."""
+    labels: list[str]
+    reader: ImageReader
+    classes: list[str] | None = None
+    """The source's own order of all its classes; None is the order in which torchvision sorts folders."""
+
+    def select(self, wanted: Sequence[bool]) -> LabelledImages:
+        """Return the images for which `wanted` is true."""
+        kept = [i for i, want in enumerate(wanted) if want]
+        keys, labels = [self.keys[i] for i in kept], [self.labels[i] for i in kept]
+        return LabelledImages(keys, labels, subset(self.reader, kept), self.classes)
+
+    def class_order(self) -> list[str]:
+        """Return the classes that have images, in their order."""
+        present = set(self.labels)
+        return [name for name in self.classes or sorted(present) if name in present]

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from finetune.checkpoints.metadata import DataRecord, SplitRecord
-from finetune.data import sources
 from finetune.data.datamodule import ImageDataModule
-from finetune.data.readers import FileReader, subset
-from finetune.data.sources import LabelledImages
+from finetune.data.readers import FileReader, LabelledImages, subset
 from finetune.data.splits import Split
-from finetune.data.splitting import label_numbers
+from finetune.data.splitting import label_numbers, without_bad_files
 from finetune.images import info
 from finetune.io import listing
 from finetune.runtime.suggestions import unknown_name
@@ -165,7 +163,7 @@ def _new_data(
     if options.classes is not None:
         images = images.select([label in options.classes for label in images.labels])
     image_info = info.scan_images(images.reader.paths or [], data.root, data.cache)
-    readable, bad_files = sources.without_bad_files({"": images}, image_info, options.on_bad_file)
+    readable, bad_files = without_bad_files({"": images}, image_info, options.on_bad_file)
     images = readable[""]
     unknown = sorted(set(images.labels) - set(classes))
     if unknown:
