@@ -152,6 +152,7 @@ class ImageDataModule(LightningDataModule):
         self.notes: list[str] = []
         """What a person should know of the data: what was left out, what was split."""
         self._pixels: dict[str, pixel_cache.PixelCache] = {}
+        self._fingerprints: dict[str, str] = {}
         self._record: DataRecord | None = None
 
     # --- finding the images ------------------------------------------------------------------------------------
@@ -209,7 +210,7 @@ class ImageDataModule(LightningDataModule):
 
     def teardown(self, stage: str | None = None) -> None:
         """Release features and cached pixels: they belong to one fit."""
-        self.features, self._pixels = None, {}
+        self.features, self._pixels, self._fingerprints = None, {}, {}
         self.cache.in_use.clear()
 
     def prepare(self) -> ImageDataModule:
@@ -275,8 +276,14 @@ class ImageDataModule(LightningDataModule):
         return text
 
     def fingerprint(self, name: str) -> str:
-        """Return a digest of the images of a split: of their files' names, sizes and times, not of their contents."""
-        return fingerprint(self.splits[name], self.root)
+        """Return a digest of the images of a split, computed once for a fit; see `splits.fingerprint`.
+
+        Raises:
+            ValueError: reading an image twice gives different pixels.
+        """
+        if name not in self._fingerprints:
+            self._fingerprints[name] = fingerprint(self.splits[name])
+        return self._fingerprints[name]
 
     # --- loaders -----------------------------------------------------------------------------------------------
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from PIL import Image
 from torch import Tensor
 
+from finetune.data import identity
 from finetune.images import decode
+from finetune.io import listing
 
 
 # Readers are small classes and not closures: worker processes must be able to unpickle them.
@@ -23,6 +26,9 @@ class ImageReader(Protocol):
     @property
     def kind(self) -> str:
         """Return what the images are stored in, for cache keys."""
+
+    def content_key(self) -> list[str] | None:
+        """Return what determines the contents, without reading an image; None where only the pixels say it."""
 
     def __call__(self, i: int) -> Tensor:
         """Read one image."""
@@ -39,6 +45,10 @@ class FileReader:
         """Return what the images are stored in."""
         return "files"
 
+    def content_key(self) -> list[str]:
+        """Return names, sizes and times of the files, not their contents."""
+        return identity.stamp_files(self.paths)
+
     def __call__(self, i: int) -> Tensor:
         """Decode a file."""
         return decode.load_pixels(self.paths[i])
@@ -46,9 +56,11 @@ class FileReader:
 
 @dataclass(frozen=True)
 class DatasetReader:
-    """Images of a torchvision data set."""
+    """Images of a torchvision data set, or of another one of its form."""
 
     dataset: Any
+    arguments: Mapping[str, Any] | None = None
+    """With which its class was called, `root` included; None where that is not known."""
 
     @property
     def paths(self) -> None:
@@ -59,6 +71,20 @@ class DatasetReader:
     def kind(self) -> str:
         """Return the name of the data set's class."""
         return type(self.dataset).__qualname__
+
+    def content_key(self) -> list[str] | None:
+        """Return the data set's own fingerprint (Hugging Face), or the files and arguments of a torchvision data set."""
+        own = getattr(self.dataset, "_fingerprint", None)
+        if isinstance(own, str) and own:
+            return [own]
+        if self.arguments is None or not type(self.dataset).__module__.startswith("torchvision.datasets."):
+            return None
+        files = list(listing.walk_files(self.arguments["root"])) if self.arguments.get("root") else []
+        try:
+            made = json.dumps(identity.describe([type(self.dataset), self.arguments]))
+        except ValueError:
+            return None
+        return [made, *identity.stamp_files(files)] if files else None
 
     def __call__(self, i: int) -> Tensor:
         """Read an item."""
@@ -83,6 +109,11 @@ class Subset:
     def kind(self) -> str:
         """Return what the images are stored in."""
         return self.reader.kind
+
+    def content_key(self) -> list[str] | None:
+        """Return what determines the contents: of its own files, or of the whole data set."""
+        paths = self.paths
+        return self.reader.content_key() if paths is None else identity.stamp_files(paths)
 
     def __call__(self, i: int) -> Tensor:
         """Read one of them."""

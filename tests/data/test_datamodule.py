@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from lightning.pytorch import Trainer
 
 from finetune import FineTuner, ImageDataModule
-from tests.data.helpers import make_data, split_sizes
+from finetune.training.strategy import Strategy
+from tests.data.helpers import OwnDataset, make_data, split_sizes
 
 
 def _epoch(data: ImageDataModule) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,6 +75,44 @@ def test_sample_is_what_the_first_batch_will_be(photos: Path) -> None:
     first = next(iter(data.train_dataloader()))
     assert torch.equal(images, first[0])
     assert labels == first[1].tolist()
+
+
+def test_a_data_set_of_the_same_size_and_first_image_does_not_train_on_the_features_of_another(
+    trainer: Callable[..., Trainer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def head(seed: int, cache: str) -> torch.Tensor:
+        torch.manual_seed(0)
+        strategy = {**Strategy.load("feature_extract").to_dict(), "cache": cache}
+        module = FineTuner("resnet18", ["dark", "light"], strategy, weights="none", preprocess={"size": 32})
+        data = ImageDataModule(
+            dataset=OwnDataset, splits={"train": {"seed": seed}, "val": {"seed": seed, "count": 4}},
+            batch_size=4, num_workers=0, cache_dir=tmp_path / "cache",
+        )  # fmt: skip
+        trainer(2).fit(module, datamodule=data)
+        return module.head.weight.detach().clone()  # type: ignore[operator]
+
+    head(1, "auto")
+    second = head(2, "auto")
+    assert capsys.readouterr().out.count("computed in") == 2
+    assert torch.allclose(second, head(2, "never"), atol=1e-5)
+    assert torch.equal(second, head(2, "auto"))
+    assert "taken from the cache" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_data_set_that_changes_its_images_is_computed_in_every_step(
+    trainer: Callable[..., Trainer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Noisy(OwnDataset):
+        def __getitem__(self, i: int) -> tuple[Any, int]:
+            return torch.randint(0, 255, (16, 16, 3), dtype=torch.uint8).numpy(), self.targets[i]
+
+    data = ImageDataModule(dataset=Noisy, splits={"train": {}, "val": {}}, batch_size=4, num_workers=0)
+    module = FineTuner("squeezenet1_1", ["dark", "light"], weights="none", preprocess={"size": 32})
+    trainer(1).fit(module, datamodule=data)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(
+        r"Features computed again in every step: \S*Noisy gives other pixels each time that image 0 is", printed
+    )
 
 
 @pytest.mark.real

@@ -20,6 +20,9 @@ class NoFiles:
     paths: list[str] | None = None
     kind = "none"
 
+    def content_key(self) -> None:
+        return None
+
     def __call__(self, i: int) -> Tensor:
         return torch.zeros(3, 1, 1, dtype=torch.uint8)
 
