@@ -81,5 +81,7 @@ def test_some_images_all_over_a_data_set_are_read_twice(count: int) -> None:
 
 def test_a_data_set_that_changes_its_images_is_named() -> None:
     numbers = iter(range(9))
-    with pytest.raises(ValueError, match=r"Own gives other pixels each time that image 0 is read; .*as train_transform="):
+    with pytest.raises(
+        ValueError, match=r"Own gives other pixels each time that image 0 is read; .*as train_transform="
+    ):
         require_constant_pixels(lambda i: images(next(numbers)), 3, "Own")
