@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from finetune.checkpoints.metadata import DataRecord
 from finetune.data import loaders, pixel_cache, sources, splitting
-from finetune.data.splits import Split, digest, fingerprint
+from finetune.data.splits import Split, digest, fingerprint, sample_content
 from finetune.data.transforms import ImageTransforms, Transform, to_pixels
 from finetune.images import info
 from finetune.images.info import ImageInfo
@@ -231,13 +231,17 @@ class ImageDataModule(LightningDataModule):
         return self
 
     def record(self) -> DataRecord:
-        """Return what a checkpoint keeps of the data: where they are, and which images were held out."""
+        """Return what a checkpoint keeps of the data: where they are, which were held out, hashes of the others."""
         if self._record is None:
+            train = self.splits["train"]
+            digests = [self.image_info[path].sha1 for path in train.load.paths or []]
             self._record = DataRecord(
                 root=str(self.root.absolute()) if self.root is not None else None,
                 dataset=getattr(self.dataset, "func", self.dataset).__name__ if self.dataset else None,
                 digest=digest(self.splits.values()),
                 splits={name: split.record() for name, split in self.splits.items() if name != "train"},
+                content=sample_content(train),
+                trained_on=info.short_hashes(digests) if train.load.paths is not None else None,
             )
         return self._record
 

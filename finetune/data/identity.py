@@ -81,11 +81,22 @@ def require_constant_pixels(read: Callable[[int], Tensor], count: int, name: str
     Raises:
         ValueError: the second reading gives other pixels.
     """
-    for i in range(0, count, -(-count // PROBES) or 1):
+    for i in _probes(count):
         if _pixel_bytes(read(i)) != _pixel_bytes(read(i)):
             raise ValueError(
                 f"{name} gives other pixels each time that image {i} is read; give a random transform as train_transform="
             )
+
+
+def digest_sample(read: Callable[[int], Tensor], count: int) -> str | None:
+    """Return a SHA-256 of the pixels of `PROBES` images, spread over all; None where reading them twice differs."""
+    probes = _probes(count)
+    first, second = (digest_pixels(lambda k: read(probes[k]), len(probes)) for _ in range(2))
+    return first if first == second else None
+
+
+def _probes(count: int) -> range:
+    return range(0, count, max(1, -(-count // PROBES)))
 
 
 def _pixel_bytes(pixels: Tensor) -> bytes:

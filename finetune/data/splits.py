@@ -49,7 +49,7 @@ class Split:
         """Return what a checkpoint keeps of it."""
         paths = self.load.paths
         sizes = None if paths is None else [os.path.getsize(path) for path in paths]
-        return SplitRecord(list(self.keys), list(self.labels), sizes)
+        return SplitRecord(list(self.keys), list(self.labels), sizes, sample_content(self))
 
 
 def content_groups(split: Split, image_info: Mapping[str, ImageInfo]) -> list[str]:
@@ -80,6 +80,11 @@ def fingerprint(split: Split) -> str:
         content = [identity.digest_pixels(reader, len(split))]
     parts = [reader.kind, *split.keys, *content]
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()
+
+
+def sample_content(split: Split) -> str | None:
+    """Return a digest of some images of a data set that is not files, which a checkpoint keeps; None for files."""
+    return identity.digest_sample(split.load, len(split)) if split.load.paths is None else None
 
 
 def digest(splits: Iterable[Split]) -> str:

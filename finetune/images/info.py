@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import torch
 from PIL import Image
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
+from torch import Tensor
 
 from finetune.images import decode
 from finetune.io.store import Cache
@@ -199,10 +202,32 @@ def read_info(path: str, full: bool = False) -> ImageInfo:
             file.seek(0)
             values |= _read_header(file)
             file.seek(0)
-            digest = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
-            return ImageInfo(sha1=digest, **values)
+            return ImageInfo(sha1=_sha1(file), **values)
     except decode.BadImageError as error:
         return ImageInfo(error=str(error).removeprefix(f"{path}: "))
+
+
+def _sha1(file: BufferedReader) -> str:
+    return hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
+
+
+def hash_files(paths: Sequence[str]) -> list[str]:
+    """Return the SHA-1 of the content of each file, as `ImageInfo.sha1`; "" for files that cannot be read."""
+
+    def hash_file(path: str) -> str:
+        try:
+            with open(path, "rb") as file:
+                return _sha1(file)
+        except OSError:
+            return ""
+
+    with ThreadPoolExecutor(process.cpu_count()) as pool:
+        return list(pool.map(hash_file, paths))
+
+
+def short_hashes(digests: Sequence[str]) -> Tensor:
+    """Return the first 8 bytes of hexadecimal digests as int64 (N,)."""
+    return torch.tensor([int.from_bytes(bytes.fromhex(d)[:8], "big", signed=True) for d in digests], dtype=torch.int64)
 
 
 def _read_header(file: IO[bytes]) -> dict[str, Any]:

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from finetune.data.identity import PROBES, describe, digest_pixels, require_constant_pixels, stamp_files
+from finetune.data.identity import (
+    PROBES,
+    describe,
+    digest_pixels,
+    digest_sample,
+    require_constant_pixels,
+    stamp_files,
+)  # fmt: skip
 
 
 def same(value: Any) -> Any:
@@ -85,3 +92,11 @@ def test_a_data_set_that_changes_its_images_is_named() -> None:
         ValueError, match=r"Own gives other pixels each time that image 0 is read; .*as train_transform="
     ):
         require_constant_pixels(lambda i: images(next(numbers)), 3, "Own")
+
+
+def test_a_sample_is_of_images_all_over_a_data_set() -> None:
+    expected = digest_pixels(lambda k: images(4 * k), PROBES)
+    assert digest_sample(images, 4 * PROBES) == expected
+    numbers = iter(range(9))
+    assert digest_sample(lambda i: images(next(numbers)), 2) is None
+    assert digest_sample(images, 0) is not None

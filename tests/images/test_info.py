@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from contextlib import suppress
@@ -13,9 +14,9 @@ import pytest
 from PIL import Image
 
 from finetune.images import decode, info
-from finetune.images.info import read_info, scan_images
+from finetune.images.info import hash_files, read_info, scan_images, short_hashes
 from finetune.io.store import Cache
-from tests.helpers import make_image, sizes_of
+from tests.helpers import make_image, sizes_of, write_image
 
 
 def test_read_info_says_what_a_file_holds(tmp_path: Path) -> None:
@@ -178,3 +179,11 @@ def test_upright_size_is_that_of_the_pixels(odd_images: list[str]) -> None:
     assert sizes_of(odd_images) == [tuple(decode.load_pixels(p).shape[1:]) for p in odd_images]
     assert sizes_of(odd_images)[1] == (30, 21)
     assert info.ImageInfo(error="is damaged").upright_size == (0, 0)
+
+
+def test_hashes_of_files_are_those_of_their_image_info(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png")
+    digest = hashlib.sha1(path.read_bytes()).hexdigest()
+    assert hash_files([str(path), str(tmp_path / "nothing")]) == [digest, ""]
+    assert scan_images([str(path)])[str(path)].sha1 == digest
+    assert short_hashes(["00000000000000ff" + "1" * 24, "ffffffffffffffff" + "2" * 24]).tolist() == [255, -1]
