@@ -321,8 +321,8 @@ class ImageDataModule(LightningDataModule):
     def predict_dataloader(self) -> Any:
         """Return the batches of `test_dataloader`, or of `val_dataloader` where there is no test split.
 
-        `trainer.predict(module, datamodule=data)` gives a FineTuner's probabilities (N, classes) for each, in the order of
-        `data.splits["test"].keys`.
+        `trainer.predict(module, datamodule=data)` gives a FineTuner's probabilities (N, classes) for each, in one process
+        in the order of `data.splits["test"].keys`.
         """
         return self._evaluation_loader("test" if "test" in self.splits else "val")
 
@@ -380,12 +380,13 @@ class ImageDataModule(LightningDataModule):
         return loaders.ImageDataset(split, plain, augmented, self.seed, unaugmented)
 
     def _loader(self, name: str, batches: Any, persistent: bool = True) -> DataLoader[Any]:
-        num_workers = self.workers()
-        if num_workers:
+        num_workers, dataset = self.workers(), self._dataset(name)
+        if num_workers and self.transforms.has_own:
             self.transforms.require_picklable()
+            _ = dataset[dataset.unaugmented_epochs, 0]  # what fails here would be hard to read from a worker process
         images = self.batch_size + self.evaluation_batch  # the loaders of both splits keep their workers
         return loaders.make_loader(
-            self._dataset(name),
+            dataset,
             batches,
             num_workers,
             batch_bytes=images * self.transforms.pixel_bytes * self.final_preprocess.size**2,

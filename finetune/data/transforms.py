@@ -126,7 +126,12 @@ class ImageTransforms:
     @property
     def pixel_bytes(self) -> int:
         """Return what a pixel of a batch takes at most; transforms of the user's own may give floats."""
-        return 12 if self._own() else 3
+        return 12 if self.has_own else 3
+
+    @property
+    def has_own(self) -> bool:
+        """Return whether a transform of the user's own is among them."""
+        return self.train is not None or self.evaluation is not None
 
     def first_augmented_epoch(self, unaugmented_epochs: int) -> int | None:
         """Return the first epoch, counted from 0, with augmentation; None if there is none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -105,6 +106,23 @@ def test_a_data_set_of_the_same_size_and_first_image_does_not_train_on_the_featu
     assert "taken from the cache" in " ".join(capsys.readouterr().out.split())
 
 
+def test_the_pixels_of_a_data_set_are_digested_once_for_a_fit() -> None:
+    class Counted(OwnDataset):
+        def __getitem__(self, i: int) -> tuple[Any, int]:
+            read.append(i)
+            return super().__getitem__(i)
+
+    read: list[int] = []
+    data = ImageDataModule(dataset=Counted, splits={"train": {"count": 40}, "val": {}}).prepare()
+    first, reads = data.fingerprint("train"), len(read)
+    assert set(read) == set(range(40))
+    assert data.fingerprint("train") == first
+    assert len(read) == reads
+    data.teardown()
+    data.splits["train"].load.dataset.images[39] += 1  # type: ignore[attr-defined]
+    assert data.fingerprint("train") != first
+
+
 def test_a_data_set_that_changes_its_images_is_computed_in_every_step(
     trainer: Callable[..., Trainer], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,6 +210,27 @@ def test_a_train_transform_augments_every_epoch_and_evaluation_stays_as_it_is(ph
     assert torch.equal(image, v2.RandomCrop(16)(pixels))
     assert label == data.splits["train"].labels[7]
     assert torch.equal(data._dataset("val")[1][0], SMALL_PREPROCESS.eval_transform()(data.splits["val"].load(1)))
+
+
+def noisy(pixels: torch.Tensor) -> torch.Tensor:
+    noise = np.random.randint(0, 50, (3, 16, 16), np.uint8)
+    return pixels[:, :16, :16] // 2 + torch.from_numpy(noise) + random.randrange(9)
+
+
+def test_own_transforms_give_the_same_epoch_with_any_number_of_workers(photos: Path) -> None:
+    one, two, other = (
+        _epoch(make_data(photos, train_transform=noisy, num_workers=n, batch_size=6, seed=seed))
+        for n, seed in ((0, 0), (2, 0), (0, 1))
+    )
+    assert torch.equal(one[0], two[0])
+    assert not torch.equal(one[0].sort(dim=0)[0], other[0].sort(dim=0)[0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_wrong_result_of_a_transform_is_said_in_the_main_process(workers: int, photos: Path) -> None:
+    data = make_data(photos, train_transform=v2.RandomHorizontalFlip(), num_workers=workers)
+    with pytest.raises(ValueError, match=r"^train_transform=RandomHorizontalFlip returned torch.uint8 \(3, 32, 32\)"):
+        _epoch(data)
 
 
 def test_normalised_floats_are_not_normalised_again(
