@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
@@ -202,7 +202,7 @@ class ImageTransforms:
             return
         for argument, transform in self._own():
             try:
-                pickle.dumps(transform)
+                ForkingPickler.dumps(transform)
             # what pickling raises is up to the object
             except Exception as error:
                 raise ValueError(
