@@ -384,6 +384,8 @@ class ImageDataModule(LightningDataModule):
         if num_workers and self.transforms.has_own:
             self.transforms.require_picklable()
             _ = dataset[dataset.unaugmented_epochs, 0]  # what fails here would be hard to read from a worker process
+        if self.transforms.evaluation is not None:
+            self.transforms.require_repeatable(dataset.plain, dataset.split.load(0))
         images = self.batch_size + self.evaluation_batch  # the loaders of both splits keep their workers
         return loaders.make_loader(
             dataset,

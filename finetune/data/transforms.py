@@ -19,6 +19,8 @@ from finetune.runtime.suggestions import unknown_name
 
 Transform = Callable[[Tensor], Tensor]
 AUGMENT = ("auto", *AUGMENTATIONS)
+REPETITIONS = 8
+"""How often a transform for evaluation is tried: one that mirrors half of the time is found but once in 128 times."""
 
 
 # Small classes and not closures: worker processes must be able to unpickle them.
@@ -39,11 +41,12 @@ class OwnTransform:
         Raises:
             ValueError: the transform returns something else.
         """
+        own = pixels.clone()  # which may be changed in place: the pixels themselves may be kept for the next epoch
         if self.is_random:  # torch's generator has been seeded by the epoch and the image
             with seeding.seed_python(torch.default_generator.initial_seed()):
-                image = self.transform(pixels)
+                image = self.transform(own)
         else:
-            image = self.transform(pixels)
+            image = self.transform(own)
         expected = (self.size, self.size)
         if (
             isinstance(image, Tensor)
@@ -77,7 +80,7 @@ class Erasing:
         return erased
 
 
-def describe_own(argument: str, transform: Transform) -> str:
+def describe_own(argument: str, transform: Any) -> str:
     """Return an argument and its transform as words of a message."""
     return f"{argument}={identity.describe_briefly(transform)}"
 
@@ -190,6 +193,24 @@ class ImageTransforms:
             yield (
                 "data.random_erasing is for epochs with augmentation: data.augment=auto has none while the trunk is frozen, "
                 "data.augment=basic has it in all"
+            )
+
+    def require_repeatable(self, plain: Transform, pixels: Tensor) -> None:
+        """Refuse a random transform for evaluation.
+
+        Args:
+            plain: what `for_evaluation` returned.
+            pixels: of an image, to which it is applied `REPETITIONS` times.
+
+        Raises:
+            ValueError: the results differ; names the transform.
+        """
+        with torch.random.fork_rng(devices=[]):
+            first, *others = (plain(pixels) for _ in range(REPETITIONS))
+        if not all(torch.equal(first, other) for other in others):
+            raise ValueError(
+                f"{describe_own('eval_transform', self.evaluation)} gives other pixels each time: an evaluation could not be "
+                "repeated. Give a random transform as train_transform=."
             )
 
     def require_picklable(self) -> None:

@@ -226,6 +226,26 @@ def test_own_transforms_give_the_same_epoch_with_any_number_of_workers(photos: P
     assert not torch.equal(one[0].sort(dim=0)[0], other[0].sort(dim=0)[0])
 
 
+def darkened(pixels: torch.Tensor) -> torch.Tensor:
+    pixels //= 2
+    return pixels[:, :16, :16]
+
+
+@pytest.mark.parametrize("argument", ["train_transform", "eval_transform"])
+def test_a_transform_that_works_in_place_leaves_the_cached_pixels_alone(argument: str, photos: Path) -> None:
+    data = make_data(photos, cache_images="ram", **{argument: darkened})
+    data.cache_pixels(epochs=3)
+    dataset = data._dataset("train" if argument == "train_transform" else "val")
+    expected = np.array(Image.open(photos / dataset.split.keys[0]))[:16, :16] // 2
+    for epoch in range(3):  # decoded, from the cache, and from it again
+        assert np.array_equal(dataset[epoch, 0][0].permute(1, 2, 0).numpy(), expected)
+
+
+def test_a_random_eval_transform_is_refused(photos: Path) -> None:
+    with pytest.raises(ValueError, match="eval_transform=RandomCrop gives other pixels each time"):
+        next(iter(make_data(photos, eval_transform=v2.RandomCrop(16)).val_dataloader()))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_wrong_result_of_a_transform_is_said_in_the_main_process(workers: int, photos: Path) -> None:
     data = make_data(photos, train_transform=v2.RandomHorizontalFlip(), num_workers=workers)

@@ -136,6 +136,18 @@ def test_keys_hold_what_the_features_depend_on() -> None:
         ImageTransforms(train=crop).key(views=2)
 
 
+def test_a_random_transform_is_refused_for_evaluation() -> None:
+    own = ImageTransforms(evaluation=v2.RandomCrop(8))
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=r"eval_transform=RandomCrop gives other pixels each time.*train_transform="):
+        own.require_repeatable(own.for_evaluation(SMALL), PIXELS)
+    assert torch.equal(torch.rand(2), expected)  # nothing of the training's random numbers is used up
+    fine = ImageTransforms(train=v2.RandomCrop(8), evaluation=crop)
+    fine.require_repeatable(fine.for_evaluation(SMALL), PIXELS)
+
+
 def test_a_lambda_is_refused_where_workers_are_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:
     own = ImageTransforms(evaluation=lambda pixels: pixels)
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: "spawn")
