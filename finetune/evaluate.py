@@ -30,7 +30,8 @@ def evaluate(cfg: DictConfig) -> float:
         echo(field_line("Note", note))
     if images.bad_files:
         echo(field_line("Left out", f"{len(images.bad_files)} unreadable files (bad_files.csv lists them)"))
-    result = evaluation.evaluate(model, images, cfg.top_k, cfg.data.batch_size, cfg.data.num_workers)
+    more = factories.make_metrics(cfg, len(model.classes))
+    result = evaluation.evaluate(model, images, cfg.top_k, cfg.data.batch_size, cfg.data.num_workers, more)
     result.values.update(ckpt=str(cfg.ckpt), split=cfg.split, tta=cfg.tta)
     evaluation_files.write_evaluation(model, images, result, folder, cfg.report)
     evaluation_files.print_evaluation(result.values, folder)

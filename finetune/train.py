@@ -30,7 +30,7 @@ def train(cfg: DictConfig) -> float | None:
         findings = inspect.training_findings(data)
     with clock("network"):
         module = factories.make_module(cfg, data)
-        trainer = factories.make_trainer(cfg, folder)
+        trainer = factories.make_trainer(cfg, folder, module.metrics.monitor_mode)
         ckpt_path = factories.resume_path(cfg, module, data, folder)
     header.print_header(trainer, module, data, findings, folder)
     try:

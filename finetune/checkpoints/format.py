@@ -53,9 +53,7 @@ class Checkpoint:
     @property
     def arguments(self) -> dict[str, Any]:
         """Return the constructor's arguments, a subclass's included; nothing is fetched, whatever the file says."""
-        arguments = {**self.entries["hyper_parameters"], "weights": self.model.weights}
-        arguments.pop("weights_source", None)
-        return arguments
+        return {**self.entries["hyper_parameters"], "weights": self.model.weights}
 
     @property
     def run(self) -> RunRecord:
@@ -144,7 +142,12 @@ def upgrade(entries: dict[str, Any]) -> None:
     metadata = dict(found) if isinstance(found, Mapping) else {"format": 1}
     if not isinstance(metadata.get("format"), int) or metadata["format"] >= FORMAT:
         return
-    entries["hyper_parameters"] = _upgrade_arguments(entries.get("hyper_parameters"))
+    arguments = _upgrade_arguments(entries.get("hyper_parameters"))
+    source = arguments.pop("weights_source", "") if isinstance(arguments, dict) else ""
+    entries["hyper_parameters"] = arguments
+    if metadata["format"] == 3:
+        entries[METADATA] = {**metadata, "format": FORMAT, "weights_source": source}
+        return
     validation = metadata.pop("validated", None)
     if isinstance(validation, Mapping):
         epoch = validation.get("epoch")
@@ -154,6 +157,7 @@ def upgrade(entries: dict[str, Any]) -> None:
     entries[METADATA] = {
         **metadata,
         "format": FORMAT,
+        "weights_source": source,
         "validation": validation,
         "run": run if "loops" in entries else None,
     }

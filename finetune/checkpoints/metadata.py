@@ -13,9 +13,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-FORMAT = 3
+FORMAT = 4
 """Version of what a checkpoint says. 1 had no entry of its own: neither the held-out files nor how the run was
-validated. 2 counted epochs from 0 and kept the state of the run beside that entry."""
+validated. 2 counted epochs from 0 and kept the state of the run beside that entry. 3 kept `weights_source` among the
+constructor's arguments."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class ModelRecord:
     strategy: dict[str, Any] = field(default_factory=dict)
     weights: str = "none"
     """Always "none": the tensors are in the file, and nothing is fetched."""
-    head: str | None = None
+    head: str | dict[str, Any] | None = None
+    """Path of the last layer; with layers of one's own, {"path": ..., "layers": ...}, see `models.head_layers`."""
     feature_boundary: str | None = None
     preprocess: dict[str, Any] | None = None
     optimizer: None = None
@@ -37,8 +39,6 @@ class ModelRecord:
     mixup: float = 0.0
     cutmix: float = 0.0
     transform_input: bool | None = None
-    weights_source: str = ""
-    """Where the weights came from that the training started with; a record, and no argument."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the hyper parameters as plain values."""
@@ -153,6 +153,8 @@ class RunRecord:
     """Learning rate of each group in the last step."""
     metric_state: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     """State of the training metrics, summed over all processes."""
+    frozen_by_hand: list[str] = field(default_factory=list)
+    """Names of the parameters that were frozen whatever the strategy said."""
 
     @classmethod
     def from_dict(cls, stored: Any) -> Self:
@@ -162,6 +164,7 @@ class RunRecord:
         _require(isinstance(record.max_epochs, int | None) and isinstance(record.processes, int))
         _require(all(isinstance(start, int | None) for start in record.start_epochs))
         _require(isinstance(record.rates, Mapping) and isinstance(record.metric_state, Mapping))
+        _require(_is_list_of(record.frozen_by_hand, str))
         return record
 
 
@@ -172,6 +175,8 @@ class CheckpointMetadata:
     format: int = FORMAT
     versions: dict[str, str] = field(default_factory=dict)
     """Package to version."""
+    weights_source: str = ""
+    """Where the weights came from that the training started with."""
     config: dict[str, Any] = field(default_factory=dict)
     """The resolved configuration of the run; empty where there was none."""
     data: DataRecord = field(default_factory=DataRecord)
@@ -205,7 +210,8 @@ class CheckpointMetadata:
         texts: dict[str, Any] = {
             key: dict(stored[key]) for key in ("versions", "config") if isinstance(stored.get(key), Mapping)
         }
-        return cls(**texts, **parts)
+        source = stored.get("weights_source")
+        return cls(**texts, **parts, weights_source=source if isinstance(source, str) else "")
 
 
 def _plain(value: Any) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,17 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
+from torchmetrics import Metric
 
 from finetune.checkpoints.restore import AtomicCheckpointIO
 from finetune.cli import instantiate
 from finetune.cli.augmentation import make_augmentation
 from finetune.cli.instantiate import plain_values
+from finetune.cli.schema import conf_keys
 from finetune.data.datamodule import ImageDataModule
 from finetune.images.transforms import Preprocess
 from finetune.inference.classifier import Classifier, load
@@ -31,7 +36,7 @@ from finetune.runtime.console import IGNORED_WARNINGS, echo, field_line, make_co
 from finetune.runtime.process import cpu_count
 from finetune.training import resume_check
 from finetune.training.callbacks import BestCheckpoint, LastCheckpoint, SeedEveryBatch
-from finetune.training.history import History, monitor_mode
+from finetune.training.history import History
 from finetune.training.module import FineTuner
 from finetune.training.progress import EpochSummary, ProgressBar
 from finetune.training.shutdown import GracefulShutdown
@@ -134,9 +139,12 @@ def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
         head_init=cfg.model.head_init,
         preprocess=data.final_preprocess.to_dict(),
         optimizer=_factory(cfg.optimizer, Optimizer),
-        scheduler=_factory(cfg.scheduler, LRScheduler, "warmup"),
+        scheduler=_factory(cfg.scheduler, LRScheduler, "warmup", "interval"),
+        scheduler_interval=cfg.scheduler.interval,
         warmup=cfg.scheduler.warmup,
         monitor=cfg.monitor,
+        loss=_factory(cfg.loss, nn.Module, *conf_keys("loss/_base.yaml")[1:]),
+        metrics=make_metrics(cfg, len(data.classes)),
         label_smoothing=cfg.loss.label_smoothing,
         class_weights=data.class_weights() if cfg.loss.class_weights == "auto" else None,
         aux_weight=cfg.loss.aux,
@@ -145,39 +153,44 @@ def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
     )
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     module.metadata = replace(module.metadata, config=values)
-    _check_size(module)
     if cfg.trainer.compile is True:
         module.backbone.compile()
     return module
 
 
-def _check_size(module: FineTuner) -> None:
-    """Refuse an image size with which the network would fail deep inside torch, in the first step."""
-    size, family, name = module.preprocess.size, module.family, module.model_name
-    built_for = int(getattr(module.backbone, "image_size", family.min_size))
-    if family.fixed_size and size != built_for:
-        raise ValueError(f"{name} takes images of {built_for} x {built_for} pixels only, got data.image_size={size}.")
-    if size < family.min_size:
-        raise ValueError(f"{name} needs images of at least {family.min_size} pixels, got data.image_size={size}.")
+def make_metrics(cfg: DictConfig, num_classes: int) -> dict[str, Metric]:
+    """Make the further metrics of a configuration, by name; `num_classes` is filled in where it is taken."""
+    metrics: dict[str, Metric] = {}
+    for name, spec in plain_values(cfg.get("metrics")).items():
+        make = instantiate.factory(spec, Metric)
+        fills = "num_classes" in signature(make.func).parameters and "num_classes" not in make.keywords
+        metrics[name] = make(num_classes=num_classes) if fills else make()
+    return metrics
 
 
-def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
-    """Make Lightning's Trainer, with the history, checkpoints and seeds of a run in `folder`."""
+def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -> Trainer:
+    """Make Lightning's Trainer, with the history, checkpoints and seeds of a run in `folder`.
+
+    Args:
+        cfg: of the run.
+        folder: of the run.
+        mode_of: returns "min" or "max" for the name of a metric.
+    """
     options = {k: v for k, v in plain_values(cfg.trainer).items() if k != "compile"}
     _check_devices(options["accelerator"], options["devices"])
     if options["precision"] == "auto":
         options["precision"] = hardware.native_precision(hardware.resolve_accelerator(options["accelerator"]))
-    history = History(folder / "metrics.csv", cfg.monitor)
+    history = History(folder / "metrics.csv", cfg.monitor, mode_of(cfg.monitor))
     resumed_folder = paths.last_checkpoint_path(str(cfg.ckpt_path)).parent if cfg.ckpt_path is not None else None
     bar = [ProgressBar()] if make_console().is_terminal else []
     callbacks: list[Callback] = [
         SeedEveryBatch(cfg.seed),
         *bar,
-        *(make_callback(c) for c in plain_values(cfg.get("callbacks")).values()),
+        *(make_callback(c, mode_of) for c in plain_values(cfg.get("callbacks")).values()),
         history,
-        EpochSummary(cfg.monitor, history),
+        EpochSummary(history),
         GracefulShutdown(folder / "checkpoints" / "last.ckpt"),
-        BestCheckpoint(folder / "checkpoints", cfg.monitor, resumed_folder),
+        BestCheckpoint(folder / "checkpoints", cfg.monitor, resumed_folder, mode_of(cfg.monitor)),
         LastCheckpoint(folder / "checkpoints"),
     ]
     make = instantiate.factory(options, Trainer)
@@ -213,10 +226,10 @@ def _check_devices(accelerator: str, devices: Any) -> None:
         raise ValueError(f"trainer.devices={devices}: that many processes do not fit on {cpu_count()} processor cores.")
 
 
-def make_callback(spec: dict[str, Any]) -> Callback:
+def make_callback(spec: dict[str, Any], mode_of: Callable[[str], str]) -> Callback:
     """Make a callback of the configuration; `mode: auto` follows from what it monitors."""
     if spec.get("mode") == "auto":
-        spec = {**spec, "mode": monitor_mode(spec["monitor"])}
+        spec = {**spec, "mode": mode_of(spec["monitor"])}
     callback: Callback = instantiate.factory(spec, Callback)()
     return callback
 

@@ -20,7 +20,7 @@ def plain_values(node: Any) -> dict[str, Any]:
 
 
 ALLOWED = (
-    "finetune.", "lightning.pytorch.", "timm.optim.", "torch.optim.", "torchmetrics.", "torchvision.datasets.",
+    "finetune.", "lightning.pytorch.", "timm.optim.", "torch.nn.", "torch.optim.", "torchmetrics.", "torchvision.datasets.",
     "torchvision.transforms.",
 )  # fmt: skip
 """Prefixes of the classes that `_target_` may name; FINETUNE_ALLOW=package adds one."""

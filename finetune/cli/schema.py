@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from finetune.io.paths import CONF
-from finetune.training.strategy import CACHE_DTYPES, CACHE_MODES, FROZEN_NORMS, ParamGroup, Strategy
+from finetune.training.strategy import CACHE_DTYPES, CACHE_MODES, DECAYS, FROZEN_NORMS, ParamGroup, Strategy
 
 STRATEGY_FIELDS = tuple(field.name for field in dataclasses.fields(Strategy))
 
@@ -46,7 +46,9 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "strategy.cache": CACHE_MODES,
     "strategy.cache_dtype": CACHE_DTYPES,
     "strategy.frozen_norm": FROZEN_NORMS,
+    "strategy.decay": DECAYS,
     "loss.class_weights": ("none", "auto"),
+    "scheduler.interval": ("auto", "step", "epoch"),
     "trainer.compile": ("auto", True, False),
     "split": ("val", "test"),
     "quantize": ("int8",),
@@ -80,6 +82,7 @@ RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "scheduler.warmup": (float, 0, None),
     "loss.label_smoothing": (float, 0, 1),
     "loss.aux": (float, 0, None),
+    "loss.gamma": (float, 0, None),
     "loss.mixup": (float, 0, None),
     "loss.cutmix": (float, 0, None),
     "strategy.views": (int, 1, None),
@@ -93,6 +96,7 @@ RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "strategy.groups.*.lr": (float, 0, None),
     "strategy.groups.*.start": (float, 0, None),
     "strategy.groups.*.warmup": (float, 0, None),
+    "strategy.groups.*.weight_decay": (float, 0, None),
     "top_k": (int, 1, None),
     "images": (int, 1, None),
     "tolerance": (float, 0, None),
@@ -110,3 +114,10 @@ def conf_keys(name: str) -> tuple[str, ...]:
 def load_conf(name: str) -> Any:
     """Load a file below `conf/`, before it is composed."""
     return OmegaConf.load(CONF / name)
+
+
+def loss_keys(target: str) -> tuple[str, ...]:
+    """Return the keys that a loss of ours takes; none for a class that only its own import could tell of."""
+    files = [f"loss/{path.name}" for path in sorted((CONF / "loss").glob("[!_]*.yaml"))]
+    own = next((conf_keys(name) for name in files if load_conf(name).get("_target_") == target), ())
+    return (*conf_keys("loss/_base.yaml"), *own) if own else ()

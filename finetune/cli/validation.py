@@ -22,6 +22,7 @@ from finetune.cli.schema import (
     TRAINER_FIELDS,
     conf_keys,
     load_conf,
+    loss_keys,
 )
 from finetune.io.paths import CONF, checkpoint_path, last_checkpoint_path, weights_path
 from finetune.runtime.mappings import select
@@ -87,7 +88,7 @@ def _validate_keys(cfg: DictConfig, command: str) -> Iterator[str]:
         "data": conf_keys("data/_base.yaml"),
         "model": conf_keys("model/_base.yaml"),
         "model.preprocess": PREPROCESS_FIELDS,
-        "loss": tuple(load_conf("train.yaml").loss),
+        "loss": loss_keys(str(select(cfg, "loss._target_"))),
         "paths": conf_keys("paths/default.yaml"),
         "strategy": STRATEGY_FIELDS,
         "strategy.groups.*": GROUP_FIELDS,
@@ -100,7 +101,7 @@ def _validate_keys(cfg: DictConfig, command: str) -> Iterator[str]:
                     yield f"{name} must be a group of keys, got {value}; give {name}.KEY=..., or a name of `{name}=`."
                 continue
             prefix = f"{name}." if name else ""
-            for key in value:
+            for key in value if known else ():
                 if str(key) not in known:
                     yield unknown_name("key", f"{prefix}{key}", [f"{prefix}{k}" for k in known])
 
@@ -151,8 +152,9 @@ def _validate_choices(cfg: DictConfig, command: str) -> Iterator[str]:
         else:
             own = f" A YAML file of your own is data/augment={value}." if key == "data.augment" else ""
             yield unknown_name(key, str(value), names, f"It is one of {', '.join(dict.fromkeys(names))}.{own}")
-    if select(cfg, "monitor") is not None and cfg.monitor not in METRICS:
-        yield unknown_name("metric", str(cfg.monitor), METRICS)
+    known_metrics = (*METRICS, *(f"val/{name}" for name in select(cfg, "metrics") or ()))
+    if select(cfg, "monitor") is not None and cfg.monitor not in known_metrics:
+        yield unknown_name("metric", str(cfg.monitor), known_metrics)
 
 
 def _validate_augmentation(value: Mapping[Any, Any]) -> Iterator[str]:
@@ -230,9 +232,9 @@ def _validate_required(cfg: DictConfig, command: str) -> Iterator[str]:
     defaults = {
         "data": load_conf("data/_base.yaml"),
         "model": load_conf("model/_base.yaml"),
-        "loss": defaults.loss,
+        "loss": load_conf("loss/_base.yaml"),
         "optimizer": {"lr": "0.001"},
-        "scheduler": {"warmup": 0},
+        "scheduler": {"warmup": 0, "interval": "auto"},
         "strategy": load_conf("strategy/_base.yaml"),
     }
     for section, node in defaults.items():

@@ -18,6 +18,7 @@ from finetune.data.loaders import ImageDataset, WorkerDataLoader, in_order, make
 from finetune.data.splits import Split
 from finetune.images.transforms import Preprocess
 from finetune.inference.inputs import ImageInput, read_inputs, to_pixels
+from finetune.models.partition import first_leaf
 from finetune.runtime import hardware
 from finetune.runtime.suggestions import unknown_name
 from finetune.training.module import FineTuner
@@ -154,7 +155,7 @@ class Classifier:
     def logits_and_features(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Compute logits and, in the same pass, what enters the head, (N, D) float32; the mean over views."""
         entered: list[Tensor] = []
-        handle = self.module.head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+        handle = first_leaf(self.module.head).register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
         try:
             logits = self.logits(batch)
         finally:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from finetune.checkpoints.metadata import ValidationRecord
 from finetune.inference.classifier import BATCH, Classifier
@@ -30,6 +32,7 @@ def evaluate(
     k: int = 5,
     batch_size: int | None = None,
     num_workers: int | str = "auto",
+    more: Mapping[str, Metric] | None = None,
 ) -> EvaluationResult:
     """Compute every number of a model on some images.
 
@@ -42,9 +45,10 @@ def evaluate(
         k: for top-k accuracy; clipped to the number of classes.
         batch_size: images of a batch; None is the run's own number.
         num_workers: processes that decode; "auto" looks at the cores and the number of images.
+        more: further metrics of probabilities and labels, by name.
     """
     split, validation = data.split, model.module.metadata.validation
-    logits, metrics = [], classification.ClassificationMetrics(len(model.classes)).to(model.device)
+    logits, metrics = [], classification.ClassificationMetrics(len(model.classes), more).to(model.device)
     batches = model.batches(split, int(batch_size or validation.batch_size or BATCH), num_workers)
     for images, labels in progress_bar(batches, f"{len(split)} images", len(batches)):
         logits.append(model.logits(images))
@@ -63,6 +67,7 @@ def evaluate(
         "f1": computed["f1"],
         "auroc": computed.get("auroc"),
         "loss": computed["loss"],
+        "metrics": {name: computed[name] for name in more or ()},
         **calibration.calibration(all_logits, labels),
         "per_class": classification.per_class_metrics(matrix, model.classes),
         "confusion_matrix": matrix,

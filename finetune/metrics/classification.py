@@ -31,10 +31,21 @@ EVALUATION_METRICS: dict[str, Callable[[int], Metric]] = {
 class ClassificationMetrics(nn.Module):
     """The log loss and every metric of `EVALUATION_METRICS`, over all images of a split and all processes."""
 
-    def __init__(self, num_classes: int) -> None:
-        """Make the metrics for a number of classes."""
+    def __init__(self, num_classes: int, more: Mapping[str, Metric] | None = None) -> None:
+        """Make the metrics for a number of classes; `more` are further ones of probabilities and labels, by name.
+
+        Raises:
+            ValueError: a name is taken or is no name, or a value is no metric.
+        """
         super().__init__()
         metrics: dict[str, Metric | MetricCollection] = {k: make(num_classes) for k, make in EVALUATION_METRICS.items()}
+        self.more = tuple(more or ())
+        for name, metric in (more or {}).items():
+            if name in (*metrics, "loss") or not name.isidentifier():
+                raise ValueError(f"metrics: {name!r} is taken or no name; there are {', '.join(['loss', *metrics])}.")
+            if not isinstance(metric, Metric):
+                raise ValueError(f"metrics: {name} must be a torchmetrics Metric, got a {type(metric).__name__}.")
+            metrics[name] = metric.clone()
         self.loss = MeanMetric()
         self.metrics = MetricCollection(metrics, compute_groups=False)
 
@@ -49,7 +60,7 @@ class ClassificationMetrics(nn.Module):
         confusion: Tensor = self._metric("confusion_matrix").compute()
         support = confusion.sum(dim=1)
         defined = (support > 0) & (support < support.sum())
-        names = [name for name in EVALUATION_METRICS if name not in ("auroc", "confusion_matrix")]
+        names = [name for name in (*EVALUATION_METRICS, *self.more) if name not in ("auroc", "confusion_matrix")]
         values: dict[str, Tensor] = {"loss": self.loss.compute()}
         values |= {name: self._metric(name).compute() for name in names}
         if defined.any():
@@ -57,6 +68,11 @@ class ClassificationMetrics(nn.Module):
                 warnings.simplefilter("ignore")  # about the classes that the mean leaves out
                 values["auroc"] = self._metric("auroc").compute()[defined].mean()
         return {**values, "confusion_matrix": confusion}
+
+    @property
+    def update_called(self) -> bool:
+        """Return whether anything was counted since the last reset."""
+        return bool(self.loss.update_called)
 
     def reset(self) -> None:
         """Forget what was counted."""
@@ -74,6 +90,65 @@ class ClassificationMetrics(nn.Module):
 
     def _metric(self, name: str) -> Any:
         return self.metrics[name]
+
+
+class SplitMetrics(nn.Module):
+    """The metrics of each split, and of each further loader of one, made when they are first asked for."""
+
+    def __init__(self, num_classes: int, more: Mapping[str, Metric] | None = None) -> None:
+        """Name the classes and further metrics; see `ClassificationMetrics`."""
+        super().__init__()
+        self.num_classes = num_classes
+        self.more = dict(more or {})
+        self.of_split = nn.ModuleDict()
+        self["val"], self["test"]
+
+    def __getitem__(self, split: str) -> ClassificationMetrics:
+        if split not in self.of_split:
+            device: Any = next((metrics.loss.device for metrics in self.of_split.values()), None)
+            with torch.inference_mode(False):
+                self.of_split[split] = ClassificationMetrics(self.num_classes, self.more).to(device)
+        metrics: Any = self.of_split[split]
+        found: ClassificationMetrics = metrics
+        return found
+
+    def started(self, split: str) -> list[str]:
+        """Return the names under which something was counted: the split, and its further loaders."""
+        return [n for n in self.of_split if n.split("/")[0] == split and self[n].update_called]
+
+    def finish(self, split: str) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor]]:
+        """Compute and reset what was counted for a split.
+
+        Returns:
+            All metrics as plain values, by the names of `started`; and those with one value, as they are logged.
+        """
+        results: dict[str, dict[str, Any]] = {}
+        scalars: dict[str, Tensor] = {}
+        for name in self.started(split):
+            values = self[name].compute()
+            with torch.inference_mode(False):  # else a training could not count on after `trainer.validate`
+                self[name].reset()
+            results[name] = {metric: value.tolist() for metric, value in values.items()}
+            scalars |= {f"{name}/{metric}": value for metric, value in values.items() if value.ndim == 0}
+        return results, scalars
+
+    def monitor_mode(self, monitor: str) -> str:
+        """Return "min" where less of a logged metric is better, else "max".
+
+        Raises:
+            ValueError: a further metric does not say which.
+        """
+        metric = self.more.get(monitor.rpartition("/")[2])
+        if metric is None:
+            return monitor_mode(monitor)
+        if metric.higher_is_better is None:
+            raise ValueError(f"monitor={monitor}: {type(metric).__name__} does not say whether more of it is better.")
+        return "max" if metric.higher_is_better else "min"
+
+
+def monitor_mode(monitor: str) -> str:
+    """Return "min" where less of a metric is better, else "max", as its name says."""
+    return "min" if monitor.endswith("loss") else "max"
 
 
 class TrainingMetrics(nn.Module):

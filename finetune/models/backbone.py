@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from finetune.images.transforms import Preprocess
 from finetune.io import download
 from finetune.io.paths import weights_path
+from finetune.models.head_layers import require_fitting_head
+from finetune.models.probe import modules_after_head
 from finetune.models.specs import Family, find_family
 from finetune.models.weights import (
     cached_weights,
@@ -101,16 +103,48 @@ class Backbone:
             weights_source = load_weights(network, path, family)
         return cls(name, network, family, default_preprocess(name, weights), weights_source, transform)
 
-    def replace_head(self, num_classes: int, init: str = "default") -> None:
+    def replace_head(self, num_classes: int, init: str = "default", layers: nn.Module | None = None) -> None:
         """Replace the last layers of the head and of the auxiliary heads by new ones with `num_classes` outputs.
 
+        Args:
+            num_classes: outputs of the new layers.
+            init: a name of `HEAD_INITS`, for layers that are made here.
+            layers: take the place of the head; one layer or several.
+
         Raises:
-            ValueError: `init` is none of `HEAD_INITS`, or the head is neither a Linear nor a Conv2d layer.
+            ValueError: `init` is none of `HEAD_INITS`, the head is neither a Linear nor a Conv2d layer, or `layers` do
+                not fit.
         """
-        for path in (self.family.head, *self.family.aux):
+        made_here = self.family.aux if layers is not None else (self.family.head, *self.family.aux)
+        for path in made_here:
             replace_layer(self.network, path, num_classes, init)
+        if layers is not None:
+            self.insert_head(layers, num_classes)
         if hasattr(self.network, "num_classes"):
             self.network.num_classes = num_classes  # type: ignore[assignment]
+        self.head_names = names_under(self.network, self.family.new)
+
+    def insert_head(self, layers: nn.Module, num_classes: int) -> None:
+        """Put layers in the place of the head, on its device.
+
+        Raises:
+            ValueError: they take other features than the network gives, or have not `num_classes` outputs.
+        """
+        old = self.network.get_submodule(self.family.head)
+        require_fitting_head(layers, old, num_classes)
+        parameter = next(old.parameters(), next(self.network.parameters()))
+        self.network.set_submodule(self.family.head, layers.to(parameter.device, parameter.dtype))
+        self.head_names = names_under(self.network, self.family.new)
+
+    def probe(self, num_classes: int) -> None:
+        """Find the layers after the head of a network of your own, which are new too, and check what it returns.
+
+        Raises:
+            ValueError: its output is not a number for each class.
+        """
+        channels = len(self.preprocess.mean)
+        after = modules_after_head(self.network, self.family.head, num_classes, channels, self.preprocess.size)
+        self.family = replace(self.family, aux_new=(*after, *self.family.aux_new))
         self.head_names = names_under(self.network, self.family.new)
 
 
@@ -208,6 +242,10 @@ def make_backbone(
                 "This checkpoint is of a network of your own; give it: load_from_checkpoint(path, model=network)."
             )
         backbone = Backbone.create(model, weights, transform_input, (preprocess or {}).get("size"))
+        if head not in (None, backbone.family.head):
+            raise ValueError(
+                f"head={head!r}: the head of {model} is {backbone.family.head}. To put layers of your own there, give a module."
+            )
     elif head is None:
         layers = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
         raise ValueError(

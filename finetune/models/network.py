@@ -78,7 +78,8 @@ class ClassifierNetwork:
         modules = partition.modules_after(self.module, split_point)
         if not self._runs_exact_head(features, exact_head):
             return partition.run_to_logits(modules, features)
-        return self._exact_head(partition.forward_from(modules[: modules.index(self.head)], features))
+        first = partition.first_leaf(self.head)
+        return self._exact_head(partition.forward_from(modules[: modules.index(first)], features))
 
     def head_inputs(self, images: Tensor) -> Tensor:
         """Compute what enters the head for images (N, 3, H, W), as rows (N, D)."""
@@ -86,7 +87,7 @@ class ClassifierNetwork:
 
     def pool(self, values: Tensor) -> Tensor:
         """Return what enters the head as rows (N, D) float32; maps (SqueezeNet's) are averaged over their pixels."""
-        spatial = values.ndim == 4 and isinstance(self.head, nn.Conv2d)
+        spatial = values.ndim == 4 and isinstance(partition.first_leaf(self.head), nn.Conv2d)
         return values.float().mean(dim=(2, 3)) if spatial else values.float().flatten(1)
 
     def _runs_exact_head(self, values: Tensor, exact_head: bool) -> bool:

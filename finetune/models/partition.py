@@ -53,6 +53,11 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module]:
         yield module
 
 
+def first_leaf(module: nn.Module) -> nn.Module:
+    """Return the first module that is called in one that may be a Sequential."""
+    return next(_leaves(module), module)
+
+
 def run_to_logits(modules: Sequence[nn.Module], values: Tensor) -> Tensor:
     """Compute logits (N, classes) from the features that enter the first of some modules."""
     values = forward_from(modules, values)
@@ -128,7 +133,9 @@ def verify_partition(network: nn.Module, split_point: str, head: str, values: Te
     """
     modes = [(m, m.training) for m in network.modules()]
     entered: list[Tensor] = []
-    handle = network.get_submodule(head).register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0].float()))
+    handle = first_leaf(network.get_submodule(head)).register_forward_pre_hook(
+        lambda _, inputs: entered.append(inputs[0].float())
+    )
     network.eval()
     try:
         with torch.no_grad():

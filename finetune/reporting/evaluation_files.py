@@ -62,6 +62,8 @@ def print_evaluation(values: dict[str, Any], folder: Path) -> None:
     top = next(name for name in values if name.startswith("top_"))
     auroc = f", AUROC {values['auroc']:.4f}" if values["auroc"] is not None else ""
     echo(field_line("Also", f"top-{top[4:]} {values[top]:.4f}, macro F1 {values['f1']:.4f}{auroc}"))
+    if further := {name: value for name, value in values["metrics"].items() if isinstance(value, float)}:
+        echo(field_line("Further", ", ".join(f"{name} {value:.4f}" for name, value in further.items())))
     echo(field_line("Log loss", _before_and_after(values, "loss", "log_loss_scaled")))
     echo(field_line("ECE", _before_and_after(values, "ece", "ece_scaled")))
     rows = sorted(values["per_class"].items(), key=lambda item: item[1]["f1"] or 0.0)

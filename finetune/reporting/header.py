@@ -79,10 +79,7 @@ def model_lines(module: FineTuner) -> list[str]:
     size = module.preprocess.size
     ignored = "" if module.strategy.pretrained else f" (strategy {module.strategy.name} ignores model.weights)"
     text = f"{module.model_name}, {size} x {size} pixels; {trainable:,} of {total:,} parameters trainable"
-    lines = [field_line("Model", text), field_line("Weights", module.weights_source + ignored)]
-    if module.weights_source == "random weights" and not module.schedule.trunk_is_ever_trainable():
-        lines.append(field_line("Note", "the trunk is frozen at random weights: expect little; give model.weights."))
-    return lines
+    return [field_line("Model", text), field_line("Weights", module.weights_source + ignored)]
 
 
 def describe_device(trainer: Trainer) -> str:

@@ -127,11 +127,15 @@ def _properties(run: Run) -> list[tuple[str, str]]:
     sizes = ", ".join(f"{m[f'n_{name}']:,} {name}" for name in ("train", "val", "test") if m[f"n_{name}"])
     epochs = sorted(row["seconds"] for row in run.rows if "seconds" in row)
     median = f", {epochs[len(epochs) // 2]:.1f} s an epoch" if epochs else ""
+    known = ("val/acc", "val/loss", "val/f1", "val/auroc")
+    further = {key: value for key, value in m["best"].items() if key.startswith("val/") and key not in known}
+    texts = ", ".join(f"{key.removeprefix('val/')} {value:.4f}" for key, value in further.items())
     return [
         ("data", f"{m['data']}: {sizes} images of {len(m['classes'])} classes"),
         ("model", f"{m['model']}; weights: {m['weights']}"),
         ("trainable", f"{m['strategy']}: {m['trainable_parameters']:,} of {m['total_parameters']:,} parameters"),
         ("best epoch", f"{m['best']['epoch']} of {len(run.rows)}, by {m['monitor']}"),
+        *([("further metrics", f"{texts} (validation, best epoch)")] if texts else []),
         ("time", f"{seconds['total']:.0f} s, of which training {seconds.get('fit', 0):.0f} s{median}"),
         ("device", m["device"]),
     ]

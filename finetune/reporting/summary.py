@@ -22,7 +22,7 @@ from finetune.runtime import hardware
 from finetune.runtime.console import echo, echo_link, field_line
 from finetune.runtime.timing import PhaseTimer
 from finetune.training.callbacks import BestCheckpoint
-from finetune.training.history import History, best_epoch
+from finetune.training.history import History
 from finetune.training.module import FineTuner
 
 
@@ -77,7 +77,7 @@ def write_summary(
         The best value of the monitored metric; None if there is none.
     """
     history = find_history(trainer)
-    best = best_epoch(history.rows, history.monitor) or {}
+    best = history.best() or {}
     if trainer.is_global_zero:
         history.write()  # also where there was nothing left to train
         if report and history.rows:
@@ -110,7 +110,7 @@ def summary_values(
     results = history.best_results
     return {
         "monitor": history.monitor,
-        "best": best_epoch(history.rows, history.monitor) or {},
+        "best": history.best() or {},
         "last": history.rows[-1] if history.rows else {},
         "test": {f"test/{k}": v for k, v in module.results.get("test", {}).items() if isinstance(v, float)},
         "per_class_recall": dict(zip(module.classes, results.get("per_class_recall", []), strict=False)),

@@ -2,10 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
-import torch
 from torch import nn
+
+from finetune.images.transforms import Preprocess
+from finetune.models.backbone import Backbone, make_backbone
+from finetune.models.head_layers import parse_head
+from finetune.models.specs import Family
+from finetune.runtime.suggestions import unknown_name
+from finetune.training.interface import TrainableClassifier
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Check keywords and types of a constructor's arguments against its annotations, before it runs.
+
+    Raises:
+        ValueError: a keyword is unknown (the message names the nearest), or a value is of another type than annotated.
+    """
+
+    @functools.wraps(function)
+    def check(*args: P.args, **kwargs: P.kwargs) -> R:
+        signature = inspect.signature(function)
+        for name in kwargs:
+            if name not in signature.parameters:
+                known = [parameter for parameter in signature.parameters if parameter != "self"]
+                raise ValueError(unknown_name("argument", name, known))
+        hints = _hints(function)
+        for name, value in signature.bind_partial(*args, **kwargs).arguments.items():
+            if name in hints and not _fits(value, hints[name]):
+                raise ValueError(f"{name}= takes {_describe(hints[name])}, got {value!r:.60}.")
+        return function(*args, **kwargs)
+
+    return check
+
+
+@functools.cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    return typing.get_type_hints(function)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether a value is of an annotated type; items of containers are not looked at."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    kind = origin or hint
+    if kind is Any or not isinstance(kind, type):
+        return True
+    if kind in (int, float):
+        return isinstance(value, int | float if kind is float else int) and not isinstance(value, bool)
+    if kind is Sequence and isinstance(value, str):
+        return False
+    return isinstance(value, kind)
+
+
+def _describe(hint: Any) -> str:
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    names = {str: "text", float: "a number", int: "a whole number", bool: "true or false", type(None): "None",
+             Sequence: "a list", Mapping: "a mapping"}  # fmt: skip
+    kinds = [typing.get_origin(option) or option for option in options]
+    return " or ".join(names.get(kind, getattr(kind, "__name__", str(kind)).lower()) for kind in kinds)
 
 
 def class_names(classes: Sequence[str] | int) -> list[str]:
@@ -22,18 +87,84 @@ def class_names(classes: Sequence[str] | int) -> list[str]:
     return names
 
 
-def cross_entropy(
-    class_weights: Sequence[float] | None, label_smoothing: float, num_classes: int
-) -> nn.CrossEntropyLoss:
-    """Make the training loss.
+def agree_with_data(module: TrainableClassifier, given: Mapping[str, Any], data: Any) -> None:
+    """Let an `ImageDataModule` and a module agree on classes and preprocessing.
+
+    Args:
+        module: takes over the preprocessing of the images.
+        given: the fields of it that the user asked for.
+        data: has been set up.
 
     Raises:
-        ValueError: there are not as many weights as classes.
+        ValueError: they contradict each other.
     """
-    criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-    if class_weights is not None:
-        if len(class_weights) != num_classes:
-            raise ValueError(f"class_weights has {len(class_weights)} values for {num_classes} classes.")
-        # not persistent: checkpoints hold the network and nothing else
-        criterion.register_buffer("weight", torch.tensor(class_weights, dtype=torch.float), persistent=False)
-    return criterion
+    data.adapt_to(module.classes, module.preprocess, module.schedule.unaugmented_epochs())
+    agreed = agreed_preprocess(module.preprocess, given, data.final_preprocess)
+    require_size(module.model_name, module.family, module.backbone, agreed.size)
+    module.preprocess = agreed
+    module.hparams["preprocess"] = agreed.to_dict()
+
+
+def agreed_preprocess(own: Preprocess, given: Mapping[str, Any], images: Preprocess) -> Preprocess:
+    """Return the preprocessing that a data module's images get, which the module takes over.
+
+    Args:
+        own: of the module.
+        given: the fields of it that the user asked for.
+        images: of the data module.
+
+    Raises:
+        ValueError: the user has asked for other values than the data module has.
+    """
+    before, after = own.to_dict(), images.to_dict()
+    for name, value in given.items():
+        if value is not None and before[name] != after[name]:
+            raise ValueError(
+                f"The module has preprocess {name}={before[name]}, the data module {name}={after[name]} (data.image_size, "
+                "data.preprocess): say it in one place, or the same in both."
+            )
+    return images
+
+
+def build_backbone(
+    model: str | nn.Module | Backbone,
+    weights: str | None,
+    head: Any,
+    num_classes: int,
+    head_init: str,
+    feature_boundary: str | None,
+    transform_input: bool | None,
+    preprocess: Mapping[str, Any] | None,
+) -> Backbone:
+    """Return a network with a new head, from what `FineTuner` takes.
+
+    Raises:
+        ValueError: a name is unknown, or a head or an image size does not fit.
+        FileNotFoundError: weights that are not there and cannot be downloaded.
+    """
+    path, layers = parse_head(head)
+    backbone = make_backbone(model, weights, path, feature_boundary, transform_input, preprocess)
+    backbone.replace_head(num_classes, head_init, layers)
+    if backbone.name == "custom":
+        backbone.probe(num_classes)
+    require_size(backbone.name, backbone.family, backbone.network, backbone.preprocess.size)
+    return backbone
+
+
+def require_size(name: str, family: Family, network: nn.Module, size: int) -> None:
+    """Refuse an image size with which a network would fail deep inside torch, in the first step.
+
+    Args:
+        name: of the model, for the message.
+        family: says which sizes it takes.
+        network: may have been built for a size.
+        size: of the images, in pixels.
+
+    Raises:
+        ValueError: it does not take images of that size.
+    """
+    built_for = int(getattr(network, "image_size", family.min_size))
+    if family.fixed_size and size != built_for:
+        raise ValueError(f"{name} takes images of {built_for} x {built_for} pixels only, got data.image_size={size}.")
+    if size < family.min_size:
+        raise ValueError(f"{name} needs images of at least {family.min_size} pixels, got data.image_size={size}.")

@@ -7,22 +7,42 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 
 from finetune.checkpoints.format import read_checkpoint
 from finetune.io.files import copy_file
 from finetune.io.paths import PREDICTIONS_FILE
+from finetune.metrics.classification import monitor_mode
 from finetune.runtime.seeding import derive_seed, seed_cpu
-from finetune.training.history import monitor_mode
+from finetune.training.run_length import resolve_max_epochs
 
 
 class BestCheckpoint(ModelCheckpoint):
     """Writes `best.ckpt`; a run resumed into a new folder keeps the best model and score of the run it continues."""
 
-    def __init__(self, folder: Path, monitor: str, beside: Path | None = None) -> None:
-        """Name the folder; `beside` is that of the checkpoint that is resumed, where its best one is if the run was moved."""
-        super().__init__(folder, "best", monitor, mode=monitor_mode(monitor), **_CHECKPOINT_OPTIONS)
+    def __init__(self, folder: Path, monitor: str, beside: Path | None = None, mode: str | None = None) -> None:
+        """Name the folder and what is monitored.
+
+        Args:
+            folder: of the checkpoints.
+            monitor: the metric.
+            beside: folder of the checkpoint that is resumed, where its best one is if the run was moved.
+            mode: "min" or "max"; None is as the metric's name says.
+        """
+        super().__init__(folder, "best", monitor, mode=mode or monitor_mode(monitor), **_CHECKPOINT_OPTIONS)
         self.beside = beside
+
+    def _should_save_on_train_epoch_end(self, trainer: Trainer) -> bool:
+        """Return False where validations lie within epochs: the weights that one was about are gone at the epoch's end."""
+        return trainer.val_check_interval == 1.0 or not str(self.monitor).startswith("val/")
+
+    def _should_skip_saving_checkpoint(self, trainer: Trainer) -> bool:
+        """Return True too for weights that were not validated: a run that is stopped within an epoch ends with some."""
+        validation = getattr(getattr(trainer.lightning_module, "metadata", None), "validation", None)
+        stale = (
+            validation is not None and str(self.monitor).startswith("val/") and validation.step != trainer.global_step
+        )
+        return stale or super()._should_skip_saving_checkpoint(trainer)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best model and score of the run that is resumed."""
@@ -72,6 +92,91 @@ _CHECKPOINT_OPTIONS: dict[str, Any] = {
     "enable_version_counter": False,
     "save_on_train_epoch_end": True,
 }
+
+
+class EpochAveraging(WeightAveraging):
+    """Validates and saves the mean of the weights at the ends of the last epochs: stochastic weight averaging.
+
+    Lightning's `StochasticWeightAveraging` averages after the last checkpoint was written, and its `WeightAveraging` after
+    the validation of an epoch; here the weights that are validated are those that are saved.
+
+    Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", 2018.
+    """
+
+    def __init__(self, start: float = 0.75) -> None:
+        """Set the first epoch that is averaged: a number of epochs from 1 on, or a share of the run below 1.
+
+        Raises:
+            ValueError: it is negative.
+        """
+        if start < 0:
+            raise ValueError(f"EpochAveraging: start must be 0 or more, got {start}.")
+        super().__init__()
+        self.start, self._first, self._last_batch = start, 0, False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the average, and find its first epoch.
+
+        Raises:
+            ValueError: the start is a share of a run without an end.
+        """
+        super().setup(trainer, pl_module, stage)
+        end = resolve_max_epochs(trainer.max_epochs)
+        if 0 < self.start < 1 and end is None:
+            raise ValueError(f"EpochAveraging: start={self.start} is a share of the run, which has no end.")
+        self._first = int(self.start) if self.start >= 1 else round(self.start * (end or 0))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Add the weights at the end of an epoch, before they are validated."""
+        self._last_batch = trainer.is_last_batch and trainer.current_epoch >= self._first
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Return whether an epoch that is averaged has just ended."""
+        return step_idx is not None and self._last_batch
+
+    @property
+    def _has_begun(self) -> bool:
+        return self._average_model is not None and int(self._average_model.n_averaged) > 0
+
+    def _swap_models(self, pl_module: LightningModule) -> None:
+        if self._has_begun:
+            super()._swap_models(pl_module)
+
+    def _copy_average_to_current(self, pl_module: LightningModule) -> None:
+        if self._has_begun:
+            super()._copy_average_to_current(pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save the average, or before it has begun the weights themselves."""
+        if self._average_model is not None and not self._has_begun:
+            self._average_model.module.load_state_dict(pl_module.state_dict())
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+
+def refuse_callbacks(trainer: Trainer) -> None:
+    """Refuse callbacks of Lightning that would make a number wrong.
+
+    Raises:
+        ValueError: there is one; says what to do instead.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        name = type(callback).__name__
+        if isinstance(callback, BaseFinetuning):
+            raise ValueError(
+                f"{name} and the strategy would both decide what is trainable. Leave it out, and give a strategy: "
+                "strategy=gradual and strategy=lp_ft unfreeze in the course of a run."
+            )
+        if isinstance(callback, StochasticWeightAveraging):
+            raise ValueError(
+                f"{name} averages after the last checkpoint was written, so that no file would hold the average. Give "
+                "finetune.training.callbacks.EpochAveraging (+callbacks=swa) instead."
+            )
+        if getattr(callback, "update_starting_at_epoch", None) is not None:
+            raise ValueError(
+                f"{name} with update_starting_at_epoch averages after an epoch was validated, so that the weights that are "
+                "saved are not those that were validated. Give update_starting_at_step instead."
+            )
 
 
 class SeedEveryBatch(Callback):

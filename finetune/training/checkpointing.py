@@ -14,8 +14,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from finetune.checkpoints.format import METADATA, read_checkpoint
-from finetune.checkpoints.metadata import DataRecord, RunRecord, ValidationRecord
+from finetune.checkpoints.metadata import DataRecord, ModelRecord, RunRecord, ValidationRecord
 from finetune.checkpoints.restore import AtomicCheckpointIO, rebuild
+from finetune.models.head_layers import head_record
 from finetune.runtime import hardware
 from finetune.training.distributed import DIVERGED_HINT
 from finetune.training.interface import TrainableClassifier
@@ -23,7 +24,16 @@ from finetune.training.interface import TrainableClassifier
 M = TypeVar("M", bound=LightningModule)
 
 
-def validation_record(trainer: Trainer, values: Mapping[str, Tensor]) -> ValidationRecord:
+def model_record(module: TrainableClassifier, **options: Any) -> ModelRecord:
+    """Return the arguments from which a module is built again; `options` are those that it does not keep itself."""
+    return ModelRecord(
+        module.model_name, module.classes, module.strategy.to_dict(), head=head_record(module.backbone, module.family.head),
+        feature_boundary=module.family.feature_boundary, preprocess=module.preprocess.to_dict(),
+        aux_weight=module.schedule.aux_weight, transform_input=module.transform_input, **options,
+    )  # fmt: skip
+
+
+def validation_record(trainer: Trainer, values: Mapping[str, Any]) -> ValidationRecord:
     """Describe the validation that has just ended in a training: when, how, and with what result."""
     return ValidationRecord(
         epoch=trainer.current_epoch + 1,
@@ -32,7 +42,7 @@ def validation_record(trainer: Trainer, values: Mapping[str, Tensor]) -> Validat
         device=trainer.strategy.root_device.type,
         processes=trainer.world_size,
         batch_size=getattr(getattr(trainer, "datamodule", None), "evaluation_batch", None),
-        results={name: value.item() for name, value in values.items() if value.ndim == 0},
+        results={name: value for name, value in values.items() if isinstance(value, float)},
     )
 
 
@@ -47,7 +57,9 @@ def add_metadata(checkpoint: dict[str, Any], module: TrainableClassifier, traine
     Raises:
         ValueError: a tensor is not finite.
     """
-    metadata = replace(module.metadata, versions=hardware.installed_versions(), run=None)
+    metadata = replace(
+        module.metadata, versions=hardware.installed_versions(), weights_source=module.weights_source, run=None
+    )
     if trainer is not None:
         validation = metadata.validation
         if validation.step != trainer.global_step:  # the weights have changed since
@@ -67,6 +79,7 @@ def _run_record(module: TrainableClassifier, trainer: Trainer) -> RunRecord:
         processes=trainer.world_size,
         rates=dict(module.rates),
         metric_state=module.train_metrics.metric_state(),
+        frozen_by_hand=sorted(module.schedule.frozen_by_hand),
     )
 
 
@@ -91,8 +104,7 @@ def load_module(cls: type[M], path: str | Path, device: Any, strict: bool, chang
     """Load a module in evaluation mode from a file alone; see `FineTuner.load_from_checkpoint`."""
     checkpoint = read_checkpoint(path)
     module: Any = rebuild(cls, checkpoint, path, strict, changes)
-    module.weights_source = module.hparams["weights_source"] = str(checkpoint.model.weights_source)
-    module.metadata = checkpoint.metadata
+    module.weights_source, module.metadata = checkpoint.metadata.weights_source, checkpoint.metadata
     module.on_load_checkpoint(dict(checkpoint.entries))
     module.to(device or "cpu").eval()
     loaded: M = module

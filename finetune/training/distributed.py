@@ -9,6 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from finetune.data.datamodule import ImageDataModule
+from finetune.training.losses import weights_of_mean
+from finetune.training.param_groups import group_names
 
 NAMED_IMAGES = 32
 """Images of a batch that an error names."""
@@ -19,9 +21,7 @@ DIVERGED_HINT = (
 )
 
 
-def rescale_loss(
-    loss: Tensor, targets: Tensor, class_weights: Tensor | None, trainer: Trainer | None
-) -> tuple[Tensor, Tensor | int]:
+def rescale_loss(loss: Tensor, targets: Tensor, criterion: Any, trainer: Trainer | None) -> tuple[Tensor, Tensor | int]:
     """Scale a mean over this process's images such that the mean over all processes is that over all their images.
 
     Processes differ in the last batch of an `ImageDataModule`, and in the weights of their images' classes.
@@ -29,15 +29,17 @@ def rescale_loss(
     Args:
         loss: mean over this process's images.
         targets: labels (N,), or shares of classes (N, classes).
-        class_weights: (classes,), of the loss.
+        criterion: the loss; cross entropy with class weights divides by the weights of its images.
         trainer: None outside of a training.
 
     Returns:
         The loss, and how many images it stands for.
     """
-    weights = class_weights if targets.ndim == 1 else None
     if trainer is None or trainer.world_size == 1:
         return loss, len(targets)
+    if getattr(criterion, "reduction", None) == "sum":
+        return loss * trainer.world_size, len(targets)  # processes average their gradients
+    weights = weights_of_mean(criterion) if targets.ndim == 1 else None
     if weights is None and not (trainer.is_last_batch and _image_data(trainer) is not None):
         return loss, len(targets)
     exact = torch.promote_types(loss.dtype, torch.float32)  # in 16 bits these counts would be rounded
@@ -68,9 +70,21 @@ def require_equal_weights(network: nn.Module, module: LightningModule) -> None:
         raise RuntimeError("The weights differ between processes: this run is void. Please report it.")
 
 
+def require_finite_loss(loss: Tensor, module: LightningModule, batch_idx: int) -> None:
+    """Stop a training that has diverged.
+
+    Raises:
+        ValueError: the loss is not finite; says where, and what to do.
+    """
+    if not torch.isfinite(loss):
+        raise ValueError(f"The loss is {loss.item()} {describe_step(module.trainer, batch_idx)} {DIVERGED_HINT}")
+
+
 def describe_step(trainer: Trainer, batch_idx: int) -> str:
     """Describe a training step for an error: its epoch and batch, its rates, and the images of the batch."""
-    rates = ", ".join(f"{o['name']} {o['lr']:.3g}" for o in trainer.optimizers[0].param_groups)
+    optimizer = trainer.optimizers[0]
+    named = zip(group_names(optimizer), optimizer.param_groups, strict=True)
+    rates = ", ".join(f"{name} {options['lr']:.3g}" for name, options in named)
     text = f"in epoch {trainer.current_epoch + 1}, batch {batch_idx + 1} (rates: {rates})"
     data = _image_data(trainer)
     if data is None:

@@ -25,6 +25,7 @@ class CachedFeatures:
 
     train: FeatureStore
     val: FeatureStore
+    split_point: str
     until: int
     views: int
 
@@ -33,19 +34,16 @@ class CachedFeatures:
         if epoch >= self.until or split not in ("train", "val"):
             return None
         store, views = (self.train, self.views) if split == "train" else (self.val, 1)
-        return FeatureLoader(store, labels, batches, views)
+        return FeatureLoader(store, self.split_point, labels, batches, views)
 
 
-def prepare_caches(module: TrainableClassifier, trainer: Trainer, first_epoch: int) -> str | None:
+def prepare_caches(module: TrainableClassifier, trainer: Trainer, first_epoch: int) -> None:
     """Give the data module features, and cached pixels for the epochs without; print what happens.
 
     Args:
         module: about to be fitted.
         trainer: with the data module.
         first_epoch: of this fit, counted from 0; later than 0 in a resumed run.
-
-    Returns:
-        The split point at which features enter, or None.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     chosen = choose_split_point(module, data, first_epoch)
@@ -60,7 +58,6 @@ def prepare_caches(module: TrainableClassifier, trainer: Trainer, first_epoch: i
         description = data.cache_pixels(max(0, pixel_epochs))
         if description and trainer.is_global_zero:
             echo(field_line("Pixels", description))
-    return chosen[0] if chosen is not None and features is not None else None
 
 
 def choose_split_point(module: TrainableClassifier, data: Any, first_epoch: int) -> tuple[str, int] | None:
@@ -89,6 +86,8 @@ def cache_blocker(module: TrainableClassifier, data: Any, trainer: Trainer, spli
         return "the images do not come from an ImageDataModule"
     if module.batch_augmentation is not None:
         return "MixUp and CutMix mix pixels"
+    if (reader := batch_reader(module, data, trainer)) is not None:
+        return f"{reader} may read the images of a batch"
     views = module.strategy.views
     if views > 1 and not data.augments(0):
         return f"strategy.views={views} needs an augmentation: data.augment=basic"
@@ -111,6 +110,28 @@ def cache_blocker(module: TrainableClassifier, data: Any, trainer: Trainer, spli
     finally:
         module.train()
     return f"{varying} is in training mode" if varying else None
+
+
+_BATCH_HOOKS = (
+    "on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer", "on_train_batch_start",
+    "on_train_batch_end", "on_validation_batch_start", "on_validation_batch_end",
+)  # fmt: skip
+_KNOWN_PACKAGES = ("finetune", "lightning", "pytorch_lightning", "torch")
+
+
+def batch_reader(module: Any, data: Any, trainer: Any) -> str | None:
+    """Return the first overridden hook or foreign callback that is handed batches; None if there is none.
+
+    Callbacks of Lightning and of this package count batches, and do not read them. `training_step` may be overridden:
+    `self(images)` takes features too, and any other use of them is an error.
+    """
+    for owner in (module, data, *trainer.callbacks):
+        hooks = (*_BATCH_HOOKS, "forward") if owner is module else _BATCH_HOOKS
+        for hook in hooks:
+            function = getattr(type(owner), hook, None)
+            if function is not None and str(function.__module__).split(".")[0] not in _KNOWN_PACKAGES:
+                return f"{hook} of {type(owner).__name__}"
+    return None
 
 
 def _before(module: TrainableClassifier, split_point: str) -> Iterator[Any]:
@@ -153,7 +174,7 @@ def _extract(
         epochs = "all epochs" if until >= module.schedule.end else f"epochs 1 to {until}"
         text = f"of {images} + {len(data.splits['val'])} images before {split_point}, {how}, {size:,.0f} MiB in"
         echo(field_line("Features", f"{text} {data.cache.folder}; {epochs} train on them"))
-    return CachedFeatures(train.store, val.store, until, views)
+    return CachedFeatures(train.store, val.store, split_point, until, views)
 
 
 def _extraction_spec(

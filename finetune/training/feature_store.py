@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from finetune.io.store import METADATA_FILE, Cache
 from finetune.models.fusion import fuse_conv_bn
 from finetune.models.partition import forward_to, verify_partition
+from finetune.training.batches import Features
 
 FORMAT = 1
 """Version of the files, and of how pixels are read; entries of another one are not found."""
@@ -31,15 +32,6 @@ RESIDENT_BYTES = 64 << 20
 
 FAULT_BYTES = 2 << 20
 """Linux may map a huge page around each byte that is touched."""
-
-
-class FeatureBatch(NamedTuple):
-    """A batch of what enters the split point, in place of images."""
-
-    values: Tensor
-    """(N, ...) float."""
-    labels: Tensor
-    """(N,) int64."""
 
 
 # --- the file ----------------------------------------------------------------------------------------------------
@@ -205,16 +197,19 @@ def key_versions() -> dict[str, Any]:
 class FeatureLoader:
     """Batches of features in the order of a batch sampler of (epoch, position)."""
 
-    def __init__(self, store: FeatureStore, labels: Sequence[int], batches: Any, views: int = 1) -> None:
-        """Name the features, the labels by position, and the batches of (epoch, position)."""
-        self.store, self.labels, self.batches, self.views = store, torch.tensor(labels), batches, views
+    def __init__(
+        self, store: FeatureStore, split_point: str, labels: Sequence[int], batches: Any, views: int = 1
+    ) -> None:
+        """Name the features, where they enter, the labels by position, and the batches of (epoch, position)."""
+        self.store, self.split_point = store, split_point
+        self.labels, self.batches, self.views = torch.tensor(labels), batches, views
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[FeatureBatch]:
+    def __iter__(self) -> Iterator[tuple[Features, Tensor]]:
         n = len(self.labels)
         for indices in self.batches:
             positions = [i for _, i in indices]
             rows = [epoch % self.views * n + i for epoch, i in indices]
-            yield FeatureBatch(self.store.take(rows), self.labels[positions])
+            yield Features.wrap(self.store.take(rows), self.split_point), self.labels[positions]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from finetune.io.files import write_arrays, write_csv
 from finetune.io.paths import PREDICTIONS_FILE
+from finetune.metrics.classification import monitor_mode
+from finetune.training.batches import batch_size
 
 
 class History(Checkpoint):
@@ -22,50 +26,81 @@ class History(Checkpoint):
     It is a `Checkpoint` because Lightning runs those last, when all metrics of the epoch exist; put it before the others.
     """
 
-    def __init__(self, path: Path, monitor: str) -> None:
-        """Name the table, and the metric that says which epoch is best."""
-        self.path, self.monitor = path, monitor
+    def __init__(self, path: Path, monitor: str, mode: str | None = None) -> None:
+        """Name the table, and the metric that says which epoch is best; `mode` None is as its name says."""
+        self.path, self.monitor, self.mode = path, monitor, mode or monitor_mode(monitor)
         self.rows: list[dict[str, Any]] = []
         self.best_results: dict[str, Any] = {}
         """All validation metrics of the best epoch, the per-class ones included."""
+        self._validation: dict[str, Any] | None = None
+        """Step, logged values and results of this epoch's validation, the best one where there are several."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to measure."""
-        self.on_train_epoch_start(trainer, pl_module)  # which is not called in an epoch that is resumed
+        self._measure()  # `on_train_epoch_start` is not called in an epoch that is resumed
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to measure the epoch."""
+        self._validation = None
+        self._measure()
+
+    def _measure(self) -> None:
         self._began = self._trained = time.perf_counter()
         self._seen = 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the images."""
         self._trained = time.perf_counter()
-        self._seen += len(batch[1])
+        self._seen += batch_size(batch)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the validation if it is the best of its epoch; those of a run without a training do not count."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        values = {k: v for k, v in _scalars(trainer).items() if k.startswith("val/")}
+        results = dict(getattr(pl_module, "results", {}).get("val", {}))
+        found = {"step": trainer.global_step, "values": values, "results": results}
+        if self._validation is not None and not self._is_better(values, self._validation["values"]):
+            return
+        self._validation = found
+        best = self.best()
+        is_best = self.monitor in values and (best is None or self._is_better(values, best))
+        if trainer.is_global_zero and is_best:
+            self._write_predictions(trainer, getattr(pl_module, "val_predictions", None))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the row of the epoch, and keep the results of the best one."""
-        # metrics are 32-bit floats: further digits would be noise
-        values = {k: float(f"{v.item():.7g}") for k, v in trainer.callback_metrics.items() if v.ndim == 0}
-        epoch = trainer.current_epoch + 1
-        validated = epoch % (trainer.check_val_every_n_epoch or 1) == 0
+        epoch, validation = trainer.current_epoch + 1, self._validation
         # Lightning keeps the last validation's values in epochs without one
-        metrics = {
-            k: values[k] for k in sorted(values, key=_column) if "/" in k and (validated or not k.startswith("val/"))
-        }
+        values = {k: v for k, v in _scalars(trainer).items() if "/" in k and not k.startswith("val/")}
+        metrics = {**values, **(validation["values"] if validation is not None else {})}
+        row: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step}
+        if validation is not None and validation["step"] != trainer.global_step:
+            row["validated_at_step"] = validation["step"]
         times = {
             "seconds": round(time.perf_counter() - self._began, 3),
             "images_per_second": round(self._seen * trainer.world_size / max(1e-9, self._trained - self._began), 1),
         }
         self.rows = [r for r in self.rows if r["epoch"] != epoch]
-        self.rows.append({"epoch": epoch, "step": trainer.global_step, **metrics, **times})
-        best = best_epoch(self.rows, self.monitor) is self.rows[-1]
-        if best:  # an epoch that was not validated has no results
-            self.best_results = dict(getattr(pl_module, "results", {}).get("val", {})) if validated else {}
+        self.rows.append({**row, **{k: metrics[k] for k in sorted(metrics, key=_column)}, **times})
+        if self.best() is self.rows[-1]:  # an epoch that was not validated has no results
+            self.best_results = validation["results"] if validation is not None else {}
+            if trainer.is_global_zero and not self.monitor.startswith("val/"):
+                found = getattr(pl_module, "val_predictions", None) if validation is not None else None
+                self._write_predictions(trainer, found)
         if trainer.is_global_zero:
-            if best:
-                self._write_predictions(trainer, getattr(pl_module, "val_predictions", None) if validated else None)
             self.write()
+
+    def best(self) -> dict[str, Any] | None:
+        """Return the row of the best epoch so far; None where what is monitored was never measured."""
+        return best_epoch(self.rows, self.monitor, self.mode)
+
+    def _is_better(self, values: Mapping[str, Any], than: Mapping[str, Any]) -> bool:
+        """Return whether a validation is better than another; the later where what is monitored is no part of it."""
+        if self.monitor not in values or self.monitor not in than:
+            return True
+        a, b = values[self.monitor], than[self.monitor]
+        return bool(a < b if self.mode == "min" else a > b)
 
     def _write_predictions(self, trainer: Trainer, predictions: tuple[Tensor, Tensor] | None) -> None:
         """Write `best.npz`: the best epoch's probabilities, labels and names; remove it where there are none."""
@@ -92,12 +127,13 @@ class History(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows, for checkpoints."""
-        return {"rows": self.rows, "best_results": self.best_results}
+        return {"rows": self.rows, "best_results": self.best_results, "best_of_epoch": self._validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the rows of the run that is resumed."""
         self.rows = [dict(row) for row in state_dict["rows"]]
         self.best_results = dict(state_dict["best_results"])
+        self._validation = state_dict.get("best_of_epoch")
 
 
 def _column(name: str) -> tuple[int, str]:
@@ -105,13 +141,13 @@ def _column(name: str) -> tuple[int, str]:
     return (order.index(name) if name in order else len(order) + name.startswith("lr/"), name)
 
 
-def monitor_mode(monitor: str) -> str:
-    """Return "min" where less of a metric is better, else "max"."""
-    return "min" if monitor.endswith("loss") else "max"
+def _scalars(trainer: Trainer) -> dict[str, float]:
+    """Return what was logged last; metrics are 32-bit floats, and further digits would be noise."""
+    return {k: float(f"{v.item():.7g}") for k, v in trainer.callback_metrics.items() if v.ndim == 0}
 
 
-def best_epoch(rows: list[dict[str, Any]], monitor: str) -> dict[str, Any] | None:
+def best_epoch(rows: list[dict[str, Any]], monitor: str, mode: str | None = None) -> dict[str, Any] | None:
     """Return the row of the first epoch with the best value of a metric; None where it was never measured."""
     candidates = [row for row in rows if monitor in row]
-    pick = min if monitor_mode(monitor) == "min" else max
+    pick = min if (mode or monitor_mode(monitor)) == "min" else max
     return pick(candidates, key=lambda row: row[monitor], default=None)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from finetune.checkpoints.metadata import CheckpointMetadata
 from finetune.images.transforms import Preprocess
-from finetune.metrics.classification import TrainingMetrics
+from finetune.metrics.classification import SplitMetrics, TrainingMetrics
 from finetune.models.specs import Family
 from finetune.training.schedule import FreezeSchedule
 from finetune.training.strategy import Strategy
@@ -31,7 +32,12 @@ class TrainableClassifier(Protocol):
     batch_augmentation: nn.Module | None
     train_metrics: TrainingMetrics
     metadata: CheckpointMetadata
+    metrics: SplitMetrics
     rates: dict[str, float]
+    make_optimizer: Callable[[Any], Optimizer] | None
+    make_scheduler: Callable[..., Any] | None
+    scheduler_interval: str
+    monitor: str
 
     @property
     def hparams(self) -> Any:

@@ -13,23 +13,28 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
 
 from finetune.checkpoints.format import upgrade
-from finetune.checkpoints.metadata import CheckpointMetadata, ModelRecord, ValidationRecord
+from finetune.checkpoints.metadata import CheckpointMetadata, ValidationRecord
 from finetune.images.transforms import batch_augmentation
-from finetune.metrics.classification import ClassificationMetrics, TrainingMetrics
-from finetune.models.backbone import Backbone, make_backbone
+from finetune.metrics.classification import SplitMetrics, TrainingMetrics
+from finetune.models.backbone import Backbone
 from finetune.models.network import ClassifierNetwork
-from finetune.runtime.console import print_table
-from finetune.training import checkpointing, distributed, feature_cache, optimization
-from finetune.training.arguments import class_names, cross_entropy
-from finetune.training.feature_store import FeatureBatch
+from finetune.training import (
+    arguments,
+    batches,
+    callbacks,
+    checkpointing,
+    distributed,
+    feature_cache,
+    heads,
+    losses,
+    optimization,
+)
 from finetune.training.resume import ResumeState
 from finetune.training.schedule import FreezeSchedule
 from finetune.training.strategy import Strategy
-
-Batch = tuple[Tensor, Tensor] | FeatureBatch
-"""Images (N, 3, H, W), uint8 or normalised floats, and labels (N,) int64; or features of a frozen trunk."""
 
 
 class FineTuner(LightningModule):
@@ -46,11 +51,16 @@ class FineTuner(LightningModule):
     >>> module.head
     Conv2d(512, 2, kernel_size=(1, 1), stride=(1, 1))
 
-    `module.backbone` is the network under its torchvision names, `module.head` its new last layer, `module.classes` the
-    class names, `module.preprocess` what images need, `module.schedule` which parameters are trainable when. After
-    validation and test, `module.results["val"]` holds every metric, the per-class ones included.
+    `module.backbone` is the network under its torchvision names, `module.head` its new last layers (set it to have others),
+    `module.classes` the class names, `module.preprocess` what images need, `module.schedule` which parameters are
+    trainable when, `module.criterion` the training loss, `module.lr` the rate that the groups' rates are multiples of.
+    After validation and test, `module.results["val"]` holds every metric, the per-class ones included.
+
+    A batch is images (N, 3, H, W), uint8 or normalised floats, and labels (N,) int64, as a tuple or a mapping. While a
+    trunk is frozen, features may stand in place of the images; `self(images)` takes both.
     """
 
+    @arguments.checked
     def __init__(
         self,
         model: str | nn.Module | Backbone = "resnet18",
@@ -58,16 +68,20 @@ class FineTuner(LightningModule):
         strategy: str | Mapping[str, Any] | Strategy = "feature_extract",
         *,
         weights: str | None = "default",
-        head: str | None = None,
+        head: str | nn.Module | Mapping[str, Any] | None = None,
         feature_boundary: str | None = None,
         head_init: str = "default",
         preprocess: Mapping[str, Any] | None = None,
         optimizer: Callable[[Any], Optimizer] | None = optimization.sgd,
         scheduler: Callable[..., LRScheduler] | None = None,
+        scheduler_interval: str = "auto",
         warmup: float = 0,
         monitor: str = "val/acc",
+        loss: Callable[..., Any] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        batch_keys: Sequence[str] | None = None,
         label_smoothing: float = 0.0,
-        class_weights: Sequence[float] | None = None,
+        class_weights: Sequence[float] | Tensor | None = None,
         aux_weight: float | None = None,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -80,17 +94,24 @@ class FineTuner(LightningModule):
             classes: class names in the order of the labels; a number names them "0", "1", ...
             strategy: a name of `conf/strategy/`, a mapping of Strategy's fields, or a Strategy.
             weights: "default", "none", a name of the weights enum, or a local file. For a `model` given by name.
-            head: path of the last Linear or Conv2d, for a network of your own.
+            head: the path of the last Linear or Conv2d, for a network of your own; or layers to put in place of the head;
+                or {"path": ..., "layers": ...} for both.
             feature_boundary: path of the first module that is random in training, for a network of your own; the head
                 if None. What enters it is a constant of each image while everything before it is frozen.
             head_init: "default", "xavier_uniform", "xavier_normal" or "zero".
             preprocess: fields of `Preprocess` that differ from the weights' own.
             optimizer: called with parameter groups, for example `partial(torch.optim.AdamW, lr=1e-3)`. Each group's
                 rate is the optimizer's times the group's. None: the module cannot be trained until one is set.
-            scheduler: called with the optimizer; `max_lr`, `total_steps` and `T_max` are filled in where it takes them
-                and they are not given, and then it steps every batch, else every epoch.
+            scheduler: called with the optimizer; `total_steps` and `T_max` are filled in where it takes them and they are
+                not given. One number for `max_lr` or `base_lr` is scaled by each group's multiplier.
+            scheduler_interval: "step" or "epoch"; "auto" is every step where the length is filled in, for one that is
+                given `total_steps`, OneCycleLR and CyclicLR, and every epoch for others, as torch's documentation has it.
             warmup: epochs of linear warm-up of all rates.
             monitor: the metric that ReduceLROnPlateau looks at.
+            loss: a function or module of logits (N, classes) and targets that returns one number, or one for each image;
+                or the class of one. Targets are labels (N,), or shares (N, classes) with MixUp. None is cross entropy.
+            metrics: further metrics of probabilities (N, classes) and labels (N,), logged under their names.
+            batch_keys: of images and labels, for batches that are mappings; None takes the usual ones.
             label_smoothing: share of the target spread over all classes, in 0..1.
             class_weights: a weight per class for the training loss.
             aux_weight: weight of each auxiliary loss; None is the family's own.
@@ -103,21 +124,22 @@ class FineTuner(LightningModule):
             FileNotFoundError: weights that are not there and cannot be downloaded.
         """
         super().__init__()
-        self.strategy, self.classes = Strategy.load(strategy), class_names(classes)
+        self.strategy, self.classes = Strategy.load(strategy), arguments.class_names(classes)
         weights = weights if self.strategy.pretrained else "none"
-        backbone = make_backbone(model, weights, head, feature_boundary, transform_input, preprocess)
-        backbone.replace_head(len(self.classes), head_init)
-        self.model_name, self.weights_source, self.transform_input = (
-            backbone.name, backbone.weights_source, backbone.transform_input
-        )  # fmt: skip
-        self.family, self.preprocess = backbone.family, backbone.preprocess
-        self.backbone: nn.Module = backbone.network.to(memory_format=torch.channels_last)
+        backbone = arguments.build_backbone(
+            model, weights, head, len(self.classes), head_init, feature_boundary, transform_input, preprocess
+        )
+        self._backbone, self.family, self.transform_input = backbone, backbone.family, backbone.transform_input
+        self.model_name, self.weights_source = backbone.name, backbone.weights_source
+        self.preprocess, self._given_preprocess = backbone.preprocess, dict(preprocess or {})
         self.schedule = FreezeSchedule(self.strategy, backbone, aux_weight)
-        self.make_optimizer, self.make_scheduler, self.warmup, self.monitor = optimizer, scheduler, warmup, monitor
-        self.criterion = cross_entropy(class_weights, float(label_smoothing), len(self.classes))
+        self.backbone: nn.Module = backbone.network.to(memory_format=torch.channels_last)
+        self.make_optimizer, self.make_scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
+        self.warmup, self.monitor, self.batch_keys = warmup, monitor, batch_keys
+        weights_of_classes = None if class_weights is None else [float(weight) for weight in class_weights]
+        self.criterion: Any = losses.make_criterion(loss, weights_of_classes, float(label_smoothing), len(self.classes))
         self.batch_augmentation = batch_augmentation(len(self.classes), mixup, cutmix)
-        self.train_metrics = TrainingMetrics(len(self.classes))
-        self.metrics = nn.ModuleDict({split: ClassificationMetrics(len(self.classes)) for split in ("val", "test")})
+        self.train_metrics, self.metrics = TrainingMetrics(len(self.classes)), SplitMetrics(len(self.classes), metrics)
         self.results: dict[str, dict[str, Any]] = {}
         self.val_predictions: tuple[Tensor, Tensor] | None = None
         """Of the last validation: probabilities (N, classes) and labels (N,)."""
@@ -126,36 +148,60 @@ class FineTuner(LightningModule):
         self.rates: dict[str, float] = {}
         """The rate of each group in the last step, warm-up included."""
         self._resume = ResumeState()
-        self._split_point: str | None = None  # where features enter
-        weights_of_classes = None if class_weights is None else [float(weight) for weight in class_weights]
-        record = ModelRecord(
-            self.model_name, self.classes, self.strategy.to_dict(), head=self.family.head,
-            feature_boundary=self.family.feature_boundary, preprocess=self.preprocess.to_dict(),
-            label_smoothing=float(label_smoothing), class_weights=weights_of_classes, aux_weight=self.schedule.aux_weight,
-            mixup=float(mixup), cutmix=float(cutmix), transform_input=self.transform_input,
-            weights_source=self.weights_source,
-        )  # fmt: skip
+        self._lr: float | None = None
+        options = {"label_smoothing": float(label_smoothing), "mixup": float(mixup), "cutmix": float(cutmix)}
+        record = checkpointing.model_record(self, class_weights=weights_of_classes, **options)
         self.save_hyperparameters(record.to_dict(), logger=False)
         self._enter_epoch()
 
     @property
     def head(self) -> nn.Module:
-        """Return the new last layer."""
+        """Return the new last layers; setting it replaces them, in the network and in the groups of the strategy."""
         return self.network.head
+
+    @head.setter
+    def head(self, layers: nn.Module) -> None:
+        heads.set_head(self, self._backbone, layers)
+        self._enter_epoch()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a head, or a compiled backbone, takes the place of the one that is trained.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        if name == "head":
+            object.__setattr__(self, name, value)  # nn.Module's would register it beside the backbone
+        else:
+            super().__setattr__(name, heads.compiled_in_place(value) if name == "backbone" else value)
+
+    @property
+    def lr(self) -> float | None:
+        """Return the rate that the groups' rates are multiples of; setting it holds for the next fit."""
+        if self._lr is None:
+            return optimization.base_lr(optimization.make_optimizer(self.make_optimizer, self.schedule, None))
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._lr = float(value)
 
     @property
     def network(self) -> ClassifierNetwork:
         """Return the backbone with its preprocessing, run as a whole or in parts."""
-        head_is_last = self.model_name != "custom" and self.family.build is None
-        return ClassifierNetwork(self.backbone, self.preprocess, self.family.head, head_is_last)
+        is_of_table = self.model_name != "custom" and self.family.build is None
+        return ClassifierNetwork(self.backbone, self.preprocess, self.family.head, head_is_last=is_of_table)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the logits (N, classes) of the main head.
 
         Args:
             images: (N, 3, H, W), uint8 pixels, or floats that were normalised as `preprocess` says; or V views of each
-                image (N, V, 3, H, W), whose probabilities are averaged.
+                image (N, V, 3, H, W), whose probabilities are averaged; or features of a batch.
         """
+        if isinstance(images, batches.Features):
+            values = images.values_for_network()
+            return self.network.logits_from(values, images.split_point, exact_head=not self.training)
         return self.network.logits(images, exact_head=not self.training)
 
     def features(self, images: Tensor) -> Tensor:
@@ -165,11 +211,16 @@ class FineTuner(LightningModule):
     # --- training ----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Hand over to the data module, whose own setup came first, what depends on the network."""
+        """Agree with the data module, whose own setup came first, on classes and preprocessing.
+
+        Raises:
+            ValueError: they contradict each other, or a callback does not go with a FineTuner.
+        """
+        callbacks.refuse_callbacks(self.trainer)
         self.schedule.attach(self.trainer)
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "adapt_to"):  # an ImageDataModule
-            data.adapt_to(self.classes, self.preprocess, self.schedule.unaugmented_epochs())
+            arguments.agree_with_data(self, self._given_preprocess, data)
 
     def on_fit_start(self) -> None:
         """Freeze, print the groups, and compute the features of what stays frozen."""
@@ -177,11 +228,12 @@ class FineTuner(LightningModule):
         self.schedule.require_starts()
         self.metadata = replace(self.metadata, validation=ValidationRecord())
         self._enter_epoch()
+        if self._lr not in (None, optimization.base_lr(self.trainer.optimizers[0])):
+            self.trainer.strategy.setup_optimizers(self.trainer)  # a callback has found a rate since they were made
         if self.trainer.is_global_zero:
-            columns = ["group", "tensors", "parameters", "rate", "trainable from"]
-            print_table(f"Strategy {self.strategy.name}", columns, self.strategy_table())
+            self.schedule.announce(self.strategy_table(), self.weights_source)
         # Lightning restores the epoch only after this hook
-        self._split_point = feature_cache.prepare_caches(self, self.trainer, self._resume.epoch)
+        feature_cache.prepare_caches(self, self.trainer, self._resume.epoch)
 
     def on_train_start(self) -> None:
         """Restore what Lightning has not restored of a resumed run."""
@@ -191,30 +243,28 @@ class FineTuner(LightningModule):
         self.rates = dict(resume.run.rates)
         self._begin_epoch()  # in the middle of an epoch, nobody calls `on_train_epoch_start`
         resume.restore_metrics(self.train_metrics, self.trainer.is_global_zero)
-        resume.rescale_schedulers(self.trainer, self.schedule)
+        if optimization.fills_length(self.make_scheduler):
+            resume.rescale_schedulers(self.trainer, self.schedule)
 
     def on_train_epoch_start(self) -> None:
         """Reset the metrics, and unfreeze what is trainable from this epoch on."""
         self.train_metrics.reset()
         self._begin_epoch()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Compute the main loss plus the weighted auxiliary ones."""
-        labels = targets = batch[1]
-        if isinstance(batch, FeatureBatch):
-            logits, aux = self.network.logits_from(batch.values, str(self._split_point)), list[Tensor]()
+        images, labels = batches.unpack_batch(batch, self.batch_keys)
+        targets, aux = labels, list[Tensor]()
+        if isinstance(images, batches.Features):
+            logits = self(images)
         else:
-            images = self.network.normalize(batch[0])
+            images = self.network.normalize(images)
             if self.batch_augmentation is not None:
                 images, targets = self.batch_augmentation(images, labels)
             logits, aux = self.network.logits_and_aux(images)
-        loss: Tensor = self.criterion(logits, targets)
-        for aux_logits in aux:
-            loss = loss + self.schedule.aux_weight * self.criterion(aux_logits, targets)
-        if not torch.isfinite(loss):
-            where = distributed.describe_step(self.trainer, batch_idx)
-            raise ValueError(f"The loss is {loss.item()} {where} {distributed.DIVERGED_HINT}")
-        loss, images_counted = distributed.rescale_loss(loss, targets, self.criterion.weight, self._trainer)
+        loss = losses.total_loss(self.criterion, logits, aux, targets, self.schedule.aux_weight)
+        distributed.require_finite_loss(loss, self, batch_idx)
+        loss, images_counted = distributed.rescale_loss(loss, targets, self.criterion, self._trainer)
         # with MixUp or CutMix, accuracy is against the larger share of each image
         self.train_metrics.update(loss, logits, targets if targets.ndim == 1 else targets.argmax(dim=1), images_counted)
         return loss
@@ -222,11 +272,11 @@ class FineTuner(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log loss, accuracy and rates; here and not in the steps, so that a resumed epoch counts all of its batches."""
         # an epoch in which nothing was left to do has none; computing is for all processes or for none
-        counted = self.trainer.strategy.reduce_boolean_decision(self.train_metrics.update_called, all=False)
-        if counted:
+        if self.trainer.strategy.reduce_boolean_decision(self.train_metrics.update_called, all=False):
             self.log_dict({f"train/{name}": value for name, value in self.train_metrics.compute().items()})
         self.log_dict(self.rates, rank_zero_only=True)
-        optimization.step_plateau(self.lr_schedulers(), self.monitor, self.trainer)  # type: ignore[arg-type]
+        optimization.set_train_mode(self.trainer.optimizers, training=False)  # what is saved now
+        optimization.step_plateau(self.lr_schedulers(), self.monitor, self.metadata.validation.epoch, self.trainer)
 
     def on_train_end(self) -> None:
         """Check that all processes have the same weights."""
@@ -234,18 +284,13 @@ class FineTuner(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return one optimizer with all groups from the start, so that schedulers and resuming need no care."""
-        optimizer = optimization.make_optimizer(self.make_optimizer, self.schedule)
-        if self.make_scheduler is None:
-            return optimizer
-        scheduler = optimization.make_scheduler(self.make_scheduler, optimizer, self.monitor, self.trainer)
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        return optimization.configure_optimizers(self, self._lr, self.trainer)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         """Step with each group's rate times its factor: 0 before its start, then warm-up."""
-        now = epoch + (batch_idx + 1) / max(1, int(self.trainer.num_training_batches))
-        factors = self.schedule.rate_factors(epoch, now, self.warmup)
+        factors = optimization.step_factors(optimizer, self.schedule, self.trainer, epoch, batch_idx, self.warmup)
         with optimization.scaled_rates(optimizer, factors) as self.rates:
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
@@ -259,8 +304,7 @@ class FineTuner(LightningModule):
     def strategy_table(self) -> list[list[str]]:
         """Return rows of group, tensors, parameters, rate and first trainable epoch."""
         optimizers = self._trainer.optimizers if self._trainer is not None else []
-        optimizer = optimizers[0] if optimizers else optimization.make_optimizer(self.make_optimizer, self.schedule)
-        return self.schedule.table(optimization.base_lr(optimizer))
+        return self.schedule.table(optimization.base_lr(optimizers[0]) if optimizers else self.lr)
 
     @property
     def _epoch(self) -> int:
@@ -268,6 +312,7 @@ class FineTuner(LightningModule):
 
     def _enter_epoch(self) -> bool:
         """Set gradients and modes for the current epoch; return whether gradients changed."""
+        self.schedule.keep_frozen_by_hand()
         changed = self.schedule.set_requires_grad(self._epoch)
         self.train()
         return changed
@@ -275,53 +320,53 @@ class FineTuner(LightningModule):
     def _begin_epoch(self) -> None:
         if self._enter_epoch():  # Lightning never calls .train() here
             distributed.wrap_again(self.trainer, self)
+        optimization.set_train_mode(self.trainer.optimizers, training=True)
 
     # --- evaluation --------------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count the predictions of the main head."""
-        self._evaluation_step(batch, "val")
+        self._evaluation_step(batch, "val", dataloader_idx)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count the predictions of the main head."""
-        self._evaluation_step(batch, "test")
+        self._evaluation_step(batch, "test", dataloader_idx)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Compute probabilities (N, classes)."""
-        images = batch[0] if isinstance(batch, tuple | list) else batch
-        return self(images).softmax(dim=1)
+        return self(batches.images_of(batch, self.batch_keys)).softmax(dim=1)
 
-    def _evaluation_step(self, batch: Batch, split: str) -> None:
-        if isinstance(batch, FeatureBatch):
-            logits = self.network.logits_from(batch.values, str(self._split_point), exact_head=True)
-        else:
-            logits = self(batch[0])
-        self._metrics_of(split).update(logits.float(), batch[1])
+    def _evaluation_step(self, batch: Any, split: str, dataloader_idx: int) -> None:
+        images, labels = batches.unpack_batch(batch, self.batch_keys)
+        name = batches.loader_name(split, dataloader_idx, self._trainer)
+        self.metrics[name].update(self(images).float(), labels)
+
+    def on_validation_start(self) -> None:
+        """Let the optimizer show the weights that count, where it trains others."""
+        optimization.set_train_mode(self.trainer.optimizers, training=False)
+
+    def on_validation_end(self) -> None:
+        """Let the optimizer go on."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            optimization.set_train_mode(self.trainer.optimizers, training=True)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics, and keep the predictions for the record of the best epoch."""
-        self.val_predictions = self._metrics_of("val").predictions()
-        values = self._finish_evaluation("val")
+        self.val_predictions = self.metrics["val"].predictions() if "val" in self.metrics.started("val") else None
+        self._finish_evaluation("val")
         if self.trainer.state.fn == TrainerFn.FITTING:
-            self.metadata = replace(self.metadata, validation=checkpointing.validation_record(self.trainer, values))
+            record = checkpointing.validation_record(self.trainer, self.results.get("val", {}))
+            self.metadata = replace(self.metadata, validation=record)
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
         self._finish_evaluation("test")
 
-    def _finish_evaluation(self, split: str) -> dict[str, Tensor]:
-        metrics = self._metrics_of(split)
-        values = metrics.compute()
-        metrics.reset()
-        self.results[split] = {name: value.tolist() for name, value in values.items()}
-        scalars = {f"{split}/{name}": value for name, value in values.items() if value.ndim == 0}
+    def _finish_evaluation(self, split: str) -> None:
+        self.results.pop(split, None)
+        results, scalars = self.metrics.finish(split)
+        self.results |= results
         self.log_dict(scalars, batch_size=1, prog_bar=split == "val")
-        return values
-
-    def _metrics_of(self, split: str) -> ClassificationMetrics:
-        metrics: Any = self.metrics[split]
-        found: ClassificationMetrics = metrics
-        return found
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 
@@ -331,6 +376,11 @@ class FineTuner(LightningModule):
             upgrade(checkpoint)
             self._resume = ResumeState.from_entries(checkpoint, self.trainer.world_size)
             self.schedule.keep_started(self._resume.run.start_epochs, self._resume.epoch)
+            self.schedule.frozen_by_hand.update(self._resume.run.frozen_by_hand)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load tensors; those of a loss with weights of its own need not be there."""
+        return super().load_state_dict(losses.with_own_tensors(state_dict, self), strict, assign)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the checkpoint says of itself, and of the run where there is one."""

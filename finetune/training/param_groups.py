@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -62,7 +63,27 @@ def assign_parameters(strategy: Strategy, network: nn.Module, head: Sequence[str
     for group, claimed in assigned:
         if not claimed and not group.optional:
             raise ValueError(_no_match(strategy, group, names))
-    return [g for g in assigned if g.names]
+    assigned = [g for g in assigned if g.names]
+    if strategy.decay == "weights":
+        return [part for g in assigned for part in _without_decay(g, special["@bias"] | special["@norm"])]
+    return assigned
+
+
+def _without_decay(assigned: AssignedGroup, spared: set[str]) -> list[AssignedGroup]:
+    """Return a group in two parts: what is decayed, and biases and norms, which are not."""
+    group, names = assigned
+    parts = [
+        AssignedGroup(group, [n for n in names if n not in spared]),
+        AssignedGroup(
+            replace(group, name=f"{group.name} no decay", weight_decay=0.0), [n for n in names if n in spared]
+        ),
+    ]
+    return [part for part in parts if part.names]
+
+
+def group_names(optimizer: Any) -> list[str]:
+    """Return the name of each group of an optimizer, its number where it has none."""
+    return [str(options.get("name", i)) for i, options in enumerate(optimizer.param_groups)]
 
 
 def names_before(network: nn.Module, path: str) -> set[str]:

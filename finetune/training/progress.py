@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from finetune.runtime.console import echo, make_console
-from finetune.training.history import History, best_epoch
-from finetune.training.schedule import resolve_max_epochs
+from finetune.training.history import History
+from finetune.training.run_length import resolve_max_epochs
 
 
 class ProgressBar(Callback):
@@ -80,9 +80,9 @@ class EpochSummary(Checkpoint):
     It is a `Checkpoint` to be called after `History`, whose last row it prints.
     """
 
-    def __init__(self, monitor: str, history: History) -> None:
-        """Name the metric that says which epoch is best, and the record to print."""
-        self.monitor, self.history = monitor, history
+    def __init__(self, history: History) -> None:
+        """Name the record to print."""
+        self.history = history
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count the epochs of this fit."""
@@ -93,7 +93,7 @@ class EpochSummary(Checkpoint):
         if not trainer.is_global_zero:
             return
         rows = self.history.rows
-        echo(format_epoch(rows, self.monitor, trainer.max_epochs))
+        echo(format_epoch(rows[-1], self.history.best() is rows[-1], trainer.max_epochs))
         self._seen += 1
         left = (resolve_max_epochs(trainer.max_epochs) or 0) - trainer.current_epoch - 1
         # the first epoch starts workers and fills caches: the second is like those to come
@@ -103,14 +103,14 @@ class EpochSummary(Checkpoint):
             )
 
 
-def format_epoch(rows: list[dict[str, Any]], monitor: str, max_epochs: int | None) -> str:
-    """Return the last row of a history as text of at most 80 columns."""
-    row = rows[-1]
+def format_epoch(row: dict[str, Any], is_best: bool, max_epochs: int | None) -> str:
+    """Return a row of a history as text of at most 80 columns."""
     shown = []
     for split in ("train", "val"):
-        if f"{split}/loss" in row:
-            shown.append(f"{split} loss {row[f'{split}/loss']:.4f} acc {row[f'{split}/acc']:.4f}")
-    mark = " *" if best_epoch(rows, monitor) is row else ""
+        values = [f"{name} {row[f'{split}/{name}']:.4f}" for name in ("loss", "acc") if f"{split}/{name}" in row]
+        if values:
+            shown.append(" ".join([split, *values]))
+    mark = " *" if is_best else ""
     return f"epoch {_of(row['epoch'], max_epochs)}  {'  '.join(shown)}  {row['seconds']:.1f} s{mark}"
 
 

@@ -13,7 +13,8 @@ from finetune.checkpoints.format import read_progress, read_run
 from finetune.checkpoints.metadata import RunRecord
 from finetune.metrics.classification import TrainingMetrics
 from finetune.runtime.console import echo, field_line
-from finetune.training.optimization import total_steps
+from finetune.training.param_groups import group_names
+from finetune.training.run_length import steps_left
 from finetune.training.schedule import FreezeSchedule
 
 
@@ -56,30 +57,41 @@ class ResumeState:
             metrics.restore_metric_state(self.run.metric_state if first_process else {})
 
     def rescale_schedulers(self, trainer: Trainer, schedule: FreezeSchedule) -> None:
-        """Let schedules that were planned for another number of epochs go on as if planned for this one."""
-        if self.run.max_epochs != schedule.max_epochs:
-            _rescale_cosines(trainer, self.run.max_epochs, schedule.max_epochs)
+        """Let schedules whose length was filled in end where this run ends: it may have other epochs or batches.
+
+        Raises:
+            ValueError: a one-cycle schedule is too short for what is left; it cannot be stretched.
+        """
+        optimizer: Any = trainer.optimizers[0]
+        before = [options["lr"] for options in optimizer.param_groups]
+        for config in trainer.lr_scheduler_configs:
+            if config.interval == "step" and (left := steps_left(trainer)):
+                _fit_to_run(config.scheduler, optimizer, left)
+        after = [options["lr"] for options in optimizer.param_groups]
+        if after != before and trainer.is_global_zero:
+            rates = ", ".join(
+                f"{name} {new:.3g} (was {old:.3g})"
+                for name, old, new in zip(group_names(optimizer), before, after, strict=True)
+            )
+            planned = "" if self.run.max_epochs == schedule.max_epochs else f" from {self.run.max_epochs}"
+            text = (
+                f"rescaled to {schedule.max_epochs} epochs{planned}, {steps_left(trainer)} steps left; rates: {rates}"
+            )
+            echo(field_line("Schedule", text))
 
 
-def _rescale_cosines(trainer: Trainer, planned: int | None, max_epochs: int | None) -> None:
-    optimizer: Any = trainer.optimizers[0]
-    before = [options["lr"] for options in optimizer.param_groups]
-    for config in trainer.lr_scheduler_configs:
-        scheduler: Any = config.scheduler
-        # the length of one that steps every epoch was given
-        if config.interval != "step" or not hasattr(scheduler, "T_max"):
-            continue
-        if scheduler.T_max == (steps := total_steps(trainer)):
-            continue
-        scheduler.T_max = steps
-        share = (1 + math.cos(math.pi * min(1.0, scheduler.last_epoch / steps))) / 2
-        for options, base in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
-            options["lr"] = scheduler.eta_min + (base - scheduler.eta_min) * share
-        scheduler._last_lr = [options["lr"] for options in optimizer.param_groups]
-    after = [options["lr"] for options in optimizer.param_groups]
-    if after != before and trainer.is_global_zero:
-        rates = ", ".join(
-            f"{options['name']} {new:.3g} (was {old:.3g})"
-            for options, old, new in zip(optimizer.param_groups, before, after, strict=True)
+def _fit_to_run(scheduler: Any, optimizer: Any, left: int) -> None:
+    """Let a schedule end after so many further steps, counted from the steps that it has done."""
+    total = scheduler.last_epoch + left
+    if hasattr(scheduler, "total_steps") and scheduler.total_steps < total:
+        raise ValueError(
+            f"The one-cycle schedule was made for {scheduler.total_steps} steps and cannot be stretched, and this run would "
+            f"take {total}: give the batch size, the accumulation and the epochs that it was made with."
         )
-        echo(field_line("Schedule", f"rescaled to {max_epochs} epochs from {planned}; rates: {rates}"))
+    if not hasattr(scheduler, "T_max") or scheduler.T_max == total:
+        return
+    scheduler.T_max = total
+    share = (1 + math.cos(math.pi * scheduler.last_epoch / total)) / 2
+    for options, base in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
+        options["lr"] = scheduler.eta_min + (base - scheduler.eta_min) * share
+    scheduler._last_lr = [options["lr"] for options in optimizer.param_groups]

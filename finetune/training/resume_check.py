@@ -12,11 +12,13 @@ from finetune.runtime.console import echo, field_line
 from finetune.runtime.mappings import select
 from finetune.runtime.process import is_first_process
 from finetune.training.interface import TrainableClassifier
-from finetune.training.schedule import resolve_max_epochs
+from finetune.training.run_length import resolve_max_epochs
 from finetune.training.strategy import Strategy
 
 _RESTORED = ("optimizer", "scheduler")
 """Keys whose values a resumed run takes from its checkpoint, whatever is given now."""
+
+_DEFAULT_LOSS = "torch.nn.CrossEntropyLoss"
 
 _HARMLESS = ("ckpt_path", "resume", "report", "paths", "logger", "trainer.max_epochs", "data.root", "data.num_workers")
 """Keys that do not change the training, or that other messages are about."""
@@ -61,8 +63,9 @@ def _differences(checkpoint: Checkpoint, module: TrainableClassifier, data: Data
     elif stored_data.content is not None and data.content is not None and stored_data.content != data.content:
         yield "its training images have other pixels"
     stored_config, config = checkpoint.metadata.config, module.metadata.config
-    for key in ("optimizer._target_", "scheduler._target_", "monitor"):
-        stored, given = select(stored_config, key), select(config, key)
+    for key in ("optimizer._target_", "scheduler._target_", "loss._target_", "monitor"):
+        default = _DEFAULT_LOSS if key == "loss._target_" else None  # older runs had no choice
+        stored, given = select(stored_config, key) or default, select(config, key) or default
         if stored_config and stored != given:
             yield f"its {key} is {stored}, this run's is {given}"
     callbacks = (config.get("callbacks") or {}).values()

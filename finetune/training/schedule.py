@@ -10,13 +10,14 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from finetune.models.backbone import Backbone
+from finetune.models.probe import looks_untrained
+from finetune.runtime.console import echo, field_line, print_table
 from finetune.training.param_groups import NORM_MODULES, AssignedGroup, assign_parameters, names_before
+from finetune.training.run_length import resolve_max_epochs
 from finetune.training.strategy import ParamGroup, Strategy
 
-
-def resolve_max_epochs(max_epochs: int | None) -> int | None:
-    """Return a Trainer's `max_epochs` with one encoding of a run without an end: None."""
-    return None if max_epochs is None or max_epochs < 0 else max_epochs
+_FROZEN_BY_STRATEGY = "frozen_by_strategy"
+"""Attribute of parameters that a strategy has frozen: in another strategy's hands they are not frozen by hand."""
 
 
 class FreezeSchedule:
@@ -44,6 +45,13 @@ class FreezeSchedule:
         self.head = frozenset(backbone.head_names)
         self.aux_weight = self.family.aux_weight if aux_weight is None else float(aux_weight)
         self.max_epochs: int | None = None
+        self.frozen_by_hand = {
+            name
+            for name, p in self.network.named_parameters()
+            if not (p.requires_grad or hasattr(p, _FROZEN_BY_STRATEGY))
+        }
+        """Parameters whose gradient somebody else has switched off; they stay frozen whatever the groups say."""
+        self._applied: dict[str, bool] = {}
         self.groups: list[AssignedGroup] = assign_parameters(strategy, self.network, backbone.head_names)
         names_before(self.network, self.family.feature_boundary)  # raises here, not in the first epoch
 
@@ -89,8 +97,12 @@ class FreezeSchedule:
 
     def trainable_names(self, epoch: int) -> set[str]:
         """Return the names of the parameters that an epoch changes: with a gradient and a rate above zero."""
+        return self._moving_names(epoch).difference(self.unused_aux_parameters(epoch))
+
+    def _moving_names(self, epoch: int) -> set[str]:
+        """Return the names in groups that an epoch changes, those of unused auxiliary heads included."""
         names = {n for group, own in self.groups if group.lr > 0 and self.has_gradients(group, epoch) for n in own}
-        return names.difference(self.unused_aux_parameters(epoch))
+        return names - self.frozen_by_hand
 
     def ever_trainable_names(self) -> set[str]:
         """Return the names of the parameters that change in the course of the run."""
@@ -101,7 +113,7 @@ class FreezeSchedule:
 
         Until then, what enters the module is a constant of each image.
         """
-        before = names_before(self.network, path) - self.head
+        before = names_before(self.network, path) - self.head - self.frozen_by_hand
         starts = [g.first_epoch(self.end) for g, names in self.groups if g.lr > 0 and not before.isdisjoint(names)]
         return min((start for start in starts if start is not None), default=None)
 
@@ -137,6 +149,28 @@ class FreezeSchedule:
 
     # --- what follows for the network --------------------------------------------------------------------------
 
+    def keep_frozen_by_hand(self) -> None:
+        """Note what somebody else has frozen since gradients were set last; it stays frozen.
+
+        Raises:
+            ValueError: somebody else has unfrozen what the strategy freezes.
+        """
+        thawed = []
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad and not self._applied.get(name, True):
+                thawed.append(name)
+            if self._applied.get(name, False) and not parameter.requires_grad:
+                self.frozen_by_hand.add(name)
+        own = {name for name in thawed if name in self.frozen_by_hand}
+        self.frozen_by_hand -= own
+        if others := [name for name in thawed if name not in own]:
+            raise ValueError(
+                f"requires_grad of {others[0]} was set by hand, but the strategy {self.strategy.name!r} freezes it "
+                f"({len(others)} parameters). Give a strategy that trains it, for example "
+                f'groups=[{{"match": "@head"}}, {{"match": {others[0].split(".")[0]!r}, "lr": 0.1}}, '
+                '{"match": ".*", "start": None}].'
+            )
+
     def set_requires_grad(self, epoch: int) -> bool:
         """Set `requires_grad` of every parameter for an epoch.
 
@@ -148,9 +182,12 @@ class FreezeSchedule:
         for group, names in self.groups:
             has_gradients = self.has_gradients(group, epoch)
             for name in names:
-                wanted = has_gradients and name not in unused
+                wanted = has_gradients and name not in unused and name not in self.frozen_by_hand
                 changed |= parameters[name].requires_grad != wanted
                 parameters[name].requires_grad_(wanted)
+                self._applied[name] = wanted
+                if not wanted and name not in self.frozen_by_hand:
+                    setattr(parameters[name], _FROZEN_BY_STRATEGY, True)
                 if not wanted:
                     parameters[name].grad = None  # a stale gradient would keep moving it
         return changed
@@ -162,7 +199,7 @@ class FreezeSchedule:
         its nearest ancestor with parameters; it is always active from the feature boundary on, and off before it
         while nothing there is trainable.
         """
-        trainable = {n for g, own in self.groups if g.lr > 0 and self.has_gradients(g, epoch) for n in own}
+        trainable = self._moving_names(epoch)
         trunk_is_constant = not self.trunk_is_trainable(epoch)
         active: dict[str, bool] = {"": bool(trainable)}
         after_boundary = False
@@ -183,7 +220,11 @@ class FreezeSchedule:
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the groups as torch optimizers take them; the caller, who knows the base rate, sets `lr`."""
         parameters = dict(self.network.named_parameters())
-        return [{"params": [parameters[n] for n in names], "name": group.name} for group, names in self.groups]
+        groups: list[dict[str, Any]] = []
+        for group, names in self.groups:
+            decay = {} if group.weight_decay is None else {"weight_decay": group.weight_decay}
+            groups.append({"params": [parameters[n] for n in names], "name": group.name, **decay})
+        return groups
 
     def rate_factors(self, epoch: int, now: float, warmup: float) -> list[float]:
         """Return each group's factor in 0..1 for a step; a warm-up of one epoch reaches 1 at that epoch's last step.
@@ -198,23 +239,39 @@ class FreezeSchedule:
 
     def _ramp(self, group: ParamGroup, now: float) -> float:
         first = group.first_epoch(self.end)
-        if first is None or now < first:
+        if first is None or now < first or group.lr == 0:  # a scheduler may lift a rate of 0
             return 0.0
         return 1.0 if group.warmup <= 0 else min(1.0, (now - first) / group.warmup)
 
-    def table(self, base_lr: float) -> list[list[str]]:
-        """Return rows of group, tensors, parameters, rate and first epoch (counted from 1), for people."""
+    def table(self, base_lr: float | None) -> list[list[str]]:
+        """Return rows of group, tensors, parameters, rate and first epoch (counted from 1), for people.
+
+        Args:
+            base_lr: that the groups' rates are multiples of; None where an optimizer has rates of its own.
+        """
         sizes = {n: p.numel() for n, p in self.network.named_parameters()}
         unused = self.unused_aux_parameters(max(0, self.end - 1))
         rows = []
         for group, names in self.groups:
-            trained = [n for n in names if n not in unused]
-            rate = "-" if group.start is None else f"{base_lr * group.lr:.3g}"
+            trained = [n for n in names if n not in unused and n not in self.frozen_by_hand]
+            rate = "-" if group.start is None or base_lr is None else f"{base_lr * group.lr:.3g}"
             rows.append([group.name, str(len(trained)), _total(sizes, trained), rate, self._describe_start(group)])
         if unused:
             reason = "off: nothing before them is trainable"
             rows.append(["auxiliary heads", str(len(unused)), _total(sizes, unused), "-", reason])
+        if by_hand := [n for n in sizes if n in self.frozen_by_hand]:
+            rows.append(["frozen by hand", str(len(by_hand)), _total(sizes, by_hand), "-", "never"])
         return rows
+
+    def announce(self, rows: Sequence[Sequence[str]], weights_source: str) -> None:
+        """Print the table of groups; say where the trunk is frozen at weights that look as if they were never trained."""
+        print_table(
+            f"Strategy {self.strategy.name}", ["group", "tensors", "parameters", "rate", "trainable from"], rows
+        )
+        if self.trunk_is_ever_trainable():
+            return
+        if weights_source == "random weights" or looks_untrained(self.network, self.family.new):
+            echo(field_line("Note", "the trunk is frozen at random weights: expect little; give model.weights."))
 
     def _describe_start(self, group: ParamGroup) -> str:
         if group.start is None:

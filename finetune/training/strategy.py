@@ -13,6 +13,7 @@ from finetune.io.paths import CONF
 from finetune.runtime.suggestions import unknown_name
 
 FROZEN_NORMS = ("eval", "train")
+DECAYS = ("all", "weights")
 CACHE_MODES = ("auto", "never")
 CACHE_DTYPES = ("float32", "float16")
 
@@ -33,6 +34,8 @@ class ParamGroup:
     """First epoch in which it is trained; between 0 and 1 a share of the run; None is never."""
     warmup: float = 0
     """Epochs of linear warm-up from `start`."""
+    weight_decay: float | None = None
+    """Of these parameters; None is the optimizer's."""
     name: str = ""
     """Name in the table of groups, in the optimizer and of the logged rate."""
     optional: bool = False
@@ -47,7 +50,13 @@ class ParamGroup:
             self.depth = (float(self.depth[0]), float(self.depth[1]))
             if not 0 <= self.depth[0] < self.depth[1] <= 1:
                 raise ValueError(f"strategy depth needs 0 <= from < to <= 1, got {list(self.depth)}.")
-        for key, low in (("lr", self.lr), ("warmup", self.warmup), ("start", self.start or 0)):
+        numbers = {
+            "lr": self.lr,
+            "warmup": self.warmup,
+            "start": self.start or 0,
+            "weight_decay": self.weight_decay or 0,
+        }
+        for key, low in numbers.items():
             if not low >= 0 or math.isinf(low):
                 raise ValueError(f"strategy group {self.label}: {key} must be 0 or more, got {low}.")
         self.name = self.name or self.label
@@ -88,6 +97,9 @@ class Strategy:
     """One of `FROZEN_NORMS`: running statistics of frozen BatchNorm stay (`eval`) or follow the new data (`train`)."""
     layer_decay: float | None = None
     """Expands into depth groups below the head, each slower by this factor than the one above."""
+    decay: str = "all"
+    """One of `DECAYS`: which parameters the optimizer's weight decay is for; `weights` spares biases and norms, the usual
+    choice with AdamW."""
     cache: str = "auto"
     """One of `CACHE_MODES`: features of a frozen trunk are computed once wherever that gives the same result, or never."""
     views: int = 1
@@ -98,7 +110,12 @@ class Strategy:
     name: str = "custom"
 
     def __post_init__(self) -> None:
-        for key, choices in (("frozen_norm", FROZEN_NORMS), ("cache", CACHE_MODES), ("cache_dtype", CACHE_DTYPES)):
+        for key, choices in (
+            ("frozen_norm", FROZEN_NORMS),
+            ("decay", DECAYS),
+            ("cache", CACHE_MODES),
+            ("cache_dtype", CACHE_DTYPES),
+        ):
             if getattr(self, key) not in choices:
                 raise ValueError(unknown_name(f"strategy.{key}", str(getattr(self, key)), choices))
         if self.views < 1:

@@ -119,7 +119,7 @@ def test_flipped_byte_is_found(share: float, tmp_path: Path) -> None:
         (setting({"root": 3}, "finetune", "data"), r"under finetune\.data makes no sense"),
         (setting({"size": 10**9}, "hyper_parameters", "preprocess"), "cannot be rebuilt: preprocess needs 1 <= size"),
         (setting({"groups": [{"match": "("}]}, "hyper_parameters", "strategy"), "cannot be rebuilt"),
-        (setting(metadata.FORMAT + 1, "finetune", "format"), "newer finetune .format 4, this one knows 3.: upgrade"),
+        (setting(metadata.FORMAT + 1, "finetune", "format"), "newer finetune .format 5, this one knows 4.: upgrade"),
         (setting("two", "finetune", "format"), "newer finetune"),
         (lambda content: [1, 2], "holds a list, not a state dict"),
     ],

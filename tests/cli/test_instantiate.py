@@ -38,7 +38,7 @@ def test_factory_wrong_argument_names_those_there_are() -> None:
 
 def test_factory_more_prefixes_by_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="is not allowed"):
-        instantiate.factory({"_target_": "torch.nn.Linear"}, torch.nn.Module)
-    monkeypatch.setenv("FINETUNE_ALLOW", "torch.nn")
-    make = instantiate.factory({"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}, torch.nn.Module)
-    assert make().out_features == 3
+        instantiate.factory({"_target_": "torchvision.ops.Permute"}, torch.nn.Module)
+    monkeypatch.setenv("FINETUNE_ALLOW", "torchvision.ops")
+    make = instantiate.factory({"_target_": "torchvision.ops.Permute", "dims": [1, 0]}, torch.nn.Module)
+    assert make().dims == [1, 0]

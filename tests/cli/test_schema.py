@@ -26,9 +26,9 @@ from finetune.models.backbone import HEAD_INITS
 
 
 def test_known_fields_are_those_of_the_classes() -> None:
-    fields = "groups pretrained frozen_norm layer_decay cache views cache_dtype name"
+    fields = "groups pretrained frozen_norm layer_decay decay cache views cache_dtype name"
     assert tuple(fields.split()) == schema.STRATEGY_FIELDS
-    assert schema.GROUP_FIELDS == ("match", "depth", "lr", "start", "warmup", "name", "optional")
+    assert schema.GROUP_FIELDS == ("match", "depth", "lr", "start", "warmup", "weight_decay", "name", "optional")
     assert tuple(f.name for f in dataclasses.fields(Preprocess)) == schema.PREPROCESS_FIELDS
     set_by_commands = {
         "logger", "callbacks", "plugins", "default_root_dir", "enable_progress_bar", "enable_model_summary",
@@ -91,7 +91,8 @@ FILES = {
     "model": ("model/_base.yaml",),
     "data": ("data/_base.yaml",),
     "strategy": ("strategy/_base.yaml",),
-    "loss": ("train.yaml",),
+    "loss": ("loss/_base.yaml",),
+    "scheduler": ("scheduler/constant.yaml",),
     "trainer": ("trainer/auto.yaml",),
 }
 

@@ -13,8 +13,16 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from finetune import FineTuner
 from finetune.metrics import classification
-from finetune.metrics.classification import ClassificationMetrics, TrainingMetrics
+from finetune.metrics.classification import ClassificationMetrics, TrainingMetrics, monitor_mode
 from tests.helpers import make_finetuner
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [("val/loss", "min"), ("train/loss", "min"), ("val/acc", "max"), ("val/f1", "max"), ("val/auroc", "max")],
+)
+def test_less_is_better_of_losses_alone(monitor: str, mode: str) -> None:
+    assert monitor_mode(monitor) == mode
 
 
 def test_metrics_of_a_few_images_are_those_counted_by_hand() -> None:

@@ -53,7 +53,7 @@ def _values(**changes: Any) -> dict[str, Any]:
     """As `evaluation.json` holds them: four images of two classes, and a third class without images."""
     return {
         "images": 4, "correct": 3, "acc": 0.75, "acc_interval": [0.3006, 0.9544], "top_2": 1.0, "f1": 0.7333,
-        "auroc": None, "loss": 0.5, "ece": 0.1, "temperature": 1.5, "ece_scaled": 0.05, "log_loss_scaled": None,
+        "auroc": None, "loss": 0.5, "metrics": {"kappa": 0.25}, "ece": 0.1, "temperature": 1.5, "ece_scaled": 0.05, "log_loss_scaled": None,
         "as_in_the_run": None,
         "per_class": {
             "cat": {"images": 2, "precision": 2 / 3, "recall": 1.0, "f1": 0.8},
@@ -76,7 +76,9 @@ def test_terminal_shows_the_worst_class_first_and_leaves_out_what_is_not_known(
     ]
     text = " ".join(word for line in lines for word in line)
     assert "Accuracy 0.7500, 3 of 4 correct; 95 % interval 0.3006 to 0.9544 Also" in text  # nothing of a run
-    assert "top-2 1.0000, macro F1 0.7333 Log loss 0.5000 ECE 0.1000; after" in text  # neither AUROC nor a scaled loss
+    assert (
+        "top-2 1.0000, macro F1 0.7333 Further kappa 0.2500 Log loss 0.5000 ECE 0.1000; after" in text
+    )  # neither AUROC nor a scaled loss
     assert "out of sample, 0.0500 (T = 1.50)" in text
 
 

@@ -35,7 +35,7 @@ def test_the_mean_over_processes_is_the_mean_over_all_their_images(weights: Tens
     scaled = []
     for part in parts:
         loss = nn.functional.cross_entropy(logits[part], labels[part], weight)
-        scaled.append(rescale_loss(loss, labels[part], weight, trainer)[0])
+        scaled.append(rescale_loss(loss, labels[part], nn.CrossEntropyLoss(weight), trainer)[0])
     torch.testing.assert_close(torch.stack(scaled).mean(), nn.functional.cross_entropy(logits, labels, weight))
 
 
@@ -43,4 +43,4 @@ def test_a_process_alone_and_batches_of_equal_size_are_left_as_they_are() -> Non
     loss, labels = torch.tensor(0.7), torch.tensor([0, 1, 1])
     nothing = torch.full((2,), float("nan"))
     for trainer in (None, trainer_of(nothing, world=1), trainer_of(nothing, last=False)):
-        assert rescale_loss(loss, labels, None, trainer) == (loss, 3)
+        assert rescale_loss(loss, labels, nn.CrossEntropyLoss(), trainer) == (loss, 3)

@@ -152,12 +152,12 @@ def test_a_scheduler_that_asks_for_the_number_of_steps_leaves_the_features_in_us
     original = FineTuner.training_step
 
     def training_step(self: FineTuner, batch: Any, batch_idx: int) -> Tensor:
-        seen.append(type(batch).__name__)
+        seen.append(type(batch[0]).__name__)
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(FineTuner, "training_step", training_step)
     cached, _ = fit("resnet18", scheduler=scheduler)
-    assert set(seen) == {"FeatureBatch"}
+    assert set(seen) == {"Features"}
     plain, _ = fit("resnet18", scheduler=scheduler, cache="never")
     assert torch.allclose(heads(cached), heads(plain), atol=1e-5)
 

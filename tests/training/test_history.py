@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from finetune.training.history import best_epoch, monitor_mode
-
-
-@pytest.mark.parametrize(
-    ("monitor", "mode"),
-    [("val/loss", "min"), ("train/loss", "min"), ("val/acc", "max"), ("val/f1", "max"), ("val/auroc", "max")],
-)
-def test_less_is_better_of_losses_alone(monitor: str, mode: str) -> None:
-    assert monitor_mode(monitor) == mode
+from finetune.training.history import best_epoch
 
 
 def test_best_epoch_is_the_first_of_equals_and_one_that_was_measured() -> None:

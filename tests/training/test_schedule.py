@@ -17,7 +17,8 @@ from torch.optim import SGD
 
 from finetune import FineTuner
 from finetune.models.backbone import wrap_module
-from finetune.training.schedule import FreezeSchedule, resolve_max_epochs
+from finetune.training.run_length import resolve_max_epochs
+from finetune.training.schedule import FreezeSchedule
 from finetune.training.strategy import Strategy
 from tests.helpers import make_batches, make_finetuner
 from tests.training.helpers import HEAD, SHIPPED, changed_tensors, schedule_of, snapshot
