@@ -9,6 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finetune.api import compose as compose
+    from finetune.api import conf_dir as conf_dir
+    from finetune.api import run as run
     from finetune.data.datamodule import ImageDataModule as ImageDataModule
     from finetune.images.transforms import Preprocess as Preprocess
     from finetune.inference.classifier import Classifier as Classifier
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from finetune.models.backbone import Backbone as Backbone
     from finetune.models.specs import Family as Family
     from finetune.models.specs import register as register
+    from finetune.reporting.curves import plot_curves as plot_curves
+    from finetune.reporting.result import TrainingRun as TrainingRun
     from finetune.training.module import FineTuner as FineTuner
     from finetune.training.strategy import Strategy as Strategy
 
@@ -31,8 +36,13 @@ _PUBLIC = {
     "Prediction": "finetune.inference.classifier",
     "Preprocess": "finetune.images.transforms",
     "Strategy": "finetune.training.strategy",
+    "TrainingRun": "finetune.reporting.result",
+    "compose": "finetune.api",
+    "conf_dir": "finetune.api",
     "load": "finetune.inference.classifier",
+    "plot_curves": "finetune.reporting.curves",
     "register": "finetune.models.specs",
+    "run": "finetune.api",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
+from finetune.cli.direct import hydra_task
 from finetune.cli.main import hydra_command
 from finetune.cli.run_folder import begin_run
 from finetune.runtime.process import heavy_imports
 
 
+@hydra_task("evaluate")
 def evaluate(cfg: DictConfig) -> float:
     """Evaluate one checkpoint; return its accuracy."""
     folder = begin_run(cfg, "evaluate")
@@ -38,9 +40,9 @@ def evaluate(cfg: DictConfig) -> float:
     return float(result.values["acc"])
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command."""
-    hydra_command("evaluate", evaluate, argv)
+def main(argv: Sequence[str] | None = None) -> float | list[float] | None:
+    """Run the command; return the accuracy, of a sweep those of its jobs."""
+    return hydra_command("evaluate", evaluate, argv)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
+from finetune.cli.direct import hydra_task
 from finetune.cli.main import hydra_command
 from finetune.cli.run_folder import begin_run
 from finetune.runtime.process import heavy_imports
 
 
+@hydra_task("export")
 def export(cfg: DictConfig) -> float:
     """Export one checkpoint; return the largest difference between the probabilities of the file and of the model."""
     folder = begin_run(cfg, "export")
@@ -51,9 +53,9 @@ def export(cfg: DictConfig) -> float:
     return float(result["max_abs_diff"])
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command."""
-    hydra_command("export", export, argv)
+def main(argv: Sequence[str] | None = None) -> float | list[float] | None:
+    """Run the command; return the largest difference of a probability, of a sweep those of its jobs."""
+    return hydra_command("export", export, argv)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from finetune.cli.direct import hydra_task
 from finetune.cli.errors import INTERRUPTED, SOME_FAILED, Exit
 from finetune.cli.main import hydra_command
 from finetune.cli.run_folder import begin_run
 from finetune.runtime.process import heavy_imports
 
 
-def predict(cfg: DictConfig) -> None:
-    """Classify the images of one source."""
+@hydra_task("predict")
+def predict(cfg: DictConfig) -> Path:
+    """Classify the images of one source; return the path of the table."""
     folder = begin_run(cfg, "predict")
 
     with heavy_imports():
@@ -44,12 +46,14 @@ def predict(cfg: DictConfig) -> None:
     if cfg.copy_to is not None:
         echo(field_line("Copies", str(cfg.copy_to)))
     if outcome.failures:
-        raise Exit(f"{outcome.failures} of {outcome.total} images have no prediction; their rows say why", SOME_FAILED)
+        text = f"{outcome.failures} of {outcome.total} images have no prediction; their rows say why"
+        raise Exit(text, SOME_FAILED, table)
+    return table
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command."""
-    hydra_command("predict", predict, argv)
+def main(argv: Sequence[str] | None = None) -> Path | list[Path] | None:
+    """Run the command; return the path of the table, of a sweep those of its jobs."""
+    return hydra_command("predict", predict, argv)
 
 
 if __name__ == "__main__":

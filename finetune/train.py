@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from finetune.cli.direct import hydra_task
 from finetune.cli.errors import INTERRUPTED, TERMINATED, Exit
 from finetune.cli.main import hydra_command
 from finetune.cli.run_folder import begin_run, command_line
 from finetune.runtime.process import heavy_imports
 
+if TYPE_CHECKING:
+    from finetune.reporting.result import TrainingRun
 
+
+@hydra_task("train")
 def train(cfg: DictConfig) -> float | None:
     """Train one model; return the best value of `monitor`, which a sweeper optimizes."""
+    return fit(cfg).best
+
+
+def fit(cfg: DictConfig) -> TrainingRun:
+    """Train one model in the run folder of its command; return its results, its module and its data."""
     folder = begin_run(cfg, "train")
 
     with heavy_imports():  # errors above are reported without them
         from finetune.cli import factories
         from finetune.inspection import inspect
-        from finetune.reporting import header, summary
+        from finetune.reporting import header, result, summary
         from finetune.runtime import timing
 
     factories.prepare_process()
@@ -42,12 +53,13 @@ def train(cfg: DictConfig) -> float | None:
         saved = isinstance(error, SystemExit) and error.code in (INTERRUPTED, TERMINATED)
         code = TERMINATED if error.code == TERMINATED else INTERRUPTED
         raise Exit(summary.describe_interruption(folder, saved), code) from error
-    return summary.write_summary(trainer, module, data, findings, folder, clock, command_line("train"), cfg.report)
+    summary.write_summary(trainer, module, data, findings, folder, clock, command_line("train"), cfg.report)
+    return result.collect(trainer, module, data, folder)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command."""
-    hydra_command("train", train, argv, _compare)
+def main(argv: Sequence[str] | None = None) -> float | list[float] | None:
+    """Run the command; return the best value of `monitor`, of a sweep those of its runs."""
+    return hydra_command("train", train, argv, _compare)
 
 
 def _compare(folder: Path) -> None:

@@ -15,7 +15,19 @@ SWEEP_FLAGS = {"-m", "--multirun"}
 
 _FLAGS_WITH_VALUE = (
     "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p",
+    "--experimental-rerun",
 )  # fmt: skip
+
+_INFO_FLAGS = ("--info", "-i")
+
+_FLAGS = (
+    *_FLAGS_WITH_VALUE, *_INFO_FLAGS, *SWEEP_FLAGS, "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r",
+    "--shell-completion", "-sc",
+)  # fmt: skip
+"""Hydra's own; long ones may be abbreviated."""
+
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+"""What `--info` shows."""
 
 
 def prepare_arguments(command: str, argv: Sequence[str]) -> list[str]:
@@ -25,8 +37,37 @@ def prepare_arguments(command: str, argv: Sequence[str]) -> list[str]:
         FileNotFoundError: `resume=` names no run that can be resumed.
         ValueError: an argument would be misread.
     """
-    reject_misread_arguments(command, argv)
-    return quote_paths(expand_resume(argv) if command == "train" else argv)
+    words = strip_dashes(argv)
+    reject_misread_arguments(command, words)
+    return quote_paths(expand_resume(words) if command == "train" else words)
+
+
+def strip_dashes(argv: Sequence[str]) -> list[str]:
+    """Return arguments with `--key=value`, as the agent of W&B sends it, as `key=value`; Hydra's flags stay.
+
+    Raises:
+        ValueError: a flag is not Hydra's.
+    """
+    words: list[str] = []
+    for i, word in enumerate(argv):
+        is_value = i > 0 and argv[i - 1] in _FLAGS_WITH_VALUE
+        if not word.startswith("-") or word == "-" or is_value or is_hydra_flag(word):
+            words.append(word)
+        elif "=" in word and word.startswith("--"):
+            words.append(word[2:])
+        else:
+            raise ValueError(
+                f"{word} is no flag. Arguments have no dashes here: {word.lstrip('-').partition('=')[0]}=..."
+            )
+    return words
+
+
+def is_hydra_flag(word: str) -> bool:
+    """Return whether an argument is a flag of Hydra's, with or without its value."""
+    name = word.partition("=")[0]
+    if word.startswith("--") and len(name) > 2:
+        return any(flag.startswith(name) for flag in _FLAGS)
+    return name in _FLAGS
 
 
 def reject_misread_arguments(command: str, argv: Sequence[str]) -> None:
@@ -36,8 +77,6 @@ def reject_misread_arguments(command: str, argv: Sequence[str]) -> None:
         ValueError: says which.
     """
     for key in schema.conf_keys(f"{command}.yaml"):
-        if any(word.split("=")[0] == f"--{key}" for word in argv):
-            raise ValueError(f"Arguments have no dashes here: {key}=...")
         count = sum(word.startswith(f"{key}=") for word in argv)
         if key == "resume" and count and SWEEP_FLAGS & set(argv):
             raise ValueError(
@@ -59,10 +98,13 @@ def quote_paths(argv: Sequence[str]) -> list[str]:
     """
     sweep = any(word in SWEEP_FLAGS for word in argv)
     flags, overrides = [], []
-    words = iter(argv)
-    for word in words:
-        if word in _FLAGS_WITH_VALUE:
-            flags += [word, *([value] if (value := next(words, None)) is not None else [])]
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word in _FLAGS_WITH_VALUE and rest:
+            flags += [word, rest.pop(0)]
+        elif word in _INFO_FLAGS:  # whose value may be left out: joined to it, so that it takes no override for one
+            flags.append(f"--info={rest.pop(0) if rest and rest[0] in _INFO else 'all'}")
         elif word.startswith("-"):
             flags.append(word)
         else:

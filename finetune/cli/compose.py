@@ -35,11 +35,28 @@ def compose(command: str, overrides: Sequence[str]) -> DictConfig:
     """
     cfg, faults = _compose_valid_part(command, overrides)
     if cfg is not None:
-        own_keys = _without_hydra(cfg)
-        faults += [*validation.find_faults(own_keys, command), *_find_mistyped_root(own_keys, overrides)]
+        faults += find_faults(cfg, command, overrides)
     if cfg is None or faults:
         raise ValueError(validation.format_faults(faults))
     return cfg
+
+
+def compose_without_validation(command: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose the configuration of a command, Hydra's own node included, whatever its values are.
+
+    Raises:
+        ValueError: lists the overrides that Hydra cannot compose, a line each.
+    """
+    cfg, faults = _compose_valid_part(command, overrides)
+    if cfg is None or faults:
+        raise ValueError(validation.format_faults(faults))
+    return cfg
+
+
+def find_faults(cfg: DictConfig, command: str, overrides: Sequence[str]) -> list[str]:
+    """Return the faults of a configuration that was composed from these overrides, a sentence each."""
+    own_keys = without_hydra(cfg)
+    return [*validation.find_faults(own_keys, command), *_find_mistyped_root(own_keys, overrides)]
 
 
 def first_point(overrides: Sequence[str]) -> list[str] | None:
@@ -87,7 +104,8 @@ def _compose(command: str, overrides: Sequence[str]) -> DictConfig:
         return hydra.compose(command, list(overrides), return_hydra_config=True)
 
 
-def _without_hydra(cfg: DictConfig) -> DictConfig:
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    """Return a configuration without Hydra's own node."""
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
@@ -178,7 +196,7 @@ def _last_part(key: str) -> str:
 
 def known_keys(command: str) -> list[str]:
     """Return all dotted keys of a command's default configuration, and its groups."""
-    cfg = _without_hydra(_compose(command, []))
+    cfg = without_hydra(_compose(command, []))
     return [*help.command_groups(cfg), *_flatten_keys(OmegaConf.to_container(cfg, resolve=False), "")]
 
 

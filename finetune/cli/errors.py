@@ -31,10 +31,10 @@ BUG, USER_ERROR, SOME_FAILED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 class Exit(BaseException):
     """End the command, with a message and an exit code of its own. Not an Exception: it ends a sweep as well."""
 
-    def __init__(self, message: str, code: int) -> None:
-        """Keep the exit code beside the message."""
+    def __init__(self, message: str, code: int, value: object = None) -> None:
+        """Keep the exit code beside the message, and what the function of the command would have returned."""
         super().__init__(message)
-        self.code = code
+        self.code, self.value = code, value
 
 
 @contextmanager
@@ -68,7 +68,8 @@ def log_error(error: Exception) -> None:
     record = logging.LogRecord(
         "finetune", logging.ERROR, __file__, 0, "stopped", None, (type(error), error, error.__traceback__)
     )
-    for handler in logging.getLogger().handlers:
+    # those of the package are there where the run was started from Python, and the root's are the caller's
+    for handler in logging.getLogger("finetune").handlers or logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.emit(record)
 

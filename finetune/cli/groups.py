@@ -15,7 +15,11 @@ def group_options(group: str) -> list[str]:
 
 
 def register_models() -> None:
-    """Fill Hydra's `model` group from the table of families; `model/_base.yaml` holds the other keys."""
+    """Add the user's own families to Hydra's `model` group; each model of the table has a file there.
+
+    Those are files and not nodes of Hydra's ConfigStore: a node would be taken as the schema of a `model/resnet18.yaml`
+    that another application has in the same process, and stop that one.
+    """
     for name in FAMILIES:
         _register_model(name)
 

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra._internal.callbacks import Callbacks
@@ -25,8 +26,8 @@ from finetune.cli.arguments import SWEEP_FLAGS
 from finetune.cli.errors import SOME_FAILED, Exit
 from finetune.io import paths
 
-Task = Callable[[DictConfig], float | None]
-"""The function of a command: a configuration in, the value that a sweeper looks at out."""
+Task = Callable[[DictConfig], Any]
+"""The function of a command: a configuration in, its result out, which for a sweeper is a number."""
 
 
 class JobRunner:
@@ -45,9 +46,17 @@ class JobRunner:
         self.errors: list[Exception] = []
         self.incomplete: list[Exit] = []
         """Jobs of a sweep that are done but for some of their inputs."""
+        self.results: list[Any] = []
+        """What the function returned for each job that did not fail."""
         self.sweep_folder: Path | None = None
 
-    def run(self, cfg: DictConfig, validate: bool = False) -> float | None:
+    def run(self, cfg: DictConfig, validate: bool = False) -> Any:
+        """Run one job, and keep its result."""
+        result = self._run(cfg, validate)
+        self.results.append(result)
+        return result
+
+    def _run(self, cfg: DictConfig, validate: bool) -> Any:
         """Run one job. Its error is kept and not raised, except in a sweep: Hydra would print its own lines."""
         sys.argv = self.shell_argv  # Lightning starts the other processes of a run with it
         is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -82,12 +91,15 @@ class JobRunner:
         error.__dict__["reported"] = True
 
 
-def run_jobs(runner: JobRunner, after_sweep: Callable[[Path], None] | None) -> None:
+def run_jobs(runner: JobRunner, after_sweep: Callable[[Path], None] | None) -> Any:
     """Run the jobs of a command.
 
     Args:
         runner: of the command.
         after_sweep: is called with the sweep's folder when all its jobs have ended.
+
+    Returns:
+        What the function of the command returned; of a sweep, a list of that for each job.
 
     Raises:
         Exception: the error of the first job that failed.
@@ -95,13 +107,16 @@ def run_jobs(runner: JobRunner, after_sweep: Callable[[Path], None] | None) -> N
     """
     cfg = _compose_single_run(runner.command, runner.overrides)
     if cfg is not None:
-        _run_single(runner, cfg)
+        run_single(runner, cfg)
     else:
         _run_by_hydra(runner, after_sweep)
     if runner.errors:
         raise runner.errors[0]
     if runner.incomplete:
         sys.exit(SOME_FAILED)
+    if runner.sweep_folder is not None:
+        return runner.results
+    return runner.results[0] if runner.results else None  # `--cfg job` runs nothing
 
 
 def _compose_single_run(command: str, overrides: Sequence[str]) -> DictConfig | None:
@@ -120,20 +135,27 @@ def _compose_single_run(command: str, overrides: Sequence[str]) -> DictConfig | 
     return None
 
 
-def _run_single(runner: JobRunner, cfg: DictConfig) -> None:
-    """Run what has been composed and validated; `hydra.main` would compose it twice more."""
+def run_single(runner: JobRunner, cfg: DictConfig, configure_logging: bool = True) -> Any:
+    """Run what has been composed and validated, and return its result; `hydra.main` would compose it twice more.
+
+    Args:
+        runner: of the command; it keeps an error.
+        cfg: with Hydra's own node.
+        configure_logging: whether the root logger is set up as the configuration says; it closes all other handlers.
+    """
+    GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(paths.CONF), version_base="1.3", job_name=runner.command):
         cfg.hydra.mode = RunMode.RUN
         callbacks = Callbacks(cfg)
         callbacks.on_run_start(config=cfg, config_name=runner.command)
         context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=callbacks)
-        result = run_job(runner.run, cfg, job_dir_key="hydra.run.dir", job_subdir_key=None, hydra_context=context)
+        result = run_job(runner.run, cfg, "hydra.run.dir", None, context, configure_logging)
         callbacks.on_run_end(config=cfg, config_name=runner.command, job_return=result)
-        _ = result.return_value  # raises an error that `runner` did not keep
+        return result.return_value  # raises an error that `runner` did not keep
 
 
 def _run_by_hydra(runner: JobRunner, after_sweep: Callable[[Path], None] | None) -> None:
-    def job(cfg: DictConfig) -> float | None:
+    def job(cfg: DictConfig) -> Any:
         return runner.run(cfg, validate=True)
 
     # names the job and its run folder; Hydra would take both from where the function is defined

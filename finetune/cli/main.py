@@ -14,8 +14,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf
+from hydra.core.hydra_config import HydraConfig
 
 from finetune.cli import errors, groups, help, run_folder
 from finetune.cli.arguments import prepare_arguments
@@ -45,7 +46,7 @@ def hydra_command(
     task: Task,
     argv: Sequence[str] | None = None,
     after_sweep: Callable[[Path], None] | None = None,
-) -> None:
+) -> Any:
     """Compose `conf/<name>.yaml` with the overrides of the shell line and run `task` on it, once or in a sweep.
 
     Args:
@@ -53,8 +54,11 @@ def hydra_command(
         task: the function of the command.
         argv: the arguments after the command; None takes those of the shell line.
         after_sweep: is called with the sweep's folder when all its runs have ended.
+
+    Returns:
+        What `task` returns; of a sweep, a list with the value of each of its jobs.
     """
-    shell_argv = list(sys.argv)
+    shell_argv, hydra_config = list(sys.argv), HydraConfig.instance().cfg
     typed = list(shell_argv[1:] if argv is None else argv)
     try:
         with errors.exit_codes(name), _sigterm_ends_command():
@@ -65,9 +69,11 @@ def hydra_command(
             if {"--help", "-h"} & set(typed):
                 help.print_help(name, overrides)
             else:
-                run_jobs(JobRunner(name, task, shell_argv, overrides), after_sweep)
+                return run_jobs(JobRunner(name, task, shell_argv, overrides), after_sweep)
     finally:
         sys.argv = shell_argv
+        HydraConfig.instance().cfg = hydra_config  # `hydra.main` leaves its own
+    return None
 
 
 def argparse_command(task: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
@@ -80,8 +86,7 @@ def argparse_command(task: Callable[[Sequence[str] | None], None], argv: Sequenc
 
 
 def _prepare_hydra() -> None:
-    """Register what the YAML files use, and silence matplotlib."""
-    OmegaConf.register_new_resolver("unique_dir", run_folder.unique_dir, replace=True)
+    """Register the user's own models, and silence matplotlib."""
     groups.register_models()
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would warn of a home that cannot be written to
 

@@ -21,11 +21,14 @@ class CommandState:
     """Arguments as they were typed."""
     overrides: list[str] = field(default_factory=list)
     """Overrides as Hydra records them in the folder of a run."""
+    from_arguments: bool = True
+    """Whether they say all: a configuration may have been changed since, or composed by others."""
     folders: dict[tuple[str, str], str] = field(default_factory=dict)
     """Folders that `unique_dir` has made, by its arguments."""
 
-    def start(self, argv: Sequence[str], overrides: Sequence[str]) -> None:
+    def start(self, argv: Sequence[str], overrides: Sequence[str], from_arguments: bool = True) -> None:
         """Forget the command before, and remember this one."""
+        self.from_arguments = from_arguments
         self.argv[:] = argv
         self.overrides[:] = [word for word in overrides if not word.startswith(("-", "hydra.", "hydra/"))]
         self.folders.clear()
@@ -39,6 +42,10 @@ STATE = CommandState()
 def command_line(name: str) -> list[str]:
     """Return the words that repeat this command; in a sweep, those that repeat the current run alone."""
     hydra_config = HydraConfig.get()
+    if not STATE.from_arguments:
+        path = str(Path(hydra_config.runtime.output_dir, "config.yaml"))
+        imports = f"from omegaconf import OmegaConf; from finetune.{name} import {name}"
+        return ["python", "-c", f"{imports}; {name}(OmegaConf.load({path!r}))"]
     words = STATE.argv if hydra_config.mode != RunMode.MULTIRUN else list(hydra_config.overrides.task)
     return ["python", "-m", f"finetune.{name}", *words]
 
@@ -77,6 +84,10 @@ def unique_dir(base: str, name: str) -> str:
     if key not in STATE.folders:
         STATE.folders[key] = str(_make_unique_dir(Path(base), _folder_name(base, name)))
     return STATE.folders[key]
+
+
+# the YAML files name it
+OmegaConf.register_new_resolver("unique_dir", unique_dir, replace=True)
 
 
 def _folder_name(base: str, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -232,14 +233,52 @@ def comparison_figure(runs: Mapping[str, Sequence[Row]], metric: str = "val/acc"
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4.2), layout="constrained")
         axes = figure.subplots()
-        for name, rows in runs.items():
-            axes.plot(*_series(rows, metric), "o-", ms=3, label=drawable(name))
-        axes.set_title("Validation accuracy" if metric == "val/acc" else metric)
-        if metric.endswith("acc"):
-            axes.set_ylim(top=1.0)
-        _whole_epochs(axes, [row for rows in runs.values() for row in rows])
+        _draw_runs(axes, runs, metric)
+        if metric == "val/acc":
+            axes.set_title("Validation accuracy")
         if len(runs) <= 12:
             axes.legend(loc="best")
+    return figure
+
+
+def _draw_runs(axes: Any, runs: Mapping[str, Sequence[Row]], metric: str) -> None:
+    if len(runs) > 10:  # more than matplotlib has colours for
+        axes.set_prop_cycle(color=mpl.colormaps["turbo"](np.linspace(0, 1, len(runs))))
+    for name, rows in runs.items():
+        axes.plot(*_series(rows, metric), "o-", ms=3, label=drawable(name))
+    axes.set_title(metric)
+    if metric.endswith("acc"):
+        axes.set_ylim(top=1.01)  # the marker of a perfect epoch is seen whole
+    if metric.endswith("loss"):
+        axes.set_ylim(bottom=0)
+    _whole_epochs(axes, [row for rows in runs.values() for row in rows])
+
+
+class NotebookFigure(Figure):
+    """A figure that a notebook shows, whether it has imported pyplot or not; and once, as pyplot does not know it."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        with mpl.rc_context(STYLE):
+            self.savefig(buffer, format="png", dpi=100)
+        return buffer.getvalue()
+
+
+def curves_figure(runs: Mapping[str, Sequence[Row]], metrics: Sequence[str]) -> NotebookFigure:
+    """Draw some metrics of several runs over the epochs, a panel for each metric, with one legend.
+
+    Args:
+        runs: name -> rows, as `metrics.csv` holds them.
+        metrics: columns.
+    """
+    columns = 1 if max(map(len, runs)) > 40 else min(len(metrics), len(runs))
+    with mpl.rc_context(STYLE):
+        height = 3.2 + 0.2 * -(-len(runs) // columns)
+        figure = NotebookFigure(figsize=(3.6 * len(metrics) + 0.4, height), layout="constrained")
+        panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+        for axes, metric in zip(panels, metrics, strict=True):
+            _draw_runs(axes, runs, metric)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=columns)
     return figure
 
 

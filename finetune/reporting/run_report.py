@@ -216,7 +216,7 @@ def _saliency_maps(model: Classifier, images: Tensor, classes: Tensor) -> tuple[
             "Where the network looked is shown with the package captum: pip install 'finetune-lightning[inspect]'",
         )
     try:
-        maps = saliency.gradcam(model, images, classes)
+        maps = saliency.gradcam(model.module, images, classes)
     except Exception as error:  # the page is good without
         return None, f"Where the network looked could not be computed ({type(error).__name__}: {error})."
     return maps, None if maps is not None else "This kind of network has no maps that show where it looked."

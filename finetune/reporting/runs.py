@@ -98,12 +98,16 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     return runs, errors
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, validated: bool = True) -> Run:
     """Read a run's folder.
+
+    Args:
+        folder: of a finished run.
+        validated: whether its best epoch must have been validated.
 
     Raises:
         FileNotFoundError: it is not a run's folder.
-        ValueError: a file in it is missing, damaged, or of a version that wrote other keys.
+        ValueError: a file in it is missing, damaged, or of a version that wrote other keys; or it was not validated.
     """
     if not (folder / "metrics.json").is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a finished run: it has no metrics.json.")
@@ -120,7 +124,7 @@ def read_run(folder: Path) -> Run:
         predictions = _read_predictions(folder / "checkpoints" / PREDICTIONS_FILE)
     except Exception as error:  # a damaged file can raise almost anything
         raise ValueError(f"{folder}: this run cannot be read, a file of it is missing or damaged ({error}).") from error
-    if "val/acc" not in metrics["best"]:
+    if validated and "val/acc" not in metrics["best"]:
         raise ValueError(f"{folder}: its best epoch, by {metrics.get('monitor')}, was not validated.")
     return Run(folder, metrics, rows, val_images, config, predictions)
 

@@ -8,7 +8,7 @@ import torch
 from matplotlib import colormaps
 from torch import Tensor, nn
 
-from finetune.inference.classifier import Classifier
+from finetune.training.module import FineTuner
 
 BATCH = 8
 """Images at a time."""
@@ -62,14 +62,14 @@ def target_layer(backbone: nn.Module, head: nn.Module, images: Tensor) -> nn.Mod
     return candidates[-1][0] if candidates and 2 * candidates[-1][1] > len(called) else None
 
 
-def gradcam(model: Classifier, images: Tensor, classes: Tensor) -> Tensor | None:
+def gradcam(module: FineTuner, images: Tensor, classes: Tensor) -> Tensor | None:
     """Compute how much each place of an image contributed to a class, (N, H, W) in 0..1.
 
     None where the network has no `target_layer`. Computed without autocast, in the precision of the weights.
     Source: Selvaraju et al., "Grad-CAM", 2017.
 
     Args:
-        model: any classifier.
+        module: in evaluation mode, on the device that is to compute.
         images: uint8 (N, 3, H, W).
         classes: (N,).
 
@@ -78,8 +78,7 @@ def gradcam(model: Classifier, images: Tensor, classes: Tensor) -> Tensor | None
     """
     from captum.attr import LayerGradCam
 
-    module, device = model.module, model.device
-    dtype = next(module.backbone.parameters()).dtype
+    device, dtype = module.device, next(module.backbone.parameters()).dtype
     layer = target_layer(module.backbone, module.head, module.preprocess.normalize(images[:1].to(device)).to(dtype))
     if layer is None:
         return None

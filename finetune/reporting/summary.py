@@ -22,7 +22,7 @@ from finetune.runtime import hardware
 from finetune.runtime.console import echo, echo_link, field_line
 from finetune.runtime.timing import PhaseTimer
 from finetune.training.callbacks import BestCheckpoint
-from finetune.training.history import History
+from finetune.training.history import History, find_history
 from finetune.training.module import FineTuner
 
 
@@ -85,16 +85,13 @@ def write_summary(
                 _draw_plots(history, best.get("epoch"), data, folder / "plots")
         values = summary_values(trainer, module, data, findings, clock, command)
         write_json(values, folder / "metrics.json")
-        if report and history.rows:
+        if report and best:
             _write_report(folder, data)
         print_results(values, folder)
+        if profile := trainer.profiler.summary():  # type: ignore[attr-defined]
+            echo(profile)
     value = best.get(history.monitor)
     return None if value is None else float(value)
-
-
-def find_history(trainer: Trainer) -> History:
-    """Return the record of a run's epochs."""
-    return next(c for c in trainer.callbacks if isinstance(c, History))  # type: ignore[attr-defined]
 
 
 def summary_values(
@@ -169,10 +166,17 @@ def print_results(values: dict[str, Any], folder: Path) -> None:
     for label, name in (("Report", "report.html"), ("Model", "checkpoints/best.ckpt")):
         if (folder / name).is_file():
             echo_link(label, folder / name)
+    place = folder
     if not (folder / "checkpoints" / "best.ckpt").is_file():
-        echo(field_line("Note", "nothing was trained, and there is no model to use."))
-        return
-    ckpt = shlex.quote(f"ckpt={folder}")
+        place = folder / "checkpoints" / "last.ckpt"
+        steps = values["last"].get("step", 0)
+        if not (place.is_file() and steps):
+            echo(field_line("Note", "nothing was trained, and there is no model to use."))
+            return
+        text = f"{steps} steps were trained and never validated, so that there is no best epoch; their weights:"
+        echo(field_line("Note", text))
+        echo_link("Model", place)
+    ckpt = shlex.quote(f"ckpt={place}")
     print(f"{'Next':<10}python -m finetune.predict {ckpt} source=IMAGES", flush=True)
 
 

@@ -23,6 +23,9 @@ from finetune.training.batches import batch_size
 class History(Checkpoint):
     """Records one row of metrics an epoch, in `metrics.csv` and in the checkpoints, so that a resumed run goes on with it.
 
+    `history.rows` are one dict an epoch: `epoch` from 1, `step`, `train/loss`, `val/acc` and the like, the rate `lr/NAME`
+    of each group, `seconds` and `images_per_second`. `pandas.DataFrame(history.rows)` makes a table of them.
+
     It is a `Checkpoint` because Lightning runs those last, when all metrics of the epoch exist; put it before the others.
     """
 
@@ -30,6 +33,7 @@ class History(Checkpoint):
         """Name the table, and the metric that says which epoch is best; `mode` None is as its name says."""
         self.path, self.monitor, self.mode = path, monitor, mode or monitor_mode(monitor)
         self.rows: list[dict[str, Any]] = []
+        """One dict an epoch, numbered from 1; `pandas.DataFrame(history.rows)` makes a table of them."""
         self.best_results: dict[str, Any] = {}
         """All validation metrics of the best epoch, the per-class ones included."""
         self._validation: dict[str, Any] | None = None
@@ -134,6 +138,11 @@ class History(Checkpoint):
         self.rows = [dict(row) for row in state_dict["rows"]]
         self.best_results = dict(state_dict["best_results"])
         self._validation = state_dict.get("best_of_epoch")
+
+
+def find_history(trainer: Trainer) -> History:
+    """Return the record of a run's epochs."""
+    return next(c for c in trainer.callbacks if isinstance(c, History))  # type: ignore[attr-defined]
 
 
 def _column(name: str) -> tuple[int, str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra._internal.utils import get_args_parser
 
-from finetune.cli.arguments import quote_paths
+from finetune.cli.arguments import is_hydra_flag, quote_paths, strip_dashes
+from finetune.cli.schema import conf_keys
 
 
 @pytest.mark.parametrize(
@@ -44,3 +46,65 @@ def test_quote_paths_expands_home_and_keeps_choices_of_a_sweep(monkeypatch: pyte
 
 def test_quote_paths_moves_flags_to_the_front() -> None:
     assert quote_paths(["a=1", "--config-dir", "x y", "b=2", "-m"]) == ["--config-dir", "x y", "-m", "a=1", "b=2"]
+
+
+def test_dashes_of_keys_are_stripped_and_flags_of_hydra_stay() -> None:
+    sent = [
+        "--optimizer.lr=0.01",
+        "--model=resnet18",
+        "--data.root=a=b",
+        "--seed=1",
+        "report=false",
+        "--+trainer.max_steps=3",
+    ]
+    assert strip_dashes(sent) == [
+        "optimizer.lr=0.01", "model=resnet18", "data.root=a=b", "seed=1", "report=false", "+trainer.max_steps=3",
+    ]  # fmt: skip
+    flags = [
+        "--config-dir",
+        "--odd",
+        "-m",
+        "--cfg=job",
+        "--info=defaults",
+        "--resolve",
+        "-c",
+        "job",
+        "--multirun",
+        "source=-",
+    ]
+    assert strip_dashes(flags) == flags
+
+
+@pytest.mark.parametrize(
+    ("word", "form"), [("--optimizer.lr", "optimizer.lr"), ("--source", "source"), ("-x", "x"), ("-x=3", "x")]
+)
+def test_other_flags_are_answered_with_the_right_form(word: str, form: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{word} is no flag\. Arguments have no dashes here: {form}=\.\.\.$"):
+        strip_dashes(["seed=1", word, "0.01"])
+
+
+def test_every_flag_of_hydra_is_known() -> None:
+    """By its own parser."""
+    flags = [flag for action in get_args_parser()._actions for flag in action.option_strings]
+    assert len(flags) > 20
+    assert [flag for flag in flags if not is_hydra_flag(flag)] == []
+
+
+def test_no_key_is_taken_for_a_flag() -> None:
+    for command in ("train", "check", "evaluate", "predict", "export"):
+        assert [key for key in conf_keys(f"{command}.yaml") if is_hydra_flag(f"--{key}=1")] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "joined"),
+    [
+        (["--info", "defaults", "seed=1"], ["--info=defaults", "seed=1"]),
+        (["seed=1", "-i", "searchpath"], ["--info=searchpath", "seed=1"]),
+        (["--info=plugins", "seed=1"], ["--info=plugins", "seed=1"]),
+        (["--info", "seed=1"], ["--info=all", "seed=1"]),
+        (["seed=1", "--info"], ["--info=all", "seed=1"]),
+    ],
+)
+def test_info_takes_its_own_words_and_no_override(given: list[str], joined: list[str]) -> None:
+    assert quote_paths(given) == joined
+    assert get_args_parser().parse_args(joined).overrides == ["seed=1"]

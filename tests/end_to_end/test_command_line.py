@@ -88,6 +88,25 @@ def test_a_strategy_of_a_users_own_is_trained(
     assert (strategy.name, strategy.groups[0].name, strategy.cache, strategy.views) == ("top", "top", "auto", 1)
 
 
+def test_keys_with_dashes_are_taken_as_the_agent_of_wandb_sends_them(tmp_path: Path) -> None:
+    done = run("--optimizer.lr=0.25", "--model=resnet34", "--cfg", "job", "--resolve", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "lr: 0.25" in done.stdout
+    assert "name: resnet34" in done.stdout
+    done = run("--optimizer.lrr=0.25", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no key 'optimizer.lrr'. Did you mean optimizer.lr" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("--info", "defaults"), ("--info=defaults",), ("-i", "defaults")])
+def test_info_is_shown_as_plain_hydra_shows_it(words: tuple[str, ...], tmp_path: Path) -> None:
+    done = run(*words, "model=resnet34", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Defaults List" in done.stdout
+    assert "| model/resnet34 " in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert "Traceback" in run("model=resnet19", cwd=tmp_path, FINETUNE_DEBUG="1").stderr
 

@@ -550,3 +550,26 @@ def test_lightning_cli_fits_and_validates_a_checkpoint(
         assert float(validated.trainer.callback_metrics[key]) == pytest.approx(
             float(fitted.trainer.callback_metrics[key])
         )
+
+
+# --- the command, ended within an epoch ----------------------------------------------------------------------------------
+
+
+def test_a_run_that_ends_within_its_first_epoch_says_what_was_trained_and_which_file_has_it(
+    command: Callable[..., tuple[Path, int]], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, code = command("train", *TINY, f"data.root={photos}", "+trainer.max_steps=2", "report=true")
+    text = " ".join(capsys.readouterr().out.split())
+    assert (code, sorted(path.name for path in (folder / "checkpoints").iterdir())) == (0, ["last.ckpt"])
+    assert "2 steps were trained and never validated" in text
+    assert "could not be written" not in text
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+    _, code = command("predict", f"ckpt={folder}/checkpoints/last.ckpt", f"source={photos / 'val'}")
+    assert code == 0
+
+
+def test_the_times_of_a_profiler_reach_the_terminal(
+    command: Callable[..., tuple[Path, int]], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("train", *TINY, f"data.root={photos}", "+trainer.profiler=simple")
+    assert "run_training_epoch" in capsys.readouterr().out

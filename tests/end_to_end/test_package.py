@@ -25,7 +25,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 def test_public_names_are_there() -> None:
     for name in finetune.__all__:
-        assert getattr(finetune, name).__name__ == name
+        value = getattr(finetune, name)
+        assert name == "conf_dir" or value.__name__ == name
+    assert (Path(finetune.conf_dir) / "train.yaml").is_file()
     assert set(finetune.__all__) <= set(dir(finetune))
     with pytest.raises(AttributeError, match=r"no attribute 'Finetuner'; it has .*FineTuner"):
         _ = finetune.Finetuner
@@ -175,6 +177,14 @@ def test_demo_runs_offline_and_compares(tmp_path: Path) -> None:
     for page in ("compare.html", "differential/report.html"):
         assert "</html>" in (tmp_path / "demo" / page).read_text(encoding="utf-8")
         assert page in done.stdout
+
+
+def test_importing_the_package_imports_neither_torch_nor_hydra_and_composing_no_torch() -> None:
+    code = (
+        "import sys, finetune; assert not {'torch', 'hydra', 'omegaconf', 'numpy'} & set(sys.modules)\n"
+        "finetune.compose(['model=resnet50']); assert 'hydra' in sys.modules and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_families_import_no_torch() -> None:

@@ -28,11 +28,11 @@ SMALLEST = {
 def test_maps_of_every_family_that_has_some(name: str) -> None:
     pytest.importorskip("captum")
     module = FineTuner(name, classes=["a", "b", "c"], weights="none")
-    model = Classifier(module, device="cpu")
+    module = Classifier(module, device="cpu").module
     images = torch.from_numpy(np.stack([np.asarray(make_image(i, SMALLEST[name])) for i in range(2)])).permute(
         0, 3, 1, 2
     )
-    found = saliency.gradcam(model, images, torch.tensor([0, 2]))
+    found = saliency.gradcam(module, images, torch.tensor([0, 2]))
     assert found is not None
     assert found.shape == (2, SMALLEST[name], SMALLEST[name])
     assert 0 <= float(found.min()) <= float(found.max()) <= 1
@@ -51,7 +51,7 @@ def test_maps_of_a_vit_are_none() -> None:
     module = FineTuner("vit_b_32", classes=2, weights="none")
     assert (
         saliency.gradcam(
-            Classifier(module, device="cpu"), torch.zeros(1, 3, 224, 224, dtype=torch.uint8), torch.tensor([0])
+            Classifier(module, device="cpu").module, torch.zeros(1, 3, 224, 224, dtype=torch.uint8), torch.tensor([0])
         )
         is None
     )
@@ -79,7 +79,7 @@ def test_maps_are_high_where_the_class_is() -> None:
         backbone.fc.weight.copy_(torch.tensor([[0.0], [1.0]]))
     images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     images[0, 0, :4, :4] = 255
-    found = saliency.gradcam(Classifier(module, device="cpu"), images, torch.tensor([1]))
+    found = saliency.gradcam(Classifier(module, device="cpu").module, images, torch.tensor([1]))
     assert found is not None
     assert float(found[0, :4, :4].min()) == 1
     assert float(found[0, 4:].max()) == 0
