@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 FORMAT = 4
@@ -67,6 +68,8 @@ class SplitRecord:
     labels: list[int]
     sizes: list[int] | None = None
     """Bytes of the files; None for images that are not files."""
+    content: str | None = None
+    """Digest of the pixels of some images that are not files; None for files, and where it is not known."""
 
     @classmethod
     def from_dict(cls, stored: Any, num_classes: int) -> Self:
@@ -77,6 +80,7 @@ class SplitRecord:
         _require(len(record.keys) == len(record.labels) and all(0 <= label < num_classes for label in record.labels))
         sizes = record.sizes
         _require(sizes is None or (_is_list_of(sizes, int) and len(sizes) == len(record.keys)))
+        _require(isinstance(record.content, str | None))
         return record
 
 
@@ -93,15 +97,20 @@ class DataRecord:
     """Every split but train."""
     loader: str | None = None
     """Name of the function of the user's that read the files; None is the usual decoding."""
+    content: str | None = None
+    """Digest of the pixels of some training images that are not files; None for files, and where it is not known."""
+    trained_on: Tensor | None = field(default=None, compare=False)
+    """Content hashes of the training images that are files: the first 8 bytes of their SHA-1, int64 (N,)."""
 
     @classmethod
     def from_dict(cls, stored: Any, num_classes: int) -> Self:
         """Build the record; raises ValueError where it makes no sense."""
         _require(isinstance(stored, Mapping) and isinstance(stored.get("splits", {}), Mapping))
         record = cls(**_known_fields(cls, stored))
-        _require(
-            all(isinstance(value, str | None) for value in (record.root, record.dataset, record.digest, record.loader))
-        )
+        texts = (record.root, record.dataset, record.digest, record.loader, record.content)
+        _require(all(isinstance(value, str | None) for value in texts))
+        hashes = record.trained_on
+        _require(hashes is None or (isinstance(hashes, Tensor) and hashes.dtype == torch.int64 and hashes.ndim == 1))
         splits = {str(name): SplitRecord.from_dict(split, num_classes) for name, split in record.splits.items()}
         return replace(record, splits=splits)
 

@@ -122,7 +122,7 @@ def _find_missing_name(override: str) -> str | None:
     key, _, value = override.partition("=")
     if not key.strip("+~"):
         return f"{override!r} is not key=value: there is no key."
-    groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"} | {"data/augment"}
     key = key.lstrip("+~")
     if key in groups and re.fullmatch(r"null|true|false|-?[\d.]+|", value):
         return unknown_name(key, value, group_options(key), f"{key}= takes a name of that group.")

@@ -23,6 +23,7 @@ from torchmetrics import Metric
 
 from finetune.checkpoints.restore import AtomicCheckpointIO
 from finetune.cli import instantiate
+from finetune.cli.augmentation import make_augmentation
 from finetune.cli.instantiate import plain_values
 from finetune.cli.schema import conf_keys
 from finetune.data.datamodule import ImageDataModule
@@ -65,23 +66,33 @@ def _factory(node: DictConfig, base: type, *own_keys: str) -> partial[Any] | Non
     return instantiate.factory(values, base) if values.get("_target_") else None
 
 
-def data_options(cfg: DictConfig) -> dict[str, Any]:
-    """Return the arguments of `ImageDataModule`."""
+def data_options(cfg: DictConfig, preprocess: Preprocess | None = None) -> dict[str, Any]:
+    """Return the arguments of `ImageDataModule`.
+
+    Args:
+        cfg: with the sections data and paths.
+        preprocess: of the weights; None where nothing is trained, and so nothing augmented.
+    """
     options = {k: v for k, v in plain_values(cfg.data).items() if not (k == "batch_size" and v is None)}
     if options["dataset"] is not None:
         options["dataset"] = instantiate.factory(options["dataset"], Dataset)
-    return {**options, "cache_dir": cfg.paths.cache_dir, "cache_gib": cfg.paths.cache_gib}
+    if isinstance(options["augment"], dict):
+        listed = options.pop("augment")["transforms"]
+        if preprocess is not None:
+            size = preprocess.updated({"size": options["image_size"]}).size
+            options["train_transform"] = make_augmentation(listed, size)
+    return {**options, "preprocess": preprocess, "cache_dir": cfg.paths.cache_dir, "cache_gib": cfg.paths.cache_gib}
 
 
 def make_data(cfg: DictConfig) -> ImageDataModule:
     """Find the images, with the preprocessing of the model's weights; nothing of the network is built yet."""
     seed_everything(cfg.seed, workers=True, verbose=False)
-    return ImageDataModule(**data_options(cfg), preprocess=_preprocess(cfg), seed=cfg.seed).prepare()
+    return ImageDataModule(**data_options(cfg, _preprocess(cfg)), seed=cfg.seed).prepare()
 
 
 def make_checked_data(cfg: DictConfig) -> ImageDataModule:
     """Make the data to check, with the preprocessing of the model that may be trained on them; nothing is read yet."""
-    return ImageDataModule(**data_options(cfg), preprocess=_preprocess(cfg))
+    return ImageDataModule(**data_options(cfg, _preprocess(cfg)))
 
 
 def _preprocess(cfg: DictConfig) -> Preprocess:

@@ -40,7 +40,7 @@ METRICS = ("val/acc", "val/loss", "val/f1", "val/auroc", "train/acc", "train/los
 CHOICES: dict[str, tuple[Any, ...]] = {
     "model.head_init": ("default", "xavier_uniform", "xavier_normal", "zero"),
     "model.preprocess.interpolation": ("nearest", "bilinear", "bicubic"),
-    "data.augment": ("auto", "none", "basic", "trivial", "rand"),
+    "data.augment": ("auto", "none", "basic", "trivial", "rand", "augmix"),
     "data.on_bad_file": ("skip", "error"),
     "data.cache_images": ("auto", "ram", "disk", "off"),
     "strategy.cache": CACHE_MODES,
@@ -75,6 +75,7 @@ RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "data.val_fraction": (float, 0.001, 0.9),
     "data.per_class": (int, 1, None),
     "data.image_size": (int, 1, 4096),
+    "data.random_erasing": (float, 0, 1),
     "data.split_seed": (int, 0, None),
     "optimizer.lr": (float, 0, None),
     "optimizer.weight_decay": (float, 0, None),

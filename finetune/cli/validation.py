@@ -141,16 +141,31 @@ def _validate_choices(cfg: DictConfig, command: str) -> Iterator[str]:
     formats = FORMATS.get(command)
     for key, known in [*CHOICES.items(), *([("format", formats)] if formats else [])]:
         value = select(cfg, key)
+        if key == "data.augment" and isinstance(value, Mapping):
+            yield from _validate_augmentation(value)
+            continue
         if value is None or any(value == k and type(value) is type(k) for k in known):
             continue
         names = [str(k).lower() if isinstance(k, bool) else str(k) for k in known]
         if all(isinstance(k, bool) for k in known):
             yield f"{key} must be true or false, got {value}."
         else:
-            yield unknown_name(key, str(value), names, f"It is one of {', '.join(dict.fromkeys(names))}.")
+            own = f" A YAML file of your own is data/augment={value}." if key == "data.augment" else ""
+            yield unknown_name(key, str(value), names, f"It is one of {', '.join(dict.fromkeys(names))}.{own}")
     known_metrics = (*METRICS, *(f"val/{name}" for name in select(cfg, "metrics") or ()))
     if select(cfg, "monitor") is not None and cfg.monitor not in known_metrics:
         yield unknown_name("metric", str(cfg.monitor), known_metrics)
+
+
+def _validate_augmentation(value: Mapping[Any, Any]) -> Iterator[str]:
+    """Find what is no list of transforms, in a YAML file of the user's own."""
+    listed: Any = value.get("transforms")
+    is_list = isinstance(listed, Sequence) and not isinstance(listed, str) and len(listed) > 0
+    if set(value) != {"transforms"} or not is_list or not all(select(item, "_target_") for item in listed):
+        yield (
+            "data.augment takes a name, or a list of transforms: "
+            f"{{transforms: [{{_target_: torchvision.transforms.v2.NAME, ...}}, ...]}}, got {value}."
+        )
 
 
 def _validate_ranges(cfg: DictConfig) -> Iterator[str]:

@@ -16,17 +16,18 @@ from torch.utils.data import DataLoader
 
 from finetune.checkpoints.metadata import DataRecord
 from finetune.data import loaders, pixel_cache, sources, splitting
-from finetune.data.splits import Split, digest, fingerprint
+from finetune.data.readers import read_with
+from finetune.data.splits import Split, digest, fingerprint, sample_content
+from finetune.data.transforms import ImageTransforms, Transform, to_pixels
 from finetune.images import info
 from finetune.images.info import ImageInfo
-from finetune.images.transforms import AUGMENTATIONS, Preprocess
+from finetune.images.transforms import Preprocess
 from finetune.io import download, listing
 from finetune.io.store import Cache
 from finetune.runtime import hardware
 from finetune.runtime.suggestions import unknown_name
 
 CACHE_IMAGES = ("auto", "ram", "disk", "off")
-AUGMENT = ("auto", *AUGMENTATIONS)
 
 
 class FeatureSource(Protocol):
@@ -78,6 +79,9 @@ class ImageDataModule(LightningDataModule):
         num_workers: int | str = "auto",
         image_size: int | None = None,
         augment: str = "auto",
+        random_erasing: float = 0.0,
+        train_transform: Transform | None = None,
+        eval_transform: Transform | None = None,
         cache_images: str = "auto",
         on_bad_file: str = "skip",
         preprocess: Preprocess | None = None,
@@ -105,8 +109,14 @@ class ImageDataModule(LightningDataModule):
             batch_size: images a step and process.
             num_workers: processes that decode images; "auto" looks at the cores and the number of images.
             image_size: pixels; None is the preprocessing's own.
-            augment: "none", "basic", "trivial", "rand", or "auto": none in the epochs in which a FineTuner's trunk is
-                frozen, basic in others.
+            augment: "none", "basic", "trivial", "rand", "augmix", or "auto": none in the epochs in which a FineTuner's
+                trunk is frozen, basic in others.
+            random_erasing: probability with which a rectangle of an augmented image is filled with the mean colour.
+            train_transform: augmentation of your own in place of `augment`, in every epoch: any function of uint8 pixels
+                (3, H, W) to an image (C, size, size), uint8 or normalised floats; torchvision's v2 transforms are such.
+                Random numbers of torch, numpy and Python are seeded for each image.
+            eval_transform: the same in place of resizing and cropping, for every image that is not augmented. A
+                checkpoint cannot hold it: `evaluate` and `predict` use the checkpoint's preprocessing.
             cache_images: keep decoded pixels, for runs that need them in every epoch: "ram", "disk" (between runs
                 too), "off", or "auto": in memory where they take less than a quarter of what is free.
             on_bad_file: "skip" leaves unreadable files out and lists them, "error" stops.
@@ -123,31 +133,23 @@ class ImageDataModule(LightningDataModule):
             ValueError: an unknown choice, or a number out of range.
         """
         super().__init__()
-        for name, value, known in (
-            ("augmentation", augment, AUGMENT), ("data.cache_images", cache_images, CACHE_IMAGES),
-        ):  # fmt: skip
-            if value not in known:
-                raise ValueError(unknown_name(name, value, known))
+        self.transforms = ImageTransforms(augment, random_erasing, train_transform, eval_transform)
+        if cache_images not in CACHE_IMAGES:
+            raise ValueError(unknown_name("data.cache_images", cache_images, CACHE_IMAGES))
         if batch_size < 1:
             raise ValueError(f"data.batch_size must be 1 or more, got {batch_size}.")
         self.root = Path(root).expanduser() if root is not None else None
         self.dataset, self.split_arguments = dataset, splits
         self.archive = download.Archive(url, sha1=sha1, sha256=sha256, tree_sha256=tree_sha256) if url else None
-        self.splitting = splitting.SplitOptions(
-            val or "val",
-            val_fraction,
-            split_seed,
-            [str(c) for c in classes] if classes else None,
-            per_class,
-            on_bad_file,
-        )
-        self.batch_size, self.num_workers = batch_size, num_workers
-        self.image_size, self.augment, self.preprocess = image_size, augment, preprocess
-        self.cache_images, self.seed, self.loader = cache_images, seed, loader
-        self._require_loader()
+        names = [str(c) for c in classes] if classes else None
+        self.splitting = splitting.SplitOptions(val or "val", val_fraction, split_seed, names, per_class, on_bad_file)
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.image_size, self.preprocess, self.cache_images = image_size, preprocess, cache_images
+        self.loader = loader
         self.cache = Cache(cache_dir, cache_gib)
         self.features: FeatureSource | None = None
         """Features in place of pixels, while a FineTuner's fit uses them."""
+        self._network_preprocess: Preprocess | None = None
         self.unaugmented_epochs = 0
         """With augment="auto", the first epochs in which images are not augmented."""
         self.classes: list[str] = []
@@ -158,6 +160,7 @@ class ImageDataModule(LightningDataModule):
         self.notes: list[str] = []
         """What a person should know of the data: what was left out, what was split."""
         self._pixels: dict[str, pixel_cache.PixelCache] = {}
+        self._fingerprints: dict[str, str] = {}
         self._record: DataRecord | None = None
 
     # --- finding the images ------------------------------------------------------------------------------------
@@ -188,29 +191,32 @@ class ImageDataModule(LightningDataModule):
         if not self.splits:
             source = self.source()
             found = source.splits()
-            paths = sources.all_paths(found)
+            paths = splitting.all_paths(found)
             if self.loader is None:
                 self.image_info = info.scan_images(paths, self.root, self.cache)
             else:
-                found = sources.read_with(found, self.loader)
+                found = read_with(found, self.loader)
                 self.image_info = info.hash_files(paths)
             result = splitting.split_images(found, self.splitting, self.image_info, self.root)
             self.classes, self.splits, self.bad_files = result.classes, result.splits, result.bad_files
             self.notes = [*listing.note_on_skipped_files(source.skipped_files), *result.notes]
         self.teardown()
 
-    def adapt_to(self, classes: Sequence[str], preprocess: Preprocess, unaugmented_epochs: int) -> None:
-        """Take from a network what the images depend on; `FineTuner.setup` calls it.
+    def adapt_to(self, classes: Sequence[str], preprocess: Preprocess, unaugmented_epochs: int) -> Preprocess:
+        """Take from a network what the images depend on; `FineTuner.setup` calls it, for each network anew.
 
         Args:
             classes: of the network.
             preprocess: of its weights, used where none was given.
             unaugmented_epochs: with augment="auto", the first epochs without augmentation.
 
+        Returns:
+            The preprocessing that images really get: what was given to the data wins, `image_size` included.
+
         Raises:
             ValueError: the network has other classes than the data.
         """
-        self.preprocess = self.preprocess or preprocess
+        self._network_preprocess = preprocess
         self._require_loader()
         self.unaugmented_epochs = unaugmented_epochs
         if list(classes) != self.classes:
@@ -218,6 +224,7 @@ class ImageDataModule(LightningDataModule):
                 f"The module has the classes {list(classes)}, the data have {self.classes}. "
                 "Build it with classes=data.classes."
             )
+        return self.final_preprocess
 
     def _require_loader(self) -> None:
         """Refuse images of channels that files are not decoded to, and a loader of images that are no files."""
@@ -232,7 +239,7 @@ class ImageDataModule(LightningDataModule):
 
     def teardown(self, stage: str | None = None) -> None:
         """Release features and cached pixels: they belong to one fit."""
-        self.features, self._pixels = None, {}
+        self.features, self._pixels, self._fingerprints = None, {}, {}
         self.cache.in_use.clear()
 
     def prepare(self) -> ImageDataModule:
@@ -242,14 +249,18 @@ class ImageDataModule(LightningDataModule):
         return self
 
     def record(self) -> DataRecord:
-        """Return what a checkpoint keeps of the data: where they are, and which images were held out."""
+        """Return what a checkpoint keeps of the data: where they are, which were held out, hashes of the others."""
         if self._record is None:
+            train = self.splits["train"]
+            digests = [self.image_info[path].sha1 for path in train.load.paths or []]
             self._record = DataRecord(
                 root=str(self.root.absolute()) if self.root is not None else None,
                 dataset=getattr(self.dataset, "func", self.dataset).__name__ if self.dataset else None,
                 digest=digest(self.splits.values()),
                 splits={name: split.record() for name, split in self.splits.items() if name != "train"},
                 loader=None if self.loader is None else str(getattr(self.loader, "__qualname__", type(self.loader))),
+                content=sample_content(train),
+                trained_on=info.short_hashes(digests) if train.load.paths is not None else None,
             )
         return self._record
 
@@ -257,8 +268,8 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def final_preprocess(self) -> Preprocess:
-        """Return the preprocessing with `image_size`."""
-        return (self.preprocess or Preprocess()).updated({"size": self.image_size})
+        """Return the preprocessing that was given, else the network's, with `image_size`."""
+        return (self.preprocess or self._network_preprocess or Preprocess()).updated({"size": self.image_size})
 
     def class_weights(self) -> list[float]:
         """Return the inverse frequency of each class in the training images, with a mean of 1 over images."""
@@ -281,13 +292,14 @@ class ImageDataModule(LightningDataModule):
         return hardware.default_num_workers(len(self.splits["train"]), self._on_cpu(), processes=self._rank()[1])
 
     @property
-    def augmentation(self) -> str:
-        """Return the augmentation of the epochs that have one."""
-        return "basic" if self.augment == "auto" else self.augment
+    def augment(self) -> str:
+        """Return the augmentation as it was given, by name."""
+        return self.transforms.augment
 
     def augments(self, epoch: int) -> bool:
         """Return whether the training images of an epoch, counted from 0, are changed at random."""
-        return self.augmentation != "none" and not (self.augment == "auto" and epoch < self.unaugmented_epochs)
+        first = self.transforms.first_augmented_epoch(self.unaugmented_epochs)
+        return first is not None and epoch >= first
 
     def cache_pixels(self, epochs: int) -> str:
         """Decide whether decoded pixels are kept for a run that needs them in so many epochs; return a sentence."""
@@ -301,8 +313,14 @@ class ImageDataModule(LightningDataModule):
         return text
 
     def fingerprint(self, name: str) -> str:
-        """Return a digest of the images of a split: of their files' names, sizes and times, not of their contents."""
-        return fingerprint(self.splits[name], self.root)
+        """Return a digest of the images of a split, computed once for a fit; see `splits.fingerprint`.
+
+        Raises:
+            ValueError: reading an image twice gives different pixels.
+        """
+        if name not in self._fingerprints:
+            self._fingerprints[name] = fingerprint(self.splits[name])
+        return self._fingerprints[name]
 
     # --- loaders -----------------------------------------------------------------------------------------------
 
@@ -320,6 +338,14 @@ class ImageDataModule(LightningDataModule):
     def test_dataloader(self) -> Any:
         """Return the batches in order, each image once over all processes."""
         return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> Any:
+        """Return the batches of `test_dataloader`, or of `val_dataloader` where there is no test split.
+
+        `trainer.predict(module, datamodule=data)` gives a FineTuner's probabilities (N, classes) for each, in one process
+        in the order of `data.splits["test"].keys`.
+        """
+        return self._evaluation_loader("test" if "test" in self.splits else "val")
 
     def _evaluation_loader(self, name: str) -> Any:
         if name not in self.splits:
@@ -363,24 +389,27 @@ class ImageDataModule(LightningDataModule):
         dataset = self._dataset("train")
         order = list(loaders.EpochSampler(len(dataset), self.seed, lambda: 0))[:count]
         images, labels = loaders.collate([dataset[index] for index in order])
-        return images, labels.tolist()
+        return to_pixels(images, self.final_preprocess), labels.tolist()
 
     def _dataset(self, name: str) -> loaders.ImageDataset:
         split = self.splits[name]
         if name in self._pixels:
             split = replace(split, load=self._pixels[name])
-        plain = self.final_preprocess.eval_transform()
-        if name != "train" or self.augmentation == "none":
-            return loaders.ImageDataset(split, plain)
-        augmented = self.final_preprocess.train_transform(self.augmentation)
-        unaugmented = self.unaugmented_epochs if self.augment == "auto" else 0
+        plain = self.transforms.for_evaluation(self.final_preprocess)
+        augmented = self.transforms.for_training(self.final_preprocess) if name == "train" else None
+        unaugmented = self.transforms.first_augmented_epoch(self.unaugmented_epochs) or 0
         return loaders.ImageDataset(split, plain, augmented, self.seed, unaugmented)
 
     def _loader(self, name: str, batches: Any, persistent: bool = True) -> DataLoader[Any]:
-        num_workers = self.workers()
+        num_workers, dataset = self.workers(), self._dataset(name)
+        if num_workers and self.transforms.has_own:
+            self.transforms.require_picklable()
+            _ = dataset[dataset.unaugmented_epochs, 0]  # what fails here would be hard to read from a worker process
+        if self.transforms.evaluation is not None:
+            self.transforms.require_repeatable(dataset.plain, dataset.split.load(0))
         images = self.batch_size + self.evaluation_batch  # the loaders of both splits keep their workers
         return loaders.make_loader(
-            self._dataset(name),
+            dataset,
             batches,
             num_workers,
             batch_bytes=images * self._image_bytes,
@@ -392,7 +421,9 @@ class ImageDataModule(LightningDataModule):
     @property
     def _image_bytes(self) -> int:
         preprocess = self.final_preprocess
-        return preprocess.channels * preprocess.size**2 * (4 if self.loader is not None else 1)
+        return (
+            preprocess.channels * preprocess.size**2 * (4 if self.loader is not None or self.transforms.has_own else 1)
+        )
 
     # --- what the Trainer says ---------------------------------------------------------------------------------
 

@@ -58,6 +58,10 @@ class PixelCache:
         """Return what the images are stored in."""
         return self.reader.kind
 
+    def content_key(self) -> list[str] | None:
+        """Return what determines the contents."""
+        return self.reader.content_key()
+
     @property
     def nbytes(self) -> int:
         """Return the bytes of all pixels."""
@@ -203,7 +207,7 @@ def cache_pixels(
             return readers, f"decoded once and kept in a temporary file ({total / 2**20:,.0f} MiB)"
         readers = {}
         for split in splits:
-            key = {"images": fingerprint(split, None), "format": FORMAT}
+            key = {"images": fingerprint(split), "format": FORMAT}
             description = f"pixels of {len(split)} {split.name} images"
             readers[split.name] = on_disk(split.load, sizes[split.name], cache, key, description)
         return readers, f"decoded once and kept in {cache.folder} ({total / 2**20:,.0f} MiB)"

@@ -1,16 +1,19 @@
-"""Read one image by its position, whatever it is stored in."""
+"""Read one image by its position, whatever it is stored in, and hold images with their class names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from uuid import uuid4
 
 from PIL import Image
 from torch import Tensor
 
+from finetune.data import identity
 from finetune.images import decode
+from finetune.io import listing
 
 
 # Readers are small classes and not closures: worker processes must be able to unpickle them.
@@ -24,6 +27,9 @@ class ImageReader(Protocol):
     @property
     def kind(self) -> str:
         """Return what the images are stored in, for cache keys."""
+
+    def content_key(self) -> list[str] | None:
+        """Return what determines the contents, without reading an image; None where only the pixels say it."""
 
     def __call__(self, i: int) -> Tensor:
         """Read one image."""
@@ -39,6 +45,10 @@ class FileReader:
     def kind(self) -> str:
         """Return what the images are stored in."""
         return "files"
+
+    def content_key(self) -> list[str]:
+        """Return names, sizes and times of the files, not their contents."""
+        return identity.stamp_files(self.paths)
 
     def __call__(self, i: int) -> Tensor:
         """Decode a file."""
@@ -56,8 +66,12 @@ class LoaderReader:
 
     @property
     def kind(self) -> str:
+        """Return what the images are stored in."""
+        return "files read by a loader"
+
+    def content_key(self) -> list[str]:
         """Return a word of this reader alone: what a function reads may change, so no later run takes its features."""
-        return f"files read by a loader {self.token}"
+        return [self.token]
 
     def __call__(self, i: int) -> Tensor:
         """Read a file.
@@ -78,9 +92,11 @@ class LoaderReader:
 
 @dataclass(frozen=True)
 class DatasetReader:
-    """Images of a torchvision data set."""
+    """Images of a torchvision data set, or of another one of its form."""
 
     dataset: Any
+    arguments: Mapping[str, Any] | None = None
+    """With which its class was called, `root` included; None where that is not known."""
 
     @property
     def paths(self) -> None:
@@ -91,6 +107,20 @@ class DatasetReader:
     def kind(self) -> str:
         """Return the name of the data set's class."""
         return type(self.dataset).__qualname__
+
+    def content_key(self) -> list[str] | None:
+        """Return the data set's own fingerprint (Hugging Face), or the files and arguments of a torchvision data set."""
+        own = getattr(self.dataset, "_fingerprint", None)
+        if isinstance(own, str) and own:
+            return [own]
+        if self.arguments is None or not type(self.dataset).__module__.startswith("torchvision.datasets."):
+            return None
+        files = list(listing.walk_files(self.arguments["root"])) if self.arguments.get("root") else []
+        try:
+            made = json.dumps(identity.describe([type(self.dataset), self.arguments]))
+        except ValueError:
+            return None
+        return [made, *identity.stamp_files(files)] if files else None
 
     def __call__(self, i: int) -> Tensor:
         """Read an item."""
@@ -116,6 +146,11 @@ class Subset:
         """Return what the images are stored in."""
         return self.reader.kind
 
+    def content_key(self) -> list[str] | None:
+        """Return what determines the contents: of its own files, or of the whole data set."""
+        paths = self.paths
+        return self.reader.content_key() if paths is None else identity.stamp_files(paths)
+
     def __call__(self, i: int) -> Tensor:
         """Read one of them."""
         return self.reader(self.positions[i])
@@ -124,3 +159,33 @@ class Subset:
 def subset(reader: ImageReader, positions: Sequence[int]) -> ImageReader:
     """Return a reader of some positions, in the given order."""
     return Subset(reader, list(positions))
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with class names, before the names become numbers."""
+
+    keys: list[str]
+    """What names each image: its path relative to the root, or `<split>/<index>`."""
+    labels: list[str]
+    reader: ImageReader
+    classes: list[str] | None = None
+    """The source's own order of all its classes; None is the order in which torchvision sorts folders."""
+
+    def select(self, wanted: Sequence[bool]) -> LabelledImages:
+        """Return the images for which `wanted` is true."""
+        kept = [i for i, want in enumerate(wanted) if want]
+        keys, labels = [self.keys[i] for i in kept], [self.labels[i] for i in kept]
+        return LabelledImages(keys, labels, subset(self.reader, kept), self.classes)
+
+    def class_order(self) -> list[str]:
+        """Return the classes that have images, in their order."""
+        present = set(self.labels)
+        return [name for name in self.classes or sorted(present) if name in present]
+
+
+def read_with(splits: Mapping[str, LabelledImages], load: Callable[[str], Any]) -> dict[str, LabelledImages]:
+    """Return the images of files, read by a function of the user's; see `LoaderReader`."""
+    return {
+        name: replace(images, reader=LoaderReader(images.reader.paths or [], load)) for name, images in splits.items()
+    }

@@ -7,14 +7,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from finetune.checkpoints.metadata import SplitRecord
+from finetune.data import identity
 from finetune.data.readers import ImageReader, subset
 from finetune.images.info import ImageInfo
-from finetune.io import listing
 from finetune.runtime.seeding import derive_seed
 
 
@@ -50,7 +49,7 @@ class Split:
         """Return what a checkpoint keeps of it."""
         paths = self.load.paths
         sizes = None if paths is None else [os.path.getsize(path) for path in paths]
-        return SplitRecord(list(self.keys), list(self.labels), sizes)
+        return SplitRecord(list(self.keys), list(self.labels), sizes, sample_content(self))
 
 
 def content_groups(split: Split, image_info: Mapping[str, ImageInfo]) -> list[str]:
@@ -64,16 +63,28 @@ def content_groups(split: Split, image_info: Mapping[str, ImageInfo]) -> list[st
     return split.keys if paths is None else [image_info[path].sha1 for path in paths]
 
 
-def fingerprint(split: Split, root: Path | None) -> str:
-    """Return a digest of a split's images in their order: names, sizes and times of files, not their contents."""
-    files = split.load.paths
-    if files is None:  # a torchvision data set: the files that it is read from
-        files = list(listing.walk_files(root)) if root is not None else []
-    parts = [split.load.kind, *split.keys]
-    for path in files:
-        stat = os.stat(path)
-        parts.append(f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}")
+def fingerprint(split: Split) -> str:
+    """Return a digest of a split's images in their order, for the keys of what is computed from them.
+
+    Of files: names, sizes and times, not contents. Of a data set that is not files: what identifies it, or else the
+    pixels of every image.
+
+    Raises:
+        ValueError: reading an image twice gives different pixels.
+    """
+    reader = split.load
+    if reader.paths is None:
+        identity.require_constant_pixels(reader, len(split), reader.kind)
+    content = reader.content_key()
+    if content is None:
+        content = [identity.digest_pixels(reader, len(split))]
+    parts = [reader.kind, *split.keys, *content]
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()
+
+
+def sample_content(split: Split) -> str | None:
+    """Return a digest of some images of a data set that is not files, which a checkpoint keeps; None for files."""
+    return identity.digest_sample(split.load, len(split)) if split.load.paths is None else None
 
 
 def digest(splits: Iterable[Split]) -> str:

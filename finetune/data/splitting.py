@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from finetune.data.sources import LabelledImages, without_bad_files
+from finetune.data.readers import LabelledImages
 from finetune.data.splits import Split, content_groups, sample_per_class
 from finetune.images.info import ImageInfo
 from finetune.io import listing
@@ -132,3 +132,38 @@ def _hold_out(
     )
     kept = [i for i in range(len(train)) if i not in held_out]
     return train.take(kept), train.take(sorted(held_out), "val")
+
+
+# --- files that cannot be read -----------------------------------------------------------------------------------
+
+
+def all_paths(splits: Mapping[str, LabelledImages]) -> list[str]:
+    """Return the paths of all images that are files."""
+    return [path for images in splits.values() for path in images.reader.paths or []]
+
+
+def without_bad_files(
+    splits: Mapping[str, LabelledImages], image_info: Mapping[str, ImageInfo], on_bad_file: str
+) -> tuple[dict[str, LabelledImages], dict[str, str]]:
+    """Return the splits without the files that cannot be read, and those: path to reason.
+
+    Args:
+        splits: by name.
+        image_info: of all files, by path.
+        on_bad_file: "skip" or "error".
+
+    Raises:
+        ValueError: there are some, and `on_bad_file` is "error"; lists them.
+    """
+    bad = {path: error for path in all_paths(splits) if (error := image_info[path].error) is not None}
+    if bad and on_bad_file == "error":
+        lines = [f"  {path}: {error}" for path, error in sorted(bad.items())]
+        raise ValueError(
+            f"{len(bad)} files cannot be read (data.on_bad_file=skip leaves them out):\n" + "\n".join(lines)
+        )
+    if not bad:
+        return dict(splits), bad
+    return {
+        name: images.select([path not in bad for path in images.reader.paths]) if images.reader.paths else images
+        for name, images in splits.items()
+    }, bad

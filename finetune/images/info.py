@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import torch
 from PIL import Image
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
+from torch import Tensor
 
 from finetune.images import decode
 from finetune.io.store import Cache
@@ -221,6 +223,11 @@ def read_info(path: str, full: bool = False) -> ImageInfo:
             return ImageInfo(sha1=_sha1(file), **values)
     except decode.BadImageError as error:
         return ImageInfo(error=str(error).removeprefix(f"{path}: "))
+
+
+def short_hashes(digests: Sequence[str]) -> Tensor:
+    """Return the first 8 bytes of hexadecimal digests as int64 (N,)."""
+    return torch.tensor([int.from_bytes(bytes.fromhex(d)[:8], "big", signed=True) for d in digests], dtype=torch.int64)
 
 
 def _read_header(file: IO[bytes]) -> dict[str, Any]:

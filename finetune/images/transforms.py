@@ -239,5 +239,6 @@ AUGMENTATIONS: dict[str, Callable[[Preprocess], list[v2.Transform]]] = {
     "basic": _basic,
     "trivial": lambda p: [*_basic(p), v2.TrivialAugmentWide(interpolation=p.mode)],
     "rand": lambda p: [*_basic(p), v2.RandAugment(interpolation=p.mode)],
+    "augmix": lambda p: [*_basic(p), v2.AugMix(interpolation=p.mode)],
 }
 """Random transforms of uint8 pixels, by name."""

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from finetune.checkpoints.metadata import DataRecord, SplitRecord
-from finetune.data import sources
 from finetune.data.datamodule import ImageDataModule
-from finetune.data.readers import FileReader, subset
-from finetune.data.sources import LabelledImages
-from finetune.data.splits import Split
-from finetune.data.splitting import label_numbers
+from finetune.data.readers import FileReader, LabelledImages, subset
+from finetune.data.splits import Split, sample_content
+from finetune.data.splitting import label_numbers, without_bad_files
 from finetune.images import info
 from finetune.io import listing
 from finetune.runtime.suggestions import unknown_name
@@ -29,6 +29,8 @@ class EvalDataset:
     """Whether they are exactly those that the run held out."""
     notes: list[str] = field(default_factory=list)
     bad_files: dict[str, str] = field(default_factory=dict)
+    trained_on: int | None = None
+    """How many of them the model was trained on, see `count_trained_on`; None where that is not known."""
 
 
 def find_eval_data(record: DataRecord, classes: Sequence[str], name: str, data: ImageDataModule) -> EvalDataset:
@@ -60,6 +62,23 @@ def find_eval_data(record: DataRecord, classes: Sequence[str], name: str, data: 
             return same
     new = _new_data(found, classes, name, data)
     return replace(new, notes=[*new.notes, *listing.note_on_skipped_files(source.skipped_files)])
+
+
+def count_trained_on(record: DataRecord, images: EvalDataset) -> EvalDataset:
+    """Count the images that a model was trained on, also under other names, and say it in a note.
+
+    Args:
+        record: what the model's checkpoint says of its data.
+        images: to evaluate it on; of those that are not files, and of checkpoints without hashes, nothing is known.
+    """
+    paths = images.split.load.paths
+    if record.trained_on is None or paths is None:
+        return images
+    hashes = info.short_hashes([file.sha1 for file in info.hash_files(paths).values() if file.sha1])
+    count = int(torch.isin(hashes, record.trained_on).sum())
+    which = f"{count} of these {len(paths)} images {'was' if count == 1 else 'were'} trained on"
+    note = [f"{which}: their accuracy says nothing about new ones"] if count else []
+    return replace(images, trained_on=count, notes=[*images.notes, *note])
 
 
 def find_holdout(record: DataRecord, name: str) -> EvalDataset:
@@ -148,6 +167,8 @@ def _same_items(
     split = Split(
         name, list(holdout.keys), list(holdout.labels), subset(reader, [int(key.split("/")[1]) for key in holdout.keys])
     )
+    if holdout.content is not None and sample_content(split) != holdout.content:
+        return None  # another data set, with the same labels
     return EvalDataset(split, f"the {len(split)} {name} images of the run, of {reader.kind}", is_holdout=True)
 
 
@@ -165,7 +186,7 @@ def _new_data(
     if options.classes is not None:
         images = images.select([label in options.classes for label in images.labels])
     image_info = info.scan_images(images.reader.paths or [], data.root, data.cache)
-    readable, bad_files = sources.without_bad_files({"": images}, image_info, options.on_bad_file)
+    readable, bad_files = without_bad_files({"": images}, image_info, options.on_bad_file)
     images = readable[""]
     unknown = sorted(set(images.labels) - set(classes))
     if unknown:

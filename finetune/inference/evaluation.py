@@ -74,6 +74,7 @@ def evaluate(
         "classes": model.classes,
         "description": data.description,
         "as_in_the_run": _compare_with_run(validation, computed) if data.is_holdout and split.name == "val" else None,
+        "trained_on": data.trained_on,
         "bad_files": len(data.bad_files),
         "device": model.device.type,
         "precision": model.precision,

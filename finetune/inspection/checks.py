@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from finetune.data import sources
+from finetune.data.folder_source import split_folders
 from finetune.images.info import ImageInfo
 from finetune.images.transforms import Preprocess
 from finetune.inspection.duplicates import BLANK, duplicates
@@ -81,7 +81,7 @@ def _unreadable(scan: DatasetScan) -> Iterator[Finding]:
 def _layout(scan: DatasetScan) -> Iterator[Finding]:
     folders = scan.classes.get("", [])
     if folders and scan.root.is_dir():
-        deeper = [name for name in folders if any(sources.split_folders(scan.root / name).values())]
+        deeper = [name for name in folders if any(split_folders(scan.root / name).values())]
         if deeper:
             yield Finding(
                 "wrong_root", "problem", f"{list_names(deeper)} holds folders of splits: it is read as a class here.",

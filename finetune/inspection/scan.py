@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune.data import sources, splits
+from finetune.data import splits
+from finetune.data.folder_source import split_folders
+from finetune.data.table_source import TableSource
 from finetune.images.info import ImageInfo
 from finetune.io import listing
 
@@ -91,12 +93,12 @@ def scan_folder(root: Path) -> DatasetScan:
     """
     scan = DatasetScan(root)
     if root.is_file():
-        for split, images in sources.TableSource(root).splits().items():
+        for split, images in TableSource(root).splits().items():
             scan.classes[split] = sorted(set(images.labels))
             rows = zip(images.keys, images.reader.paths or [], images.labels, strict=True)
             scan.images += [ScannedImage(key, path, split, label) for key, path, label in rows]
         return scan
-    folders = {split: path for split, path in sources.split_folders(root).items() if path is not None} or {"": root}
+    folders = {split: path for split, path in split_folders(root).items() if path is not None} or {"": root}
     if "" not in folders:
         split_names = {path.name for path in folders.values()}
         scan.unread_folders = [name for name in listing.subfolders(root) if name not in split_names]

@@ -11,6 +11,13 @@ from pathlib import Path
 EXTENSIONS = frozenset([".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"])
 """Endings of image files that training reads: torchvision's list, and .jfif."""
 
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+"""Names that the folder of a split may have, in any case."""
+
 _JUNK_FOLDERS = frozenset({"__MACOSX"})
 
 

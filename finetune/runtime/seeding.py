@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -15,6 +18,19 @@ def seed_cpu(seed: int) -> None:
     `torch.manual_seed` takes 0.5 ms, because it formats a stack trace for every kind of device that is missing.
     """
     torch.default_generator.manual_seed(seed)
+
+
+@contextmanager
+def seed_python(seed: int) -> Iterator[None]:
+    """Seed the global generators of Python and of numpy for a block, and restore them after it."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 def derive_seed(*parts: int) -> int:

@@ -98,8 +98,8 @@ def agree_with_data(module: TrainableClassifier, given: Mapping[str, Any], data:
     Raises:
         ValueError: they contradict each other.
     """
-    data.adapt_to(module.classes, module.preprocess, module.schedule.unaugmented_epochs())
-    agreed = agreed_preprocess(module.preprocess, given, data.final_preprocess)
+    images = data.adapt_to(module.classes, module.preprocess, module.schedule.unaugmented_epochs())
+    agreed = agreed_preprocess(module.preprocess, given, images)
     require_size(module.model_name, module.family, module.backbone, agreed.size)
     module.preprocess = agreed
     module.hparams["preprocess"] = agreed.to_dict()

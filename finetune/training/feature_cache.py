@@ -51,6 +51,9 @@ def prepare_caches(module: TrainableClassifier, trainer: Trainer, first_epoch: i
     features = _features(module, data, trainer, *chosen) if chosen is not None else None
     if isinstance(data, ImageDataModule):
         data.features = features
+        if trainer.is_global_zero:
+            for note in data.transforms.notes(data.unaugmented_epochs):
+                echo(field_line("Note", note))
         pixel_epochs = module.schedule.end - (features.until if features is not None else first_epoch)
         description = data.cache_pixels(max(0, pixel_epochs))
         if description and trainer.is_global_zero:
@@ -89,7 +92,7 @@ def cache_blocker(module: TrainableClassifier, data: Any, trainer: Trainer, spli
     if views > 1 and not data.augments(0):
         return f"strategy.views={views} needs an augmentation: data.augment=basic"
     if views == 1 and data.augments(0):
-        return f"data.augment={data.augment} changes the pixels every epoch; none, or strategy.views=8, allow it"
+        return f"{data.transforms.augmented_by} changes the pixels every epoch; none, or strategy.views=8, allow it"
     # 1.0 is all batches, 1 is one of them
     options: Any = trainer
     limits = [options.limit_train_batches, options.limit_val_batches]
@@ -183,7 +186,9 @@ def _extraction_spec(
     precision, device = trainer.precision_plugin, module.device
 
     def to_network(images: Tensor) -> Tensor:
-        images = module.preprocess.normalize(images.to(device, non_blocking=True))
+        images = images.to(device, non_blocking=True)
+        if images.dtype == torch.uint8:  # a transform of the user's own may have normalised them
+            images = module.preprocess.normalize(images)
         converted: Tensor = precision.convert_input(images)
         return converted
 
@@ -195,7 +200,8 @@ def _extraction_spec(
         "preprocess": [data.final_preprocess.to_dict(), module.preprocess.to_dict()],
         "device": device.type,
         "images": data.fingerprint(split),
-        "augmentation": {"views": views, "kind": data.augmentation, "seed": data.seed} if views > 1 else None,
+        **data.transforms.key(views),
+        "augmentation": {"views": views, "kind": data.transforms.name, "seed": data.seed} if views > 1 else None,
         "precision": str(trainer.precision),
         "dtype": dtype,
         "fused": training,

@@ -60,6 +60,8 @@ def _differences(checkpoint: Checkpoint, module: TrainableClassifier, data: Data
     stored_data = checkpoint.metadata.data
     if stored_data.digest not in (None, data.digest):
         yield f"its data are not these ({_data_difference(stored_data, data)})"
+    elif stored_data.content is not None and data.content is not None and stored_data.content != data.content:
+        yield "its training images have other pixels"
     stored_config, config = checkpoint.metadata.config, module.metadata.config
     for key in ("optimizer._target_", "scheduler._target_", "loss._target_", "monitor"):
         default = _DEFAULT_LOSS if key == "loss._target_" else None  # older runs had no choice

@@ -45,6 +45,17 @@ def test_metadata_come_back_from_a_file_as_they_were() -> None:
     assert CheckpointMetadata.from_dict(_stored(weights_only), 2) == weights_only
 
 
+def test_hashes_of_the_training_images_come_back_and_are_missing_in_older_files() -> None:
+    hashes = torch.tensor([5, -7], dtype=torch.int64)
+    stored = _stored(CheckpointMetadata(data=DataRecord(trained_on=hashes, content="ab")))
+    found = CheckpointMetadata.from_dict(stored, 2).data
+    assert found.trained_on is not None
+    assert torch.equal(found.trained_on, hashes)
+    assert found.content == "ab"
+    older = CheckpointMetadata.from_dict({"data": {"root": "/a", "splits": {}}}, 2).data
+    assert (older.trained_on, older.content) == (None, None)
+
+
 def test_fields_of_a_later_version_are_passed_over() -> None:
     stored = {"validation": {"epoch": 3, "weather": "fine"}, "data": {"root": "/a", "owner": "me"}, "mood": "good"}
     found = CheckpointMetadata.from_dict(stored, 2)
@@ -55,6 +66,11 @@ def test_fields_of_a_later_version_are_passed_over() -> None:
     ("part", "stored"),
     [
         ("data", {"splits": {"val": {"keys": ["a"], "labels": [2]}}}),  # of two classes
+        ("data", {"splits": {"val": {"keys": ["a"], "labels": [1], "content": 3}}}),
+        ("data", {"content": 3}),
+        ("data", {"trained_on": [1, 2]}),
+        ("data", {"trained_on": torch.tensor([1.0])}),
+        ("data", {"trained_on": torch.tensor([[1]])}),
         ("data", {"splits": {"val": {"keys": ["a"], "labels": [-1]}}}),
         ("data", {"splits": {"val": {"keys": ["a"], "labels": [True]}}}),
         ("data", {"splits": {"val": {"keys": ["a", "b"], "labels": [0]}}}),

@@ -71,7 +71,7 @@ def test_defaults_are_the_contract() -> None:
 @pytest.mark.usefixtures("hydra_configuration")
 @pytest.mark.parametrize("path", GROUPS)
 def test_every_yaml_composes_and_passes_the_check(path: str) -> None:
-    group, name = path.removesuffix(".yaml").split("/")
+    group, _, name = path.removesuffix(".yaml").rpartition("/")
     root = ["data.root=."] if path in ("data/imagefolder.yaml", "data/csv.yaml") else []
     cfg = compose_train(f"{'+' if group in ('callbacks', 'metrics') else ''}{group}={name}", *root)
     validation.validate(cfg)

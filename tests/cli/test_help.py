@@ -12,7 +12,7 @@ def test_help_of_every_command_says_what_its_keys_are(name: str, capsys: pytest.
     importlib.import_module(f"finetune.{name}").main(["--help"])
     printed = capsys.readouterr().out
     for word in {
-        "train": ("# report.html and plots/", "feature_extract"),
+        "train": ("# report.html and plots/", "feature_extract", "data/augment: augmix, auto"),
         "check": ("# check.html", "phash_threshold: 6"),
         "evaluate": ("# val | test", "none | flip | five_crop", "ckpt=best.ckpt data.root=other_photos", "data:"),
         "predict": ("# csv | jsonl | parquet", "embeddings: false", "source: ???"),

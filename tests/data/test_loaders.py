@@ -28,6 +28,9 @@ class Positions:
     paths: list[str] | None = None
     kind = "positions"
 
+    def content_key(self) -> None:
+        return None
+
     def __call__(self, i: int) -> Tensor:
         return torch.full((3, 2, 2), i, dtype=torch.uint8)
 

@@ -32,6 +32,9 @@ class Counted:
         self.paths: list[str] | None = paths
         self.reader, self.calls = FileReader(paths), 0
 
+    def content_key(self) -> None:
+        return None
+
     def __call__(self, i: int) -> Tensor:
         self.calls += 1
         return self.reader(i)

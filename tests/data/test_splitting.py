@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.data.sources import LabelledImages
+from finetune.data.readers import LabelledImages
 from finetune.data.splitting import SplitOptions, split_images
 from tests.data.helpers import make_data, split_sizes
 
@@ -19,6 +19,9 @@ class NoFiles:
 
     paths: list[str] | None = None
     kind = "none"
+
+    def content_key(self) -> None:
+        return None
 
     def __call__(self, i: int) -> Tensor:
         return torch.zeros(3, 1, 1, dtype=torch.uint8)
@@ -130,3 +133,18 @@ def test_class_with_only_bad_files_is_an_error(make_images: Callable[..., Path])
     (root / "train" / "dog" / "00.png").write_bytes(b"x")
     with pytest.raises(ValueError, match="no readable training images of dog"):
         make_data(root)
+
+
+def test_bad_files_are_left_out_and_listed(make_images: Callable[..., Path]) -> None:
+    root = make_images({"train": {"cat": 3, "dog": 3}, "val": {"cat": 1, "dog": 1}})
+    (root / "train" / "cat" / "zz.jpg").write_bytes(b"<html>")
+    (root / "val" / "dog" / "empty.png").write_bytes(b"")
+    data = make_data(root)
+    assert split_sizes(data) == {"train": 6, "val": 2}
+    assert {Path(p).name: r for p, r in data.bad_files.items()} == {
+        "zz.jpg": "is not an image that Pillow can read",
+        "empty.png": "the file is empty",
+    }
+    with pytest.raises(ValueError, match=r"2 files cannot be read(.|\n)*empty\.png: the file is empty"):
+        make_data(root, on_bad_file="error")
+    assert (root / "train" / "cat" / "zz.jpg").read_bytes() == b"<html>"  # never written to

@@ -30,6 +30,23 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_evaluate_says_how_many_images_were_trained_on_under_other_names(
+    command: Command, trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, source in enumerate(("train/cat/00", "train/cat/03", "train/dog/05", "val/emu/00", "val/cat/01")):
+        target = tmp_path / "new" / source.split("/")[1] / f"holiday_{i}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos / f"{source}.png", target)
+    capsys.readouterr()
+    folder, _ = command("evaluate", f"ckpt={trained}/checkpoints/best.ckpt", f"data.root={tmp_path}/new")
+    assert evaluation(folder)["trained_on"] == 3
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Note 3 of these 5 images were trained on: their accuracy says nothing about new ones" in printed
+    folder, _ = command("evaluate", f"ckpt={trained}/checkpoints/best.ckpt")
+    assert evaluation(folder)["trained_on"] == 0
+    assert "trained on" not in capsys.readouterr().out
+
+
 WAYS = [
     *[
         pytest.param(f"strategy={s}", marks=[] if s == "finetune" else [pytest.mark.slow])

@@ -82,7 +82,7 @@ def test_a_longer_run_has_the_rates_of_one_that_was_planned_so(
     assert rates(rest)[:2] == rates(short)
     assert rates(rest)[2:] == pytest.approx(longer[2:], rel=1e-6)
     said = " ".join(capsys.readouterr().out.split())
-    assert "Schedule rescaled to 4 epochs from 2; rates: head 0.005 (was 0)" in said
+    assert "Schedule rescaled to 4 epochs from 2, 6 steps left; rates: head 0.005 (was 0)" in said
 
 
 @pytest.mark.slow

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from finetune.images import decode, info
-from finetune.images.info import ImageInfo, hash_files, read_info, scan_images
+from finetune.images.info import ImageInfo, hash_files, read_info, scan_images, short_hashes
 from finetune.io.store import Cache
-from tests.helpers import make_image, sizes_of
+from tests.helpers import make_image, sizes_of, write_image
 
 
 def test_read_info_says_what_a_file_holds(tmp_path: Path) -> None:
@@ -187,3 +187,11 @@ def test_hash_files_decodes_nothing(tmp_path: Path) -> None:
     found = hash_files(paths)
     assert found[paths[0]] == ImageInfo(sha1=hashlib.sha1(b"no image", usedforsecurity=False).hexdigest())
     assert found[paths[1]].error == "there is no such file"
+
+
+def test_hashes_of_files_are_those_of_their_image_info(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png")
+    digest = hashlib.sha1(path.read_bytes()).hexdigest()
+    assert hash_files([str(path)])[str(path)].sha1 == digest
+    assert scan_images([str(path)])[str(path)].sha1 == digest
+    assert short_hashes(["00000000000000ff" + "1" * 24, "ffffffffffffffff" + "2" * 24]).tolist() == [255, -1]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from finetune import ImageDataModule
 from finetune.checkpoints.metadata import DataRecord, SplitRecord
-from finetune.inference.eval_data import find_eval_data, find_holdout
+from finetune.inference.eval_data import count_trained_on, find_eval_data, find_holdout
+from tests.data.helpers import OwnDataset, make_data
+from tests.helpers import write_images
 
 CLASSES = ["cat", "dog"]
 
@@ -47,3 +53,43 @@ def test_names_that_lead_out_of_the_root_stand_for_no_held_out_image(record: Dat
     found = find_eval_data(replace(record, splits={"val": split}), CLASSES, "val", ImageDataModule(tmp_path / "photos"))
     assert found.split.keys == ["val/cat/a.png", "val/dog/b.png"]
     assert not found.is_holdout
+
+
+def test_images_that_were_trained_on_are_counted_by_their_contents(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "photos", {"train": {"cat": 5, "dog": 5}, "val": {"cat": 2, "dog": 2}})
+    record = make_data(root).record()
+    digests = sorted(hashlib.sha1(p.read_bytes()).digest()[:8] for p in (root / "train").rglob("*.png"))
+    assert record.trained_on is not None
+    assert sorted(h.to_bytes(8, "big", signed=True) for h in record.trained_on.tolist()) == digests
+    new = write_images(tmp_path / "new", {"": {"bird": 0, "cat": 0, "dog": 0}})
+    for i, (source, target) in enumerate(
+        [("train/cat/01", "cat/x"), ("train/dog/04", "cat/y"), ("val/dog/00", "dog/z")]
+    ):
+        shutil.copy(root / f"{source}.png", new / f"{target}{i}.png")
+    (new / "bird").rmdir()
+    found = count_trained_on(record, find_eval_data(record, CLASSES, "val", ImageDataModule(new)))
+    assert found.trained_on == 2
+    assert found.notes == ["2 of these 3 images were trained on: their accuracy says nothing about new ones"]
+    holdout = count_trained_on(record, find_eval_data(record, CLASSES, "val", ImageDataModule()))
+    assert (holdout.trained_on, holdout.notes) == (0, [])
+
+
+def test_without_hashes_or_files_nothing_is_known_of_what_was_trained_on(record: DataRecord) -> None:
+    found = find_holdout(record, "val")
+    assert count_trained_on(record, found).trained_on is None
+    data = ImageDataModule(dataset=OwnDataset, splits={"train": {}, "val": {"count": 4}}).prepare()
+    assert data.record().trained_on is None
+    images = find_eval_data(data.record(), ["dark", "light"], "val", data)
+    assert count_trained_on(replace(data.record(), trained_on=torch.tensor([1])), images).trained_on is None
+
+
+def test_a_data_set_with_the_labels_of_the_run_and_other_images_is_not_the_runs() -> None:
+    def data(seed: int) -> ImageDataModule:
+        return ImageDataModule(dataset=OwnDataset, splits={"train": {"seed": seed}, "val": {"seed": seed}}).prepare()
+
+    record = data(1).record()
+    assert find_eval_data(record, ["dark", "light"], "val", data(1)).is_holdout
+    assert not find_eval_data(record, ["dark", "light"], "val", data(2)).is_holdout
+    older = replace(record, splits={"val": replace(record.splits["val"], content=None)})
+    assert find_eval_data(older, ["dark", "light"], "val", data(2)).is_holdout  # it did not say
+    assert not np.array_equal(OwnDataset(1).images, OwnDataset(2).images)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
+import numpy as np
 import torch
 
-from finetune.runtime.seeding import derive_seed, seed_cpu, stratified_holdout
+from finetune.runtime.seeding import derive_seed, seed_cpu, seed_python, stratified_holdout
 
 
 def test_derive_seed_gives_the_same_number_on_every_machine_and_version() -> None:
@@ -21,6 +23,16 @@ def test_seed_cpu_draws_what_torch_draws_after_its_own_seed() -> None:
     torch.rand(3)
     seed_cpu(12)
     assert torch.equal(torch.rand(5), expected)
+
+
+def test_seed_python_seeds_a_block_and_nothing_after_it() -> None:
+    random.seed(3)
+    np.random.seed(4)
+    with seed_python(2**40 + 7):
+        drawn = random.random(), float(np.random.rand())
+    assert drawn == (random.Random(2**40 + 7).random(), float(np.random.RandomState(2**40 % 2**32 + 7).rand()))
+    assert random.random() == random.Random(3).random()
+    assert np.random.rand() == np.random.RandomState(4).rand()
 
 
 def test_stratified_holdout_takes_its_share_of_each_class_and_leaves_each_an_image() -> None:

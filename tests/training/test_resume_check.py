@@ -26,7 +26,7 @@ CONFIG: dict[str, Any] = {
 VAL = SplitRecord(["a.png", "b.png", "c.png"], [0, 1, 2])
 
 
-DATA = DataRecord(digest="then", splits={"val": VAL})
+DATA = DataRecord(digest="then", splits={"val": VAL}, content="pixels of then")
 
 
 def make_module(
@@ -101,6 +101,12 @@ def test_other_splits_and_other_training_images_are_other_data(last: Path) -> No
     ):
         with pytest.raises(ValueError, match=message):
             check_resumable(last, make_module(CONFIG), DataRecord(digest="now", splits=splits))
+
+
+def test_a_data_set_with_the_same_labels_and_other_pixels_is_other_data(last: Path) -> None:
+    with pytest.raises(ValueError, match="its training images have other pixels"):
+        check_resumable(last, make_module(CONFIG), replace(DATA, content="pixels of now"))
+    check_resumable(last, make_module(CONFIG), replace(DATA, content=None))  # files, or an older checkpoint
 
 
 def test_weights_alone_are_no_run_to_go_on_with(tmp_path: Path) -> None:
