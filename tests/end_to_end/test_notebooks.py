@@ -12,7 +12,12 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 SAYS = {
     "quickstart": ("same answers: True", "validation accuracy"),
-    "research": ("rate found:", "sure and wrong", "changed: ['fc', 'layer3', 'layer4']", "same answers from the file: True"),
+    "research": (
+        "rate found:",
+        "sure and wrong",
+        "changed: ['fc', 'layer3', 'layer4']",
+        "same answers from the file: True",
+    ),
     "use_a_model": ("same answers from the file: True", "mistakes of", "right out of"),
 }
 
