@@ -150,6 +150,7 @@ class ImageDataModule(LightningDataModule):
         self.features: FeatureSource | None = None
         """Features in place of pixels, while a FineTuner's fit uses them."""
         self._network_preprocess: Preprocess | None = None
+        self._require_loader()
         self.unaugmented_epochs = 0
         """With augment="auto", the first epochs in which images are not augmented."""
         self.classes: list[str] = []
@@ -324,6 +325,13 @@ class ImageDataModule(LightningDataModule):
 
     # --- loaders -----------------------------------------------------------------------------------------------
 
+    def training_order(self, epoch: int) -> Sequence[int]:
+        """Return the positions of an epoch's training images; override it for a sampler of your own.
+
+        It must depend on the epoch alone, and give as many in each. Images may be repeated or left out.
+        """
+        return loaders.shuffled(len(self.splits["train"]), self.seed, epoch)
+
     def train_dataloader(self) -> Any:
         """Return shuffled and augmented batches: uint8 images (N, 3, size, size) and labels (N,).
 
@@ -366,7 +374,7 @@ class ImageDataModule(LightningDataModule):
         return loaders.SwitchableLoader(lambda: len(batches), features, lambda: self._loader(name, batches))
 
     def _training_batches(self, done: Callable[[], int] = lambda: 0) -> loaders.BalancedBatchSampler:
-        order = loaders.EpochSampler(len(self.splits["train"]), self.seed, self._current_epoch, *self._rank())
+        order = loaders.EpochSampler(self.training_order, self._current_epoch, *self._rank())
         return loaders.BalancedBatchSampler(order, self.batch_size, done=done)
 
     def batch_keys(self, batch_idx: int) -> list[str]:
@@ -382,16 +390,17 @@ class ImageDataModule(LightningDataModule):
 
     def first_image(self, name: str) -> Tensor:
         """Return the first image of `iterate_split`, (1, 3, size, size)."""
-        return loaders.collate([self._dataset(name)[0, 0]])[0]
+        return loaders.collate([self.image_dataset(name)[0, 0]])[0]
 
     def sample(self, count: int) -> tuple[Tensor, list[int]]:
         """Return the first images of the first epoch as the network gets them: uint8 (N, 3, H, W), and their labels."""
-        dataset = self._dataset("train")
-        order = list(loaders.EpochSampler(len(dataset), self.seed, lambda: 0))[:count]
+        dataset = self.image_dataset("train")
+        order = list(loaders.EpochSampler(self.training_order, lambda: 0))[:count]
         images, labels = loaders.collate([dataset[index] for index in order])
         return to_pixels(images, self.final_preprocess), labels.tolist()
 
-    def _dataset(self, name: str) -> loaders.ImageDataset:
+    def image_dataset(self, name: str) -> loaders.ImageDataset:
+        """Return a split as transformed images and labels, for a loader of your own; see `loaders.ImageDataset`."""
         split = self.splits[name]
         if name in self._pixels:
             split = replace(split, load=self._pixels[name])
@@ -401,7 +410,7 @@ class ImageDataModule(LightningDataModule):
         return loaders.ImageDataset(split, plain, augmented, self.seed, unaugmented)
 
     def _loader(self, name: str, batches: Any, persistent: bool = True) -> DataLoader[Any]:
-        num_workers, dataset = self.workers(), self._dataset(name)
+        num_workers, dataset = self.workers(), self.image_dataset(name)
         if num_workers and self.transforms.has_own:
             self.transforms.require_picklable()
             _ = dataset[dataset.unaugmented_epochs, 0]  # what fails here would be hard to read from a worker process

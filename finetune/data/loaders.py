@@ -94,23 +94,41 @@ def in_order(positions: Iterable[Any], batch_size: int) -> list[list[Any]]:
     return [positions[k : k + batch_size] for k in range(0, len(positions), batch_size)]
 
 
+def shuffled(length: int, seed: int, epoch: int) -> list[int]:
+    """Return the positions 0 to `length` - 1 in an order that depends on the seed and the epoch alone."""
+    return torch.randperm(length, generator=torch.Generator().manual_seed(derive_seed(seed, epoch))).tolist()
+
+
 class EpochSampler(Sampler[tuple[int, int]]):
-    """A new order every epoch that depends on the seed and the epoch alone, so that a resumed run sees the same one.
+    """An order of every epoch that depends on the epoch alone, so that a resumed run sees the same one.
 
     Of several processes each takes every `world`-th image, and some may have one image more than others.
     """
 
-    def __init__(self, length: int, seed: int, epoch: Callable[[], int], rank: int = 0, world: int = 1) -> None:
-        """Name the images, the epoch and the share of this process."""
-        self.length, self.seed, self.epoch, self.rank, self.world = length, seed, epoch, rank, world
+    def __init__(
+        self, order: Callable[[int], Sequence[int]], epoch: Callable[[], int], rank: int = 0, world: int = 1
+    ) -> None:
+        """Name the order, the epoch and the share of this process.
+
+        Args:
+            order: returns the positions of an epoch, as many in each.
+            epoch: returns the current epoch.
+            rank: number of this process.
+            world: number of processes.
+        """
+        self.order, self.epoch, self.rank, self.world = order, epoch, rank, world
+        self.length = len(order(0))
 
     def __len__(self) -> int:
         return shard_size(max(self.length, self.world), self.rank, self.world)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch()
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
+        order = [int(position) for position in self.order(epoch)]
+        if len(order) != self.length:
+            raise ValueError(
+                f"The order of epoch {epoch + 1} has {len(order)} images, that of the first {self.length}."
+            )
         order += (order * self.world)[: max(0, self.world - self.length)]  # each process needs a batch
         return iter([(epoch, i) for i in order[self.rank :: self.world]])
 

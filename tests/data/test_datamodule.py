@@ -204,12 +204,12 @@ def test_a_train_transform_augments_every_epoch_and_evaluation_stays_as_it_is(ph
     data = make_data(photos, train_transform=v2.RandomCrop(16), batch_size=24)
     data.adapt_to(data.classes, SMALL_PREPROCESS, unaugmented_epochs=5)  # of a frozen trunk
     assert data.augments(0)
-    image, label = data._dataset("train")[2, 7]
+    image, label = data.image_dataset("train")[2, 7]
     pixels = data.splits["train"].load(7)
     torch.manual_seed(derive_seed(0, 2, 7))
     assert torch.equal(image, v2.RandomCrop(16)(pixels))
     assert label == data.splits["train"].labels[7]
-    assert torch.equal(data._dataset("val")[1][0], SMALL_PREPROCESS.eval_transform()(data.splits["val"].load(1)))
+    assert torch.equal(data.image_dataset("val")[1][0], SMALL_PREPROCESS.eval_transform()(data.splits["val"].load(1)))
 
 
 def noisy(pixels: torch.Tensor) -> torch.Tensor:
@@ -235,7 +235,7 @@ def darkened(pixels: torch.Tensor) -> torch.Tensor:
 def test_a_transform_that_works_in_place_leaves_the_cached_pixels_alone(argument: str, photos: Path) -> None:
     data = make_data(photos, cache_images="ram", **{argument: darkened})
     data.cache_pixels(epochs=3)
-    dataset = data._dataset("train" if argument == "train_transform" else "val")
+    dataset = data.image_dataset("train" if argument == "train_transform" else "val")
     expected = np.array(Image.open(photos / dataset.split.keys[0]))[:16, :16] // 2
     for epoch in range(3):  # decoded, from the cache, and from it again
         assert np.array_equal(dataset[epoch, 0][0].permute(1, 2, 0).numpy(), expected)
@@ -436,3 +436,52 @@ def test_a_loader_of_other_channels_than_the_networks_is_refused(
     module = FineTuner("squeezenet1_1", ["a", "b"], weights="none", preprocess={"size": 32})
     with pytest.raises(ValueError, match=r"images have 1 channel, and the network takes 3 \(in_channels\)"):
         trainer(1).fit(module, datamodule=data)
+
+
+class Balanced(ImageDataModule):
+    """Sees the images of rare classes more often."""
+
+    def training_order(self, epoch: int) -> list[int]:
+        labels = torch.tensor(self.splits["train"].labels)
+        weights = 1 / labels.bincount()[labels]
+        generator = torch.Generator().manual_seed(epoch)
+        return torch.multinomial(weights.float(), len(labels), replacement=True, generator=generator).tolist()
+
+
+@pytest.mark.parametrize("cache", ["auto", "never"])
+def test_a_sampler_of_ones_own_orders_images_and_features(
+    cache: str, make_images: Callable[..., Path], trainer: Callable[..., Trainer]
+) -> None:
+    root = make_images({"train": {"cat": 9, "dog": 3}, "val": {"cat": 2, "dog": 2}})
+    options = {"batch_size": 4, "num_workers": 0, "image_size": 32, "augment": "none"}
+    seen: list[list[int]] = []
+
+    class Watched(FineTuner):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            seen.append(batch[1].tolist())
+            return super().training_step(batch, batch_idx)
+
+    module = Watched("squeezenet1_1", ["cat", "dog"], weights="none")
+    module.strategy.cache = cache
+    data = Balanced(root, **options)  # type: ignore[arg-type]
+    trainer(2).fit(module, datamodule=data)
+    labels, expected = data.splits["train"].labels, []
+    for epoch in range(2):
+        weights = torch.tensor([1 / labels.count(label) for label in labels])
+        order = torch.multinomial(weights, 12, replacement=True, generator=torch.Generator().manual_seed(epoch))
+        expected += [[labels[i] for i in order[k : k + 4]] for k in (0, 4, 8)]
+    assert seen == expected
+
+
+def test_an_order_that_changes_its_length_is_refused(
+    make_images: Callable[..., Path], trainer: Callable[..., Trainer]
+) -> None:
+    class Growing(ImageDataModule):
+        def training_order(self, epoch: int) -> list[int]:
+            return list(range(4 + epoch))
+
+    data = Growing(
+        make_images({"train": {"cat": 4, "dog": 4}, "val": {"cat": 2, "dog": 2}}), num_workers=0, image_size=32
+    )
+    with pytest.raises(ValueError, match="The order of epoch 2 has 5 images, that of the first 4"):
+        trainer(2).fit(FineTuner("squeezenet1_1", ["cat", "dog"], weights="none"), datamodule=data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from finetune.data.loaders import (
     SwitchableLoader,
     collate,
     shard_size,
+    shuffled,
 )
 from finetune.data.splits import Split
 
@@ -94,7 +96,7 @@ def test_shard_sizes_are_even_and_add_up(count: int, world: int) -> None:
 
 def test_train_loader_changes_with_the_epoch_and_repeats_it(photos: Path, trainer: Callable[..., Trainer]) -> None:
     epoch = 0
-    sampler = EpochSampler(24, 0, lambda: epoch)
+    sampler = EpochSampler(partial(shuffled, 24, 0), lambda: epoch)
     first = list(sampler)
     epoch = 1
     second = list(sampler)
@@ -118,15 +120,20 @@ def test_train_loader_changes_with_the_epoch_and_repeats_it(photos: Path, traine
 def test_full_batches_over_processes_are_as_many_and_hold_each_image_once(
     n: int, size: int, world: int, expected: list[list[int]]
 ) -> None:
-    ranks = [list(BalancedBatchSampler(EpochSampler(n, 0, lambda: 3, rank, world), size)) for rank in range(world)]
+    ranks = [
+        list(BalancedBatchSampler(EpochSampler(partial(shuffled, n, 0), lambda: 3, rank, world), size))
+        for rank in range(world)
+    ]
     assert [[len(batch) for batch in batches] for batches in ranks] == expected
-    alone = list(EpochSampler(n, 0, lambda: 3))
+    alone = list(EpochSampler(partial(shuffled, n, 0), lambda: 3))
     assert sorted(key for batches in ranks for batch in batches for key in batch) == sorted(alone)
     assert {key for batches in ranks for key in batches[0]} == set(alone[: sum(sizes[0] for sizes in expected)])
 
 
 def test_full_batches_of_fewer_images_than_processes_give_each_one() -> None:
-    ranks = [list(BalancedBatchSampler(EpochSampler(2, 0, lambda: 0, rank, 5), 4)) for rank in range(5)]
+    ranks = [
+        list(BalancedBatchSampler(EpochSampler(partial(shuffled, 2, 0), lambda: 0, rank, 5), 4)) for rank in range(5)
+    ]
     assert [[len(batch) for batch in batches] for batches in ranks] == [[1]] * 5
 
 
@@ -135,7 +142,7 @@ def test_full_batches_of_fewer_images_than_processes_give_each_one() -> None:
     [(9, 4, [4, 5]), (8, 4, [4, 4]), (10, 4, [4, 4, 2]), (1, 4, [1]), (3, 1, [1, 1, 1]), (5, 4, [5])],
 )
 def test_full_batches_have_no_last_batch_of_one_and_lose_nothing(n: int, size: int, expected: list[int]) -> None:
-    batches = BalancedBatchSampler(EpochSampler(n, 0, lambda: 0), size)
+    batches = BalancedBatchSampler(EpochSampler(partial(shuffled, n, 0), lambda: 0), size)
     assert [len(b) for b in batches] == expected
     assert len(batches) == len(expected)
 

@@ -75,4 +75,6 @@ def test_loader_reader_gives_what_the_loader_returns_and_names_bad_files() -> No
         with pytest.raises(BadImageError, match=f"^{path}: its loader .*{faults[path]}"):
             reader(i)
     assert subset(reader, [1, 0]).paths == ["floats", "bytes"]
-    assert reader.kind != LoaderReader(paths, values.__getitem__).kind  # no later run takes its features
+    assert (
+        reader.content_key() != LoaderReader(paths, values.__getitem__).content_key()
+    )  # no later run takes its features

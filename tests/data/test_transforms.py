@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -72,7 +73,7 @@ def test_the_first_augmented_epoch(augment: str, own: Any, unaugmented: int, fir
     ],
 )
 def test_a_result_that_is_no_image_names_the_transform(own: Any, got: str) -> None:
-    match = rf"={own.__name__} returned {got}; it must return a tensor \(C, 8, 8\), uint8 or normalised floats"
+    match = rf"={own.__name__} returned {got}; it must return a tensor \(3, 8, 8\), uint8 or normalised floats"
     with pytest.raises(ValueError, match=f"eval_transform{match}"):
         ImageTransforms(evaluation=own).for_evaluation(SMALL)(PIXELS)
     with pytest.raises(ValueError, match=f"train_transform{match}"):
@@ -178,3 +179,15 @@ def test_floats_become_pixels_for_a_picture() -> None:
     batch = torch.stack([crop(PIXELS)] * 2)
     assert to_pixels(batch, SMALL) is batch
     assert torch.equal(to_pixels(SMALL.normalize(batch), SMALL), batch)
+
+
+def test_floats_of_a_loader_are_normalised_after_a_transform_of_ones_own_and_its_own_floats_are_not() -> None:
+    preprocess = Preprocess(4, 4, mean=(0.5,), std=(0.25,))
+    crop = ImageTransforms(evaluation=lambda pixels: pixels[:, :4, :4]).for_evaluation(preprocess)
+    floats = torch.rand(1, 6, 6)
+    torch.testing.assert_close(crop(floats), (floats[:, :4, :4] - 0.5) / 0.25)
+    rgb = torch.randint(0, 256, (3, 6, 6), dtype=torch.uint8)
+    grey = Image.fromarray(rgb.permute(1, 2, 0).numpy()).convert("L")  # a network of one channel gets grey images
+    assert crop(rgb).tolist() == [[[grey.getpixel((x, y)) for x in range(4)] for y in range(4)]]
+    own = ImageTransforms(evaluation=lambda pixels: pixels[:, :4, :4] / 255 - 3).for_evaluation(preprocess)
+    torch.testing.assert_close(own(rgb), crop(rgb) / 255 - 3)
