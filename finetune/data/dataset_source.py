@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetune.data.items import LABEL_KEYS, only_key
 from finetune.data.readers import DatasetReader, LabelledImages
 
 
@@ -63,12 +64,27 @@ class DatasetSource:
         return {**getattr(make, "keywords", {}), **self._keywords(split)}
 
     def _labelled_items(self, split: str, dataset: Any) -> LabelledImages:
-        targets = next((getattr(dataset, a) for a in ("targets", "labels", "_labels") if hasattr(dataset, a)), None)
-        numbers = [int(t) for t in (targets if targets is not None else (dataset[i][1] for i in range(len(dataset))))]
-        own = getattr(dataset, "classes", None)
+        keys = [f"{split}/{i}" for i in range(len(dataset))]
+        reader = DatasetReader(dataset, self._all_arguments(split, dataset))
+        targets, own = _targets(dataset)
+        if targets and isinstance(targets[0], str):
+            return LabelledImages(keys, targets, reader)
+        numbers = [int(target) for target in targets]
         names = [str(name) for name in own] if own else [str(i) for i in range(max(numbers, default=0) + 1)]
         if numbers and not 0 <= min(numbers) <= max(numbers) < len(names):
             raise ValueError(f"The {split} split has labels {min(numbers)}..{max(numbers)} for {len(names)} classes.")
-        reader = DatasetReader(dataset, self._all_arguments(split, dataset))
-        keys = [f"{split}/{i}" for i in range(len(dataset))]
         return LabelledImages(keys, [names[n] for n in numbers], reader, names if own else None)
+
+
+def _targets(dataset: Any) -> tuple[list[Any], Any]:
+    """Return the label of each item, a number or a name, and the names of the classes where they are known."""
+    for attribute in ("targets", "labels", "_labels"):
+        if hasattr(dataset, attribute):
+            return list(getattr(dataset, attribute)), getattr(dataset, "classes", None)
+    first = dataset[0] if len(dataset) else ()
+    if not isinstance(first, Mapping):
+        return [dataset[i][1] for i in range(len(dataset))], getattr(dataset, "classes", None)
+    key = only_key(first, LABEL_KEYS)
+    if hasattr(dataset, "column_names"):  # of Hugging Face: a column, without decoding the images
+        return list(dataset[key]), getattr(dataset.features[key], "names", None)
+    return [dataset[i][key] for i in range(len(dataset))], getattr(dataset, "classes", None)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.data import identity
+from finetune.data.items import IMAGE_KEYS, only_key
 from finetune.images import decode
 from finetune.io import listing
 
@@ -124,7 +125,8 @@ class DatasetReader:
 
     def __call__(self, i: int) -> Tensor:
         """Read an item."""
-        image = self.dataset[i][0]
+        item = self.dataset[i]
+        image = item[only_key(item, IMAGE_KEYS)] if isinstance(item, Mapping) else item[0]
         return decode.to_pixels(image if isinstance(image, Image.Image) else Image.fromarray(image))
 
 

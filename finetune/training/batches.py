@@ -8,11 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.data.items import IMAGE_KEYS, LABEL_KEYS, only_key
 from finetune.runtime.suggestions import unknown_name
-
-IMAGE_KEYS = ("image", "images", "pixel_values", "img")
-LABEL_KEYS = ("label", "labels", "target", "targets")
-"""Keys of a mapping that are understood without being named; Hugging Face's are among them."""
 
 _PASSED_ON = frozenset(
     ("bfloat16", "clone", "contiguous", "cpu", "cuda", "detach", "double", "float", "half", "pin_memory", "to")
@@ -79,7 +76,7 @@ def unpack_batch(batch: Any, keys: Sequence[str] | None = None) -> tuple[Tensor,
         ValueError: it holds neither; says what it holds.
     """
     if isinstance(batch, Mapping):
-        image_key, label_key = keys or (_only_key(batch, IMAGE_KEYS), _only_key(batch, LABEL_KEYS))
+        image_key, label_key = keys or (only_key(batch, IMAGE_KEYS), only_key(batch, LABEL_KEYS))
         for key in (image_key, label_key):
             if key not in batch:
                 raise ValueError(unknown_name("key of a batch", key, [str(k) for k in batch]))
@@ -96,7 +93,7 @@ def unpack_batch(batch: Any, keys: Sequence[str] | None = None) -> tuple[Tensor,
 def images_of(batch: Any, keys: Sequence[str] | None = None) -> Tensor:
     """Return the images of a batch that may have no labels."""
     if isinstance(batch, Mapping):
-        images: Tensor = batch[keys[0] if keys else _only_key(batch, IMAGE_KEYS)]
+        images: Tensor = batch[keys[0] if keys else only_key(batch, IMAGE_KEYS)]
         return images
     if isinstance(batch, tuple | list):
         return batch[0]
@@ -119,13 +116,3 @@ def batch_size(batch: Any) -> int:
         next((part for part in batch if isinstance(part, Tensor) and part.ndim), None) if batch is not None else None
     )
     return 0 if first is None else len(first)
-
-
-def _only_key(batch: Mapping[str, Any], known: Sequence[str]) -> str:
-    found = [key for key in known if key in batch]
-    if len(found) != 1:
-        raise ValueError(
-            f"A batch has the keys {', '.join(map(str, batch))}: which are images and which are labels? Say "
-            'batch_keys=("image", "label") in FineTuner.'
-        )
-    return found[0]

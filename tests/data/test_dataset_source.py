@@ -7,11 +7,15 @@ import tarfile
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from PIL import Image
 from torchvision import datasets
 
+from finetune.data.dataset_source import DatasetSource
 from tests.data.helpers import make_data, split_sizes
 
 
@@ -69,3 +73,40 @@ def test_dataset_labels_out_of_range_are_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"labels 0\.\.5 for 2 classes"):
         make_data(tmp_path, dataset=Odd, splits={"train": {}})
+
+
+class Mappings:
+    """Items are mappings, and a column can be read without them, as in Hugging Face's data sets."""
+
+    column_names: ClassVar = ["image", "label"]
+
+    def __init__(self, names: list[str] | None) -> None:
+        self.features = {"label": SimpleNamespace(names=names)}
+        self.labels_of_items = [1, 0, 1] if names else ["emu", "cat", "emu"]
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, key: Any) -> Any:
+        if key == "label":
+            return self.labels_of_items
+        return {"image": Image.new("RGB", (2, 2), (key, 0, 0)), "label": self.labels_of_items[key]}
+
+
+@pytest.mark.parametrize("names", [["cat", "emu"], None])
+def test_items_may_be_mappings_with_numbers_or_names_of_classes(names: list[str] | None) -> None:
+    found = DatasetSource(lambda: Mappings(names), {"train": {}}).splits()["train"]
+    assert found.labels == ["emu", "cat", "emu"]
+    assert found.class_order() == ["cat", "emu"]
+    assert found.reader(2)[:, 0, 0].tolist() == [2, 0, 0]
+
+
+def test_a_hugging_face_data_set_is_read_with_its_names_and_its_own_fingerprint() -> None:
+    hub = pytest.importorskip("datasets")
+    features = hub.Features({"image": hub.Image(), "label": hub.ClassLabel(names=["cat", "dog"])})
+    images = [Image.new("RGB", (4, 4), (i, 0, 0)) for i in range(3)]
+    dataset = hub.Dataset.from_dict({"image": images, "label": [1, 0, 1]}, features=features)
+    found = DatasetSource(lambda: dataset, {"train": {}}).splits()["train"]
+    assert found.labels == ["dog", "cat", "dog"]
+    assert dataset._fingerprint in " ".join(found.reader.content_key() or [])
+    assert found.reader(1)[:, 0, 0].tolist() == [1, 0, 0]

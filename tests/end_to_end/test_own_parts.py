@@ -335,7 +335,7 @@ def test_batches_that_are_mappings_train_as_tuples_do(kind: Any, batch_keys: Any
 
 def test_a_mapping_whose_keys_say_nothing_is_refused(trainer: Make) -> None:
     loader = DataLoader(Named(*make_batches(16).dataset.tensors), batch_size=3)  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match=r"A batch has the keys foto, art: .* batch_keys="):
+    with pytest.raises(ValueError, match=r"An item or batch has the keys foto, art: .* batch_keys="):
         trainer(1).fit(small(), loader)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from finetune import ImageDataModule
 from finetune.training.distributed import rescale_loss
+from finetune.training.losses import FocalLoss
 
 
 def trainer_of(average: Tensor, world: int = 2, last: bool = True) -> Any:
@@ -44,3 +45,22 @@ def test_a_process_alone_and_batches_of_equal_size_are_left_as_they_are() -> Non
     nothing = torch.full((2,), float("nan"))
     for trainer in (None, trainer_of(nothing, world=1), trainer_of(nothing, last=False)):
         assert rescale_loss(loss, labels, nn.CrossEntropyLoss(), trainer) == (loss, 3)
+
+
+def test_a_sum_over_images_is_the_sum_over_all_processes() -> None:
+    losses, labels = torch.tensor([0.5, 0.25, 2.0, 1.0, 4.0]), torch.tensor([0, 1, 2, 1, 1])
+    criterion = nn.CrossEntropyLoss(reduction="sum")
+    trainer = trainer_of(torch.tensor([2.5, 2.5]))
+    scaled = [
+        rescale_loss(losses[part].sum(), labels[part], criterion, trainer)[0] for part in (slice(0, 3), slice(3, 5))
+    ]
+    torch.testing.assert_close(torch.stack(scaled).mean(), losses.sum())  # DDP takes the mean of gradients
+
+
+def test_a_loss_of_ones_own_is_the_mean_over_the_images_of_all_processes() -> None:
+    losses, labels = torch.tensor([0.5, 0.25, 2.0, 1.0, 4.0]), torch.tensor([0, 1, 2, 1, 1])
+    trainer = trainer_of(torch.tensor([2.5, 2.5]))
+    scaled = [
+        rescale_loss(losses[part].mean(), labels[part], FocalLoss(), trainer)[0] for part in (slice(0, 3), slice(3, 5))
+    ]
+    torch.testing.assert_close(torch.stack(scaled).mean(), losses.mean())
