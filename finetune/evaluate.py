@@ -32,7 +32,7 @@ def evaluate(cfg: DictConfig) -> float:
         echo(field_line("Note", note))
     if images.bad_files:
         echo(field_line("Left out", f"{len(images.bad_files)} unreadable files (bad_files.csv lists them)"))
-    more = factories.make_metrics(cfg, len(model.classes))
+    more = factories.make_evaluation_metrics(cfg, model)
     result = evaluation.evaluate(model, images, cfg.top_k, cfg.data.batch_size, cfg.data.num_workers, more)
     result.values.update(ckpt=str(cfg.ckpt), split=cfg.split, tta=cfg.tta)
     evaluation_files.write_evaluation(model, images, result, folder, cfg.report)

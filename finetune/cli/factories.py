@@ -170,6 +170,16 @@ def make_metrics(cfg: DictConfig, num_classes: int) -> dict[str, Metric]:
     return metrics
 
 
+def make_evaluation_metrics(cfg: DictConfig, model: Classifier) -> dict[str, Metric]:
+    """Make the further metrics of an evaluation; say which the model's run had and this one has not."""
+    metrics = make_metrics(cfg, len(model.classes))
+    # nothing that a file says is instantiated
+    missing = [str(name) for name in model.module.metadata.config.get("metrics") or {} if name not in metrics]
+    if missing:
+        echo(field_line("Note", f"its run measured {', '.join(missing)} too: +metrics=[{','.join(missing)}]."))
+    return metrics
+
+
 def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -> Trainer:
     """Make Lightning's Trainer, with the history, checkpoints and seeds of a run in `folder`.
 

@@ -198,7 +198,9 @@ def test_metrics_and_a_loss_of_the_configuration_are_in_every_file(
         predictions = list(csv.DictReader(file))
     expected = cohen_kappa_score([p["true"] for p in predictions], [p["label"] for p in predictions])
     assert values["metrics"]["kappa"] == pytest.approx(expected, abs=1e-6)
-    assert f"Further   kappa {expected:.4f}" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"Further   kappa {expected:.4f}" in text
+    assert "its run measured mcc too: +metrics=[mcc]" in text
 
 
 # --- optimizers --------------------------------------------------------------------------------------------------------
