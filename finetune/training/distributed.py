@@ -82,9 +82,11 @@ def require_finite_loss(loss: Tensor, module: LightningModule, batch_idx: int) -
 
 def describe_step(trainer: Trainer, batch_idx: int) -> str:
     """Describe a training step for an error: its epoch and batch, its rates, and the images of the batch."""
-    optimizer = trainer.optimizers[0]
-    named = zip(group_names(optimizer), optimizer.param_groups, strict=True)
-    rates = ", ".join(f"{name} {options['lr']:.3g}" for name, options in named)
+    rates = ", ".join(
+        f"{name} {options['lr']:.3g}"
+        for optimizer in trainer.optimizers
+        for name, options in zip(group_names(optimizer), optimizer.param_groups, strict=True)
+    )
     text = f"in epoch {trainer.current_epoch + 1}, batch {batch_idx + 1} (rates: {rates})"
     data = _image_data(trainer)
     if data is None:

@@ -59,7 +59,7 @@ class History(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the validation if it is the best of its epoch; those of a run without a training do not count."""
-        if trainer.state.fn != TrainerFn.FITTING:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         values = {k: v for k, v in _scalars(trainer).items() if k.startswith("val/")}
         results = dict(getattr(pl_module, "results", {}).get("val", {}))

@@ -230,7 +230,7 @@ class FineTuner(LightningModule):
         self.schedule.require_starts()
         self.metadata = replace(self.metadata, validation=ValidationRecord())
         self._enter_epoch()
-        if self._lr not in (None, optimization.base_lr(self.trainer.optimizers[0])):
+        if self._lr is not None and any(optimization.base_lr(o) != self._lr for o in self.trainer.optimizers):
             self.trainer.strategy.setup_optimizers(self.trainer)  # a callback has found a rate since they were made
         if self.trainer.is_global_zero:
             self.schedule.announce(self.strategy_table(), self.weights_source)
@@ -356,7 +356,7 @@ class FineTuner(LightningModule):
         """Log the validation metrics, and keep the predictions for the record of the best epoch."""
         self.val_predictions = self.metrics["val"].predictions() if "val" in self.metrics.started("val") else None
         self._finish_evaluation("val")
-        if self.trainer.state.fn == TrainerFn.FITTING:
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             record = checkpointing.validation_record(self.trainer, self.results.get("val", {}))
             self.metadata = replace(self.metadata, validation=record)
 

@@ -18,7 +18,8 @@ from finetune.training.strategy import Strategy
 _RESTORED = ("optimizer", "scheduler")
 """Keys whose values a resumed run takes from its checkpoint, whatever is given now."""
 
-_DEFAULT_LOSS = "torch.nn.CrossEntropyLoss"
+_DEFAULTS = {"scheduler.interval": "auto", "loss._target_": "torch.nn.CrossEntropyLoss"}
+"""Values of runs that were older than the key."""
 
 _HARMLESS = ("ckpt_path", "resume", "report", "paths", "logger", "trainer.max_epochs", "data.root", "data.num_workers")
 """Keys that do not change the training, or that other messages are about."""
@@ -63,8 +64,8 @@ def _differences(checkpoint: Checkpoint, module: TrainableClassifier, data: Data
     elif stored_data.content is not None and data.content is not None and stored_data.content != data.content:
         yield "its training images have other pixels"
     stored_config, config = checkpoint.metadata.config, module.metadata.config
-    for key in ("optimizer._target_", "scheduler._target_", "loss._target_", "monitor"):
-        default = _DEFAULT_LOSS if key == "loss._target_" else None  # older runs had no choice
+    for key in ("optimizer._target_", "scheduler._target_", "scheduler.interval", "loss._target_", "monitor"):
+        default = _DEFAULTS.get(key)
         stored, given = select(stored_config, key) or default, select(config, key) or default
         if stored_config and stored != given:
             yield f"its {key} is {stored}, this run's is {given}"

@@ -227,6 +227,28 @@ def test_an_overridden_configure_optimizers_trains_its_own_groups(trainer: Make,
     assert watch.steps == [[0.2, 0.05]] * 4  # ramps are the user's
 
 
+class NoOptimizer(FineTuner):
+    """Trains nothing."""
+
+    def configure_optimizers(self) -> Any:
+        return None
+
+
+@pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`")
+def test_a_module_without_an_optimizer_runs_and_changes_nothing(trainer: Make) -> None:
+    module = NoOptimizer(SmallNetwork(), CLASSES, "finetune", head="fc")
+    before = snapshot(module)
+    trainer(1).fit(module, make_batches(16), make_batches(16))
+    assert changed_tensors(before, module) <= {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+
+
+def test_a_sanity_check_is_no_validation_of_the_first_epoch(trainer: Make) -> None:
+    plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0)
+    module = small(scheduler=plateau, optimizer=partial(SGD, lr=0.1))
+    trainer(2, num_sanity_val_steps=2, check_val_every_n_epoch=2).fit(module, make_batches(16), make_batches(16))
+    assert module.metadata.validation.epoch == 2
+
+
 def test_biases_and_norms_are_spared_by_weight_decay_where_that_is_asked_for(trainer: Make) -> None:
     groups = [{"match": "@head"}, {"match": "@norm", "weight_decay": 0.3}, {"match": ".*"}]
     for strategy, expected in (
