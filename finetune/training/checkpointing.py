@@ -24,13 +24,16 @@ from finetune.training.interface import TrainableClassifier
 M = TypeVar("M", bound=LightningModule)
 
 
-def model_record(module: TrainableClassifier, **options: Any) -> ModelRecord:
-    """Return the arguments from which a module is built again; `options` are those that it does not keep itself."""
+def model_record(
+    module: TrainableClassifier, class_weights: list[float] | None, label_smoothing: float, mixup: float, cutmix: float
+) -> ModelRecord:
+    """Return the arguments from which a module is built again; those that it does not keep itself are given."""
     return ModelRecord(
         module.model_name, module.classes, module.strategy.to_dict(), head=head_record(module.backbone, module.family.head),
         feature_boundary=module.family.feature_boundary, preprocess=module.preprocess.to_dict(),
         aux_weight=module.schedule.aux_weight, transform_input=module.transform_input,
-        in_channels=module.preprocess.channels, **options,
+        in_channels=module.preprocess.channels, class_weights=class_weights, label_smoothing=float(label_smoothing),
+        mixup=float(mixup), cutmix=float(cutmix),
     )  # fmt: skip
 
 

@@ -151,8 +151,7 @@ class FineTuner(LightningModule):
         self.rates: dict[str, float] = {}
         """The rate of each group in the last step, warm-up included."""
         self._lr: float | None = None
-        options = {"label_smoothing": float(label_smoothing), "mixup": float(mixup), "cutmix": float(cutmix)}
-        record = checkpointing.model_record(self, class_weights=weights_of_classes, **options)
+        record = checkpointing.model_record(self, weights_of_classes, label_smoothing, mixup, cutmix)
         self.save_hyperparameters(record.to_dict(), logger=False)
         self._enter_epoch()
 
@@ -163,11 +162,10 @@ class FineTuner(LightningModule):
 
     @head.setter
     def head(self, layers: nn.Module) -> None:
-        heads.set_head(self, self._backbone, layers)
-        self._enter_epoch()
+        heads.set_head(self, layers)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; a head, or a compiled backbone, takes the place of the one that is trained.
+        """Set an attribute; a head or a backbone takes the place of the one that is trained.
 
         Raises:
             ValueError: it does not fit.
@@ -176,6 +174,7 @@ class FineTuner(LightningModule):
             object.__setattr__(self, name, value)  # nn.Module's would register it beside the backbone
         else:
             super().__setattr__(name, heads.compiled_in_place(value) if name == "backbone" else value)
+            heads.follow_network(self, name)
 
     @property
     def lr(self) -> float | None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 
-from tests.helpers import make_finetuner
+from tests.helpers import make_batches, make_finetuner
+from tests.training.helpers import changed_tensors, snapshot
 
 
 def test_a_head_that_is_set_is_in_the_network_the_groups_and_the_record() -> None:
@@ -25,6 +30,30 @@ def test_a_head_that_is_set_is_in_the_network_the_groups_and_the_record() -> Non
 def test_a_head_that_is_no_module_is_refused(head: object) -> None:
     with pytest.raises(ValueError, match="The head must be a module, got"):
         make_finetuner().head = head  # type: ignore[assignment]
+
+
+def test_a_network_that_is_put_in_its_place_is_the_one_that_trains(trainer: Callable[..., Trainer]) -> None:
+    module, other = make_finetuner("resnet18", "differential"), make_finetuner("resnet18").backbone
+    module.backbone = other
+    before = snapshot(module)
+    trainer(1).fit(module, make_batches(64), make_batches(64))
+    assert {"conv1.weight", "fc.weight"} <= changed_tensors(before, module)
+    with pytest.raises(ValueError, match=r"The new backbone has no head 'fc': make a FineTuner of it"):
+        module.backbone = nn.Sequential(nn.Conv2d(3, 3, 3))
+
+
+def test_a_copy_of_a_module_trains_by_itself(trainer: Callable[..., Trainer]) -> None:
+    module = make_finetuner("resnet18", "differential")
+    copied, before = copy.deepcopy(module), snapshot(module)
+    trainer(1).fit(copied, make_batches(64), make_batches(64))
+    assert {"conv1.weight", "fc.weight"} <= changed_tensors(before, copied)
+    assert changed_tensors(before, module) == set()
+
+
+def test_a_module_in_evaluation_stays_so_with_another_head() -> None:
+    module = make_finetuner().eval()
+    module.head = nn.Sequential(nn.Dropout(), nn.Linear(512, 3))
+    assert not any(part.training for part in module.modules())
 
 
 def test_a_head_goes_where_the_network_is() -> None:
