@@ -76,7 +76,9 @@ def rebuild(cls: type[M], checkpoint: Checkpoint, path: str | Path, strict: bool
             _load_what_fits(module, checkpoint, Path(path))
     # a file can describe anything, and torch can raise anything from it
     except Exception as error:
-        text = "; ".join(line.strip() for line in str(error).splitlines()[:4])
+        text = "; ".join(f"{line.strip():.200}" for line in str(error).splitlines()[:4])
+        if "Unexpected key(s)" in text:
+            text += "; was it saved by a subclass? Load it with that class."
         raise ValueError(f"{path} cannot be rebuilt: {text or type(error).__name__}") from error
     return module
 

@@ -332,6 +332,15 @@ class ImageDataModule(LightningDataModule):
         """
         return loaders.shuffled(len(self.splits["train"]), self.seed, epoch)
 
+    def _checked_order(self, epoch: int) -> list[int]:
+        order, count = [int(position) for position in self.training_order(epoch)], len(self.splits["train"])
+        if not order or not 0 <= min(order) <= max(order) < count:
+            found = f"{min(order)} to {max(order)}" if order else "none"
+            raise ValueError(
+                f"training_order({epoch}) gives the positions {found}; there are {count} training images, from 0 on."
+            )
+        return order
+
     def train_dataloader(self) -> Any:
         """Return shuffled and augmented batches: uint8 images (N, 3, size, size) and labels (N,).
 
@@ -374,7 +383,7 @@ class ImageDataModule(LightningDataModule):
         return loaders.SwitchableLoader(lambda: len(batches), features, lambda: self._loader(name, batches))
 
     def _training_batches(self, done: Callable[[], int] = lambda: 0) -> loaders.BalancedBatchSampler:
-        order = loaders.EpochSampler(self.training_order, self._current_epoch, *self._rank())
+        order = loaders.EpochSampler(self._checked_order, self._current_epoch, *self._rank())
         return loaders.BalancedBatchSampler(order, self.batch_size, done=done)
 
     def batch_keys(self, batch_idx: int) -> list[str]:

@@ -55,6 +55,11 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return len(self.split)
 
     def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, int]:
+        if self.augmented is not None and not isinstance(index, tuple):
+            raise ValueError(
+                f"An augmented image is asked for as (epoch, position), got {index}: with the position alone, every epoch would "
+                "see the same augmentation. ImageDataModule.training_order is the place for an order of your own."
+            )
         epoch, i = index if isinstance(index, tuple) else (0, index)
         pixels = self.split.load(i)
         if self.augmented is None or epoch < self.unaugmented_epochs:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from uuid import uuid4
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -127,7 +128,18 @@ class DatasetReader:
         """Read an item."""
         item = self.dataset[i]
         image = item[only_key(item, IMAGE_KEYS)] if isinstance(item, Mapping) else item[0]
-        return decode.to_pixels(image if isinstance(image, Image.Image) else Image.fromarray(image))
+        if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] in (1, 3):
+            return image.expand(3, -1, -1)
+        if isinstance(image, Image.Image):
+            return decode.to_pixels(image)
+        try:
+            return decode.to_pixels(Image.fromarray(image))
+        except (AttributeError, TypeError) as error:
+            got = f"{image.dtype} {tuple(image.shape)}" if hasattr(image, "shape") else type(image).__name__
+            raise decode.BadImageError(
+                f"Item {i} of {self.kind} has {got} for an image: it must be a PIL image, a uint8 array (H, W, 3) or a uint8 "
+                "tensor (3, H, W). Leave transforms such as ToTensor out of the data set; train_transform= is their place."
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,11 @@ def open_source(
         ValueError: neither is given.
         FileNotFoundError: there is no such folder or table.
     """
+    if dataset is not None and not (callable(dataset) and split_arguments):
+        raise ValueError(
+            "dataset= takes a class or a function that makes a data set, and splits= the arguments that make each split: "
+            'dataset=CIFAR10, splits={"train": {"train": True}, "test": {"train": False}}.'
+        )
     if dataset is not None:
         return DatasetSource(dataset, split_arguments or {}, root)
     if root is None:

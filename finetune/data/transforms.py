@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -51,11 +52,18 @@ class OwnTransform:
 
     def _transform(self, pixels: Tensor) -> Tensor:
         own = pixels.clone()  # which may be changed in place: the pixels themselves may be kept for the next epoch
-        if self.is_random:  # torch's generator has been seeded by the epoch and the image
-            with seeding.seed_python(torch.default_generator.initial_seed()):
+        # torch's generator has been seeded by the epoch and the image
+        seed = seeding.seed_python(torch.default_generator.initial_seed()) if self.is_random else nullcontext()
+        try:
+            with seed:
                 image = self.transform(own)
-        else:
-            image = self.transform(own)
+        # what it raises is up to the transform
+        except Exception as error:
+            text = str(error).splitlines()[0] if str(error) else ""
+            raise ValueError(
+                f"{describe_own(self.argument, self.transform)} raises {type(error).__name__} for {own.dtype} "
+                f"{tuple(own.shape)}: {text}"
+            ) from error
         expected = (self.preprocess.channels, self.preprocess.size, self.preprocess.size)
         if (
             isinstance(image, Tensor)
@@ -107,6 +115,10 @@ class ImageTransforms:
             hint = "A YAML file of your own is data/augment=NAME, a transform in Python train_transform=."
             raise ValueError(unknown_name("augmentation", str(self.augment), AUGMENT, hint))
         for argument, transform in self._own():
+            if isinstance(transform, type):
+                raise ValueError(
+                    f"{argument} takes a transform, and {transform.__name__} is a class: give {transform.__name__}(...)."
+                )
             if not callable(transform):
                 raise ValueError(f"{argument} must be a function of an image's pixels, got {transform!r}.")
         if self.train is not None and self.augment != "auto":

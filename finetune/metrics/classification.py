@@ -46,6 +46,7 @@ class ClassificationMetrics(nn.Module):
             if not isinstance(metric, Metric):
                 raise ValueError(f"metrics: {name} must be a torchmetrics Metric, got a {type(metric).__name__}.")
             metrics[name] = metric.clone()
+            _require_takes(name, metric.clone(), num_classes)
         self.loss = MeanMetric()
         self.metrics = MetricCollection(metrics, compute_groups=False)
 
@@ -90,6 +91,19 @@ class ClassificationMetrics(nn.Module):
 
     def _metric(self, name: str) -> Any:
         return self.metrics[name]
+
+
+def _require_takes(name: str, metric: Metric, num_classes: int) -> None:
+    """Try a further metric on one sure prediction of each class."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            metric.cpu().update(torch.eye(num_classes), torch.arange(num_classes))
+    # what it raises is up to the metric
+    except Exception as error:
+        raise ValueError(
+            f"metrics: {name} does not take probabilities (N, {num_classes}) and labels (N,): {str(error).splitlines()[0]}"
+        ) from error
 
 
 class SplitMetrics(nn.Module):

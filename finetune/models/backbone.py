@@ -59,6 +59,8 @@ class Backbone:
     """Whether the network re-normalises its input (inception and googlenet)."""
     head_names: list[str] = field(default_factory=list)
     """Names of the new parameters: those of the head and of the new part of auxiliary branches."""
+    has_own_head: bool = False
+    """Whether its head is layers of the user's own, and not a new one like that of the family."""
     stored_head: StoredHead | None = None
     """The head of the checkpoint that the weights came from, for the classes that stay."""
 
@@ -152,6 +154,7 @@ class Backbone:
         """
         old = self.network.get_submodule(self.family.head)
         require_fitting_head(layers, old, num_classes)
+        self.has_own_head = True
         parameter = next(old.parameters(), next(self.network.parameters()))
         self.network.set_submodule(self.family.head, layers.to(parameter.device, parameter.dtype))
         self.head_names = names_under(self.network, self.family.new)

@@ -74,12 +74,9 @@ def parse_head(head: Any) -> tuple[str | None, nn.Module | None]:
     raise ValueError(f'head= takes the path of a layer, a module, or {{"path": ..., "layers": ...}}, got {head!r:.60}.')
 
 
-def head_record(network: nn.Module, path: str) -> str | dict[str, Any]:
-    """Return what a checkpoint says of a head: its path, and its layers where they are not one Linear or Conv2d."""
-    head = network.get_submodule(path)
-    if isinstance(head, nn.Linear | nn.Conv2d):
-        return path
-    return {"path": path, "layers": describe_layers(head)}
+def head_record(network: nn.Module, path: str, is_own: bool) -> str | dict[str, Any]:
+    """Return what a checkpoint says of a head: its path, and the layers that a user has put there."""
+    return {"path": path, "layers": describe_layers(network.get_submodule(path))} if is_own else path
 
 
 def _describe(module: nn.Module) -> dict[str, Any] | None:
@@ -117,8 +114,16 @@ def require_fitting_head(head: nn.Module, old: nn.Module | None, num_classes: in
         ValueError: it does not; says what it takes or gives.
     """
     layers, before = list(weighted_layers(head)), list(weighted_layers(old)) if old is not None else []
+    if next(head.parameters(), None) is None:
+        raise ValueError(f"The head, a {type(head).__name__}, has no parameters: nothing of it could be trained.")
     if not layers:
         return
+    first = next(module for module in head.modules() if not next(module.children(), None))
+    if isinstance(first, nn.Linear | nn.Conv2d) and before and isinstance(first, nn.Linear) != isinstance(before[0], nn.Linear):
+        kind = type(before[0]).__name__
+        raise ValueError(
+            f"The head begins with a {type(first).__name__}, and the network's own is a {kind}: give such a layer."
+        )
     if (given := layers[-1].weight.shape[0]) != num_classes:
         raise ValueError(f"The head has {given} outputs, and there are {num_classes} classes.")
     if (

@@ -35,7 +35,17 @@ class ClassifierNetwork:
         return self.module.get_submodule(self.head_path)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Return uint8 images as the floats that the network expects; floats as they are."""
+        """Return uint8 images as the floats that the network expects; floats as they are.
+
+        Raises:
+            ValueError: they are no images of the network's channels.
+        """
+        channels = self.preprocess.channels
+        fits = images.ndim == 4 and images.shape[1] == channels
+        if not fits or not (images.dtype == torch.uint8 or images.is_floating_point()):
+            raise ValueError(
+                f"Images are (N, {channels}, H, W), uint8 or normalised floats, got {images.dtype} {tuple(images.shape)}."
+            )
         if images.dtype != torch.uint8:
             return images
         return self.preprocess.normalize(images).to(next(self.module.parameters()).dtype)

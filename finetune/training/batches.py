@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.data.items import IMAGE_KEYS, LABEL_KEYS, only_key
 from finetune.runtime.suggestions import unknown_name
@@ -21,6 +21,12 @@ _ASKED = frozenset(
 )  # fmt: skip
 
 
+_INSTEAD = (
+    "which holds features of the frozen trunk in their place. module(batch[0]) takes either; where images are needed, set "
+    'module.strategy.cache = "never" before the fit (strategy.cache=never).'
+)
+
+
 class Features(Tensor):
     """What enters the split point of a network with a frozen trunk, in a batch in place of its images.
 
@@ -30,16 +36,24 @@ class Features(Tensor):
 
     split_point: str
     """Path of the module that it enters."""
+    network: nn.Module
+    """Whose trunk computed it."""
 
     @classmethod
-    def wrap(cls, values: Tensor, split_point: str) -> Features:
-        """Return features (N, ...) as a batch holds them."""
+    def wrap(cls, values: Tensor, split_point: str, network: nn.Module) -> Features:
+        """Return features (N, ...) of a network as a batch holds them."""
         features = values.as_subclass(cls)
-        features.split_point = split_point
+        features.split_point, features.network = split_point, network
         return features
 
-    def values_for_network(self) -> Tensor:
-        """Return them as a plain tensor, for the modules from the split point on."""
+    def values_for(self, network: nn.Module) -> Tensor:
+        """Return them as a plain tensor, for the modules of a network from the split point on.
+
+        Raises:
+            ValueError: they are of another network.
+        """
+        if network is not self.network:
+            raise ValueError(f"Another module was called with the images of a batch, {_INSTEAD}")
         with torch._C.DisableTorchFunctionSubclass():
             return self.as_subclass(Tensor)
 
@@ -55,14 +69,10 @@ class Features(Tensor):
             name = func.__self__.__name__
         takes_rows = name == "__getitem__" and not isinstance(args[1], tuple)
         if not (takes_rows or name in _PASSED_ON or name in _ASKED):
-            raise ValueError(
-                f"{name} was called on the images of a batch, which holds features of the frozen trunk in their place. "
-                'module(batch[0]) takes either; where images are needed, set module.strategy.cache = "never" before the '
-                "fit (strategy.cache=never)."
-            )
+            raise ValueError(f"{name} was called on the images of a batch, {_INSTEAD}")
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **(kwargs or {}))
-        return cls.wrap(result, args[0].split_point) if takes_rows or name in _PASSED_ON else result
+        return cls.wrap(result, args[0].split_point, args[0].network) if takes_rows or name in _PASSED_ON else result
 
 
 def unpack_batch(batch: Any, keys: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
@@ -76,6 +86,8 @@ def unpack_batch(batch: Any, keys: Sequence[str] | None = None) -> tuple[Tensor,
         ValueError: it holds neither; says what it holds.
     """
     if isinstance(batch, Mapping):
+        if keys is not None and (isinstance(keys, str) or len(keys) != 2):
+            raise ValueError(f"batch_keys names two keys, of images and of labels, got {keys!r}.")
         image_key, label_key = keys or (only_key(batch, IMAGE_KEYS), only_key(batch, LABEL_KEYS))
         for key in (image_key, label_key):
             if key not in batch:

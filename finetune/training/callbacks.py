@@ -125,6 +125,8 @@ class EpochAveraging(WeightAveraging):
         if 0 < self.start < 1 and end is None:
             raise ValueError(f"EpochAveraging: start={self.start} is a share of the run, which has no end.")
         self._first = int(self.start) if self.start >= 1 else round(self.start * (end or 0))
+        if stage == "fit" and end is not None and self._first >= end > 0:
+            raise ValueError(f"EpochAveraging: start={self.start:g} lies beyond the {end} epochs of the run.")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Add the weights at the end of an epoch, before they are validated."""
@@ -160,6 +162,13 @@ def refuse_callbacks(trainer: Trainer) -> None:
     Raises:
         ValueError: there is one; says what to do instead.
     """
+    module: Any = trainer.lightning_module
+    if not module.automatic_optimization and (
+        module.warmup or any(group.warmup for group, _ in module.schedule.groups)
+    ):
+        raise ValueError(
+            "With automatic_optimization=False the steps are yours, and so are their rates: leave warmup= out, and groups' too."
+        )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = type(callback).__name__
         if isinstance(callback, BaseFinetuning):

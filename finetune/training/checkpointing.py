@@ -29,7 +29,7 @@ def model_record(
 ) -> ModelRecord:
     """Return the arguments from which a module is built again; those that it does not keep itself are given."""
     return ModelRecord(
-        module.model_name, module.classes, module.strategy.to_dict(), head=head_record(module.backbone, module.family.head),
+        module.model_name, module.classes, module.strategy.to_dict(), head=head_record(module.backbone, module.family.head, module._backbone.has_own_head),
         feature_boundary=module.family.feature_boundary, preprocess=module.preprocess.to_dict(),
         aux_weight=module.schedule.aux_weight, transform_input=module.transform_input,
         in_channels=module.preprocess.channels, class_weights=class_weights, label_smoothing=float(label_smoothing),

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.data.datamodule import ImageDataModule
 from finetune.models import partition
@@ -26,6 +26,7 @@ class CachedFeatures:
     train: FeatureStore
     val: FeatureStore
     split_point: str
+    network: nn.Module
     until: int
     views: int
 
@@ -34,7 +35,7 @@ class CachedFeatures:
         if epoch >= self.until or split not in ("train", "val"):
             return None
         store, views = (self.train, self.views) if split == "train" else (self.val, 1)
-        return FeatureLoader(store, self.split_point, labels, batches, views)
+        return FeatureLoader(store, self.split_point, self.network, labels, batches, views)
 
 
 def prepare_caches(module: TrainableClassifier, trainer: Trainer, first_epoch: int) -> None:
@@ -127,6 +128,8 @@ def batch_reader(module: Any, data: Any, trainer: Any) -> str | None:
     """
     for owner in (module, data, *trainer.callbacks):
         hooks = (*_BATCH_HOOKS, "forward") if owner is module else _BATCH_HOOKS
+        if owner is data:
+            hooks = (*hooks, "train_dataloader", "val_dataloader")
         for hook in hooks:
             function = getattr(type(owner), hook, None)
             if function is not None and str(function.__module__).split(".")[0] not in _KNOWN_PACKAGES:
@@ -174,7 +177,7 @@ def _extract(
         epochs = "all epochs" if until >= module.schedule.end else f"epochs 1 to {until}"
         text = f"of {images} + {len(data.splits['val'])} images before {split_point}, {how}, {size:,.0f} MiB in"
         echo(field_line("Features", f"{text} {data.cache.folder}; {epochs} train on them"))
-    return CachedFeatures(train.store, val.store, split_point, until, views)
+    return CachedFeatures(train.store, val.store, split_point, module.backbone, until, views)
 
 
 def _extraction_spec(

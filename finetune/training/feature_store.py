@@ -198,10 +198,25 @@ class FeatureLoader:
     """Batches of features in the order of a batch sampler of (epoch, position)."""
 
     def __init__(
-        self, store: FeatureStore, split_point: str, labels: Sequence[int], batches: Any, views: int = 1
+        self,
+        store: FeatureStore,
+        split_point: str,
+        network: nn.Module,
+        labels: Sequence[int],
+        batches: Any,
+        views: int = 1,
     ) -> None:
-        """Name the features, where they enter, the labels by position, and the batches of (epoch, position)."""
-        self.store, self.split_point = store, split_point
+        """Name the features, where they enter which network, the labels by position, and the batches.
+
+        Args:
+            store: rows of features.
+            split_point: where they enter.
+            network: whose they are.
+            labels: by position.
+            batches: lists of (epoch, position).
+            views: rows of each image.
+        """
+        self.store, self.split_point, self.network = store, split_point, network
         self.labels, self.batches, self.views = torch.tensor(labels), batches, views
 
     def __len__(self) -> int:
@@ -212,4 +227,4 @@ class FeatureLoader:
         for indices in self.batches:
             positions = [i for _, i in indices]
             rows = [epoch % self.views * n + i for epoch, i in indices]
-            yield Features.wrap(self.store.take(rows), self.split_point), self.labels[positions]
+            yield Features.wrap(self.store.take(rows), self.split_point, self.network), self.labels[positions]

@@ -1,4 +1,4 @@
-"""Replace the head or the network of a module that is built already."""
+"""Replace the head, the network or the strategy of a module that is built already."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 from finetune.models.backbone import Backbone, names_under
 from finetune.models.head_layers import head_record
 from finetune.training.schedule import FreezeSchedule
+from finetune.training.strategy import Strategy
 
 
 def set_head(module: Any, layers: Any) -> None:
@@ -24,7 +25,6 @@ def set_head(module: Any, layers: Any) -> None:
     backbone.network = module.backbone
     backbone.insert_head(layers, len(module.classes))
     module.backbone.to(memory_format=torch.channels_last)
-    module.hparams["head"] = head_record(module.backbone, module.family.head)
     _plan_again(module)
 
 
@@ -37,27 +37,30 @@ def compiled_in_place(network: Any) -> Any:
     return own
 
 
-def follow_network(module: Any, name: str) -> None:
-    """Plan again where another network has been put in the place of a FineTuner's.
+def follow(module: Any, name: str) -> None:
+    """Plan again where another network or strategy has been put in the place of a FineTuner's.
 
     Args:
         module: a FineTuner, which may be under construction.
         name: of the attribute that was set.
 
     Raises:
-        ValueError: the network has not the head of the one before, or the strategy does not fit it.
+        ValueError: the network has not the head of the one before, or the strategy is none or does not fit.
     """
-    if name != "backbone" or module.schedule.network is module.backbone:
-        return
-    try:
-        module.backbone.get_submodule(module.family.head)
-    except AttributeError as error:
-        raise ValueError(
-            f"The new backbone has no head {module.family.head!r}: make a FineTuner of it, FineTuner(network, head=...)."
-        ) from error
-    module._backbone.network = module.backbone
-    module._backbone.head_names = names_under(module.backbone, module.family.new)
-    _plan_again(module)
+    schedule = module.__dict__.get("schedule")
+    if name == "backbone" and schedule.network is not module.backbone:
+        try:
+            module.backbone.get_submodule(module.family.head)
+        except AttributeError as error:
+            raise ValueError(
+                f"The new backbone has no head {module.family.head!r}: make a FineTuner of it, FineTuner(network, head=...)."
+            ) from error
+        module._backbone.network, module._backbone.has_own_head = module.backbone, True
+        module._backbone.head_names = names_under(module.backbone, module.family.new)
+        _plan_again(module)
+    if name == "strategy" and schedule is not None:
+        module.__dict__["strategy"] = Strategy.load(module.strategy)
+        _plan_again(module)
 
 
 def _plan_again(module: Any) -> None:
@@ -65,3 +68,5 @@ def _plan_again(module: Any) -> None:
     module.schedule = FreezeSchedule(module.strategy, module._backbone, module.schedule.aux_weight)
     module.schedule.set_requires_grad(module._epoch)
     module.train(module.training)
+    module.hparams["head"] = head_record(module.backbone, module.family.head, module._backbone.has_own_head)
+    module.hparams["strategy"] = module.strategy.to_dict()

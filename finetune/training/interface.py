@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from finetune.checkpoints.metadata import CheckpointMetadata
 from finetune.images.transforms import Preprocess
 from finetune.metrics.classification import SplitMetrics, TrainingMetrics
+from finetune.models.backbone import Backbone
 from finetune.models.specs import Family
 from finetune.training.schedule import FreezeSchedule
 from finetune.training.strategy import Strategy
@@ -23,6 +24,7 @@ class TrainableClassifier(Protocol):
     model_name: str
     classes: list[str]
     backbone: nn.Module
+    _backbone: Backbone
     family: Family
     preprocess: Preprocess
     transform_input: bool

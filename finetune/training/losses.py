@@ -123,9 +123,16 @@ def mean_loss(criterion: Any, logits: Tensor, targets: Tensor) -> Tensor:
     """Compute a loss as one number: the mean where the criterion returns one for each image.
 
     Raises:
-        ValueError: it returns neither.
+        ValueError: it returns neither, or fails.
     """
-    loss = criterion(logits, targets)
+    try:
+        loss = criterion(logits, targets)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        name = getattr(criterion, "__name__", type(criterion).__name__)
+        raise ValueError(
+            f"The loss {name} does not take logits {tuple(logits.shape)} and targets {targets.dtype} {tuple(targets.shape)}: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error
     if isinstance(loss, Tensor) and loss.ndim == 0:
         return loss
     if isinstance(loss, Tensor) and loss.shape == (len(logits),):

@@ -21,17 +21,10 @@ from finetune.images.transforms import batch_augmentation
 from finetune.metrics.classification import SplitMetrics, TrainingMetrics
 from finetune.models.backbone import Backbone
 from finetune.models.network import ClassifierNetwork
-from finetune.training import (
-    arguments,
-    batches,
-    callbacks,
-    checkpointing,
-    distributed,
-    feature_cache,
-    heads,
-    losses,
-    optimization,
-)
+from finetune.training import arguments, batches, checkpointing, distributed, heads, losses, optimization
+from finetune.training.callbacks import refuse_callbacks
+from finetune.training.feature_cache import prepare_caches
+from finetune.training.hooks import require_super
 from finetune.training.resume import ResumeState
 from finetune.training.schedule import FreezeSchedule
 from finetune.training.strategy import Strategy
@@ -165,7 +158,7 @@ class FineTuner(LightningModule):
         heads.set_head(self, layers)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; a head or a backbone takes the place of the one that is trained.
+        """Set an attribute; a head, a backbone or a strategy takes the place of the one that is trained.
 
         Raises:
             ValueError: it does not fit.
@@ -174,7 +167,7 @@ class FineTuner(LightningModule):
             object.__setattr__(self, name, value)  # nn.Module's would register it beside the backbone
         else:
             super().__setattr__(name, heads.compiled_in_place(value) if name == "backbone" else value)
-            heads.follow_network(self, name)
+            heads.follow(self, name)
 
     @property
     def lr(self) -> float | None:
@@ -201,7 +194,7 @@ class FineTuner(LightningModule):
                 image (N, V, 3, H, W), whose probabilities are averaged; or features of a batch.
         """
         if isinstance(images, batches.Features):
-            values = images.values_for_network()
+            values = images.values_for(self.backbone)
             return self.network.logits_from(values, images.split_point, exact_head=not self.training)
         return self.network.logits(images, exact_head=not self.training)
 
@@ -217,7 +210,7 @@ class FineTuner(LightningModule):
         Raises:
             ValueError: they contradict each other, or a callback does not go with a FineTuner.
         """
-        callbacks.refuse_callbacks(self.trainer)
+        refuse_callbacks(self.trainer)
         self.schedule.attach(self.trainer)
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "adapt_to"):  # an ImageDataModule
@@ -226,15 +219,15 @@ class FineTuner(LightningModule):
     def on_fit_start(self) -> None:
         """Freeze, print the groups, and compute the features of what stays frozen."""
         FineTuner.setup(self, "fit")  # again: a subclass may have a setup of its own
-        self.schedule.require_starts()
         self.metadata = replace(self.metadata, validation=ValidationRecord())
         self._enter_epoch()
+        self.schedule.require_starts()
         if self._lr is not None and any(optimization.base_lr(o) != self._lr for o in self.trainer.optimizers):
             self.trainer.strategy.setup_optimizers(self.trainer)  # a callback has found a rate since they were made
         if self.trainer.is_global_zero:
             self.schedule.announce(self.strategy_table(), self.weights_source)
         # Lightning restores the epoch only after this hook
-        feature_cache.prepare_caches(self, self.trainer, self._resume.epoch)
+        prepare_caches(self, self.trainer, self._resume.epoch)
 
     def on_train_start(self) -> None:
         """Restore what Lightning has not restored of a resumed run."""
@@ -419,3 +412,6 @@ class FineTuner(LightningModule):
         if hparams_file is not None or not weights_only:
             raise ValueError("A checkpoint needs no hparams_file, and is always read with weights_only=True.")
         return checkpointing.load_module(cls, checkpoint_path, map_location, strict, changes)
+
+
+require_super(FineTuner)

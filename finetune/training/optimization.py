@@ -60,6 +60,11 @@ def configure_optimizers(module: TrainableClassifier, lr: float | None, trainer:
     if module.make_scheduler is None:
         return optimizer
     monitor, mode = module.monitor, module.metrics.monitor_mode(module.monitor)
+    keywords = getattr(module.make_scheduler, "keywords", {})
+    if lr is not None and (own := next((name for name in _BASE_RATES if name in keywords), None)) is not None:
+        echo(
+            field_line("Note", f"module.lr={lr:.3g} changes nothing: the scheduler has its own {own}={keywords[own]}.")
+        )
     scheduler = make_scheduler(
         module.make_scheduler, optimizer, module.schedule, trainer, module.scheduler_interval, monitor, mode
     )
@@ -158,6 +163,8 @@ def make_scheduler(
     interval = _interval(scheduler, counts_steps) if interval == "auto" else interval
     if interval == "epoch":
         _note_beyond_end(scheduler, schedule.max_epochs)
+    elif isinstance(scheduler, OneCycleLR) and not fills_length(make):
+        _require_length(scheduler, trainer)
     return {
         "scheduler": scheduler,
         "interval": interval,
@@ -165,6 +172,16 @@ def make_scheduler(
         # `step_plateau` steps it
         "frequency": sys.maxsize if isinstance(scheduler, ReduceLROnPlateau) else 1,
     }
+
+
+def _require_length(scheduler: OneCycleLR, trainer: Trainer) -> None:
+    """Refuse a one-cycle schedule that ends before the run: torch fails at the first step after its end."""
+    steps = steps_left(trainer)
+    if scheduler.total_steps < steps:
+        raise ValueError(
+            f"scheduler: OneCycleLR was given {scheduler.total_steps} steps, and the run takes {steps}: leave its length out, "
+            "and it is filled in."
+        )
 
 
 def fills_length(make: Any) -> bool:

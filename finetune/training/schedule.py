@@ -67,13 +67,18 @@ class FreezeSchedule:
         return sys.maxsize if self.max_epochs is None else self.max_epochs
 
     def require_starts(self) -> None:
-        """Check that every group's start can be computed.
+        """Check that every group's start can be computed, and that something is trained at all.
 
         Raises:
-            ValueError: it is a share of a run without an end.
+            ValueError: a start is a share of a run without an end, or all that would be trained is frozen by hand.
         """
         for group, _ in self.groups:
             group.first_epoch(self.max_epochs)
+        if self.end > 0 and not self.ever_trainable_names():
+            raise ValueError(
+                f"Nothing would be trained: all that the strategy {self.strategy.name!r} trains was frozen by hand "
+                f"({len(self.frozen_by_hand)} parameters)."
+            )
 
     def start_epochs(self) -> list[int | None]:
         """Return the first epoch of each group, counted from 0; None is never."""

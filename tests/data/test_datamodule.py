@@ -473,6 +473,21 @@ def test_a_sampler_of_ones_own_orders_images_and_features(
     assert seen == expected
 
 
+@pytest.mark.parametrize(("order", "found"), [([0, 99], "0 to 99"), ([-1, 0], "-1 to 0"), ([], "none")])
+def test_an_order_of_images_that_are_not_there_is_refused(
+    order: list[int], found: str, photos: Path, trainer: Callable[..., Trainer]
+) -> None:
+    class Odd(ImageDataModule):
+        def training_order(self, epoch: int) -> list[int]:
+            return order
+
+    with pytest.raises(ValueError, match=rf"gives the positions {found}; there are 24 training images"):
+        trainer(1).fit(
+            FineTuner("squeezenet1_1", ["cat", "dog", "emu"], weights="none"),
+            datamodule=Odd(photos, num_workers=0, image_size=32),
+        )
+
+
 def test_an_order_that_changes_its_length_is_refused(
     make_images: Callable[..., Path], trainer: Callable[..., Trainer]
 ) -> None:

@@ -48,7 +48,7 @@ def test_cifar100_holds_out_of_train_and_keeps_test(tmp_path: Path, monkeypatch:
     images, labels = next(iter(data.val_dataloader()))
     assert images.shape[1:] == (3, 16, 16)
     assert labels.tolist() == data.splits["val"].labels[: len(labels)]
-    image, label = data.image_dataset("train")[0]
+    image, label = data.image_dataset("train")[0, 0]
     assert image.shape == (3, 16, 16)
     assert label == data.splits["train"].labels[0]
     assert data.splits["test"].keys[0] == "test/0"

@@ -71,7 +71,8 @@ def test_the_first_epochs_may_be_without_augmentation() -> None:
     dataset = ImageDataset(_split(), _same, _noise, 0, 2)
     assert [bool((dataset[epoch, 4][0] == 4).all()) for epoch in range(4)] == [True, True, False, False]
     assert dataset[0, 4][1] == 0
-    assert bool((dataset[4][0] == 4).all())  # a position alone is of the first epoch
+    with pytest.raises(ValueError, match=r"is asked for as \(epoch, position\), got 4"):
+        dataset[4]
 
 
 def test_collate_keeps_the_memory_order_of_images_and_the_views_apart() -> None:

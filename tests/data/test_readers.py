@@ -78,3 +78,17 @@ def test_loader_reader_gives_what_the_loader_returns_and_names_bad_files() -> No
     assert (
         reader.content_key() != LoaderReader(paths, values.__getitem__).content_key()
     )  # no later run takes its features
+
+
+def test_items_that_are_tensors_are_pixels_where_they_are_bytes_and_refused_where_not() -> None:
+    pixels = torch.randint(0, 256, (3, 4, 5), dtype=torch.uint8)
+    grey = torch.randint(0, 256, (1, 4, 5), dtype=torch.uint8)
+    reader = DatasetReader([(pixels, 0), (grey, 0), (pixels / 255, 0), (pixels.numpy() / 255, 0)])
+    assert torch.equal(reader(0), pixels)
+    assert torch.equal(reader(1), grey.repeat(3, 1, 1))
+    for i, got in ((2, r"torch\.float32 \(3, 4, 5\)"), (3, r"float64 \(3, 4, 5\)")):
+        with pytest.raises(
+            ValueError,
+            match=rf"Item {i} of list has {got} for an image: it must be .*Leave transforms such as ToTensor",
+        ):
+            reader(i)

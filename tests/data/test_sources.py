@@ -45,3 +45,9 @@ def test_a_scan_opens_each_file_once_and_the_first_epoch_or_the_features_decode_
     assert len(files) == 36
     assert seen == [Counter(dict.fromkeys(files, before))]  # no second reading of sizes, of checksums, of headers
     assert set(opened.values()) == {2}
+
+
+@pytest.mark.parametrize("options", [{"dataset": [1, 2]}, {"dataset": list}, {"dataset": list, "splits": {}}])
+def test_a_data_set_without_its_splits_or_that_is_made_already_is_told_how_to_be_given(options: Any) -> None:
+    with pytest.raises(ValueError, match=r"dataset= takes a class or a function that makes a data set, and splits="):
+        ImageDataModule(**options).prepare()

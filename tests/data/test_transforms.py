@@ -191,3 +191,19 @@ def test_floats_of_a_loader_are_normalised_after_a_transform_of_ones_own_and_its
     assert crop(rgb).tolist() == [[[grey.getpixel((x, y)) for x in range(4)] for y in range(4)]]
     own = ImageTransforms(evaluation=lambda pixels: pixels[:, :4, :4] / 255 - 3).for_evaluation(preprocess)
     torch.testing.assert_close(own(rgb), crop(rgb) / 255 - 3)
+
+
+def test_a_transform_that_fails_or_is_a_class_is_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"train_transform takes a transform, and RandomHorizontalFlip is a class: give"
+    ):
+        ImageTransforms(train=v2.RandomHorizontalFlip)
+
+    def broken(pixels: Tensor) -> Tensor:
+        raise KeyError("colour")
+
+    plain = ImageTransforms(evaluation=broken).for_evaluation(Preprocess(4, 4))
+    with pytest.raises(
+        ValueError, match=r"eval_transform=.*broken raises KeyError for torch\.uint8 \(3, 6, 6\): 'colour'"
+    ):
+        plain(torch.zeros(3, 6, 6, dtype=torch.uint8))

@@ -148,6 +148,42 @@ def test_a_forward_of_ones_own_gets_images(photos: Path, trainer: Make, capsys: 
     assert "forward of Halving may read the images" in " ".join(capsys.readouterr().out.split())
 
 
+class Taught(FineTuner):
+    """Learns from a teacher that is called with what stands in the batch."""
+
+    teacher: FineTuner
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return (self(batch[0]) - self.teacher(batch[0]).detach()).square().mean()
+
+
+@pytest.mark.parametrize("teacher", ["resnet18", "squeezenet1_1"])
+def test_another_module_does_not_take_the_features_of_this_ones_trunk(
+    teacher: str, photos: Path, trainer: Make
+) -> None:
+    module = Taught("resnet18", CLASSES, weights="none", preprocess={"size": 32})
+    module.teacher = FineTuner(teacher, CLASSES, weights="none", preprocess={"size": 32})
+    with pytest.raises(ValueError, match=r"Another module was called with the images of a batch.*strategy\.cache"):
+        trainer(1).fit(module, datamodule=data_of(photos))
+    module.strategy.cache = "never"
+    trainer(1).fit(module, datamodule=data_of(photos))
+
+
+class OwnLoader(ImageDataModule):
+    """Has training batches of its own."""
+
+    def train_dataloader(self) -> Any:
+        return make_batches(32)
+
+
+def test_a_loader_of_ones_own_in_a_data_module_keeps_no_features(
+    photos: Path, trainer: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = OwnLoader(photos, num_workers=0, image_size=32)
+    trainer(1).fit(make_finetuner(preprocess={"size": 32}), datamodule=data)
+    assert "train_dataloader of OwnLoader may read the images" in " ".join(capsys.readouterr().out.split())
+
+
 # --- the weights that are saved are those that were validated ----------------------------------------------------------
 
 
@@ -207,6 +243,11 @@ def test_epoch_averaging_saves_what_it_validated_the_mean_of_the_last_epochs(
         torch.testing.assert_close(saved["state_dict"]["backbone.fc.weight"], expected)
         assert correct_by_hand(path, data) == pytest.approx(saved["finetune"]["validation"]["results"]["acc"])
     torch.testing.assert_close(module.backbone.get_parameter("fc.weight"), (ends[2] + ends[3]) / 2)  # and it ends so
+
+
+def test_averaging_that_would_never_begin_is_refused(trainer: Make) -> None:
+    with pytest.raises(ValueError, match="EpochAveraging: start=5 lies beyond the 2 epochs of the run"):
+        trainer(2, callbacks=[EpochAveraging(start=5)]).fit(make_finetuner(), make_batches())
 
 
 @pytest.mark.parametrize(
@@ -359,6 +400,15 @@ def test_layers_unfrozen_by_hand_against_the_strategy_are_refused(trainer: Make)
     module.backbone.layer4.requires_grad_(True)
     with pytest.raises(
         ValueError, match=r"requires_grad of layer4\.0\.conv1\.weight was set by hand, but the strategy"
+    ):
+        trainer(1).fit(module, make_batches(64))
+
+
+def test_a_run_that_would_train_nothing_is_refused(trainer: Make) -> None:
+    module = make_finetuner()
+    module.freeze()
+    with pytest.raises(
+        ValueError, match="Nothing would be trained: all that the strategy 'feature_extract' trains was frozen"
     ):
         trainer(1).fit(module, make_batches(64))
 

@@ -120,6 +120,10 @@ def test_the_losses_that_are_shipped_are_those_of_the_papers() -> None:
         ({"mixup": "yes"}, "mixup= takes a number, got 'yes'"),
         ({"monitor": 3}, "monitor= takes text, got 3"),
         ({"metrics": {"acc": torchmetrics.CohenKappa("multiclass", num_classes=3)}}, "metrics: 'acc' is taken"),
+        (
+            {"metrics": {"kappa": torchmetrics.CohenKappa("multiclass", num_classes=2)}},
+            r"kappa does not take probabilities \(N, 3\)",
+        ),
         ({"metrics": {"kappa": 3}}, "metrics: kappa must be a torchmetrics Metric, got a int"),
         ({"scheduler": StepLR, "scheduler_interval": "weekly"}, "no scheduler interval 'weekly'"),
     ],
@@ -127,6 +131,33 @@ def test_the_losses_that_are_shipped_are_those_of_the_papers() -> None:
 def test_arguments_that_make_no_sense_are_told_what_does(options: dict[str, Any], message: str, trainer: Make) -> None:
     with pytest.raises(ValueError, match=message):
         trainer(1).fit(small(**options), make_batches(16))
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (nn.BCEWithLogitsLoss(), r"The loss BCEWithLogitsLoss does not take logits \(3, 3\) and targets torch\.int64 \(3,\)"),
+        (lambda logits: logits.mean(), "does not take logits .* positional argument"),
+        (lambda logits, labels: nn.functional.cross_entropy(logits, labels + 5), "does not take logits .*out of bounds"),
+    ],
+)  # fmt: skip
+def test_a_loss_that_fails_says_what_it_was_given(loss: Any, message: str, trainer: Make) -> None:
+    with pytest.raises(ValueError, match=message):
+        trainer(1).fit(small(loss=loss), make_batches(16))
+
+
+@pytest.mark.parametrize(
+    ("images", "got"),
+    [
+        (torch.zeros(3, 16, 16, 3), r"torch\.float32 \(3, 16, 16, 3\)"),
+        (torch.zeros(3, 3, 16, 16, dtype=torch.int64), r"torch\.int64 \(3, 3, 16, 16\)"),
+        (torch.zeros(3, 1, 16, 16), r"torch\.float32 \(3, 1, 16, 16\)"),
+    ],
+)
+def test_batches_that_are_no_images_are_refused(images: Tensor, got: str, trainer: Make) -> None:
+    loader = DataLoader(TensorDataset(images, torch.tensor([0, 1, 2])), batch_size=3)
+    with pytest.raises(ValueError, match=rf"Images are \(N, 3, H, W\), uint8 or normalised floats, got {got}"):
+        trainer(1).fit(small(), loader)
 
 
 def test_a_loss_that_returns_a_table_is_refused(trainer: Make) -> None:
@@ -326,6 +357,44 @@ def test_a_scheduler_that_gives_all_groups_one_rate_is_noted(trainer: Make, caps
     )
     trainer(1).fit(module, make_batches(16), make_batches(16))
     assert "OneCycleLR gives all groups the same rate" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_rate_that_a_scheduler_overrules_is_noted(trainer: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    module = small(scheduler=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1))
+    module.lr = 0.02
+    trainer(1).fit(module, make_batches(16), make_batches(16))
+    assert "module.lr=0.02 changes nothing: the scheduler has its own max_lr=0.1" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_a_one_cycle_that_ends_before_the_run_is_refused_before_its_first_step(trainer: Make) -> None:
+    module = small(scheduler=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=3))
+    with pytest.raises(ValueError, match="OneCycleLR was given 3 steps, and the run takes 4"):
+        trainer(2).fit(module, make_batches(16), make_batches(16))
+
+
+class Manual(FineTuner):
+    """Steps its optimizer itself."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(SmallNetwork(), CLASSES, "finetune", head="fc", **options)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(nn.functional.cross_entropy(self(batch[0]), batch[1]))
+        optimizer.step()
+
+
+def test_manual_steps_are_those_of_a_loop_by_hand_and_refuse_a_warm_up(trainer: Make) -> None:
+    torch.manual_seed(3)
+    module = Manual(optimizer=partial(SGD, lr=0.1))
+    trainer(2).fit(module, make_batches(16), make_batches(16))
+    assert_equal_networks(trained_by_hand(nn.functional.cross_entropy), module.backbone)
+    with pytest.raises(ValueError, match="With automatic_optimization=False the steps are yours"):
+        trainer(1).fit(Manual(warmup=1), make_batches(16))
 
 
 # --- batches and loaders ---------------------------------------------------------------------------------------------

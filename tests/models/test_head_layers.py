@@ -62,7 +62,7 @@ def test_a_head_is_a_path_layers_or_both() -> None:
     )
     assert (path, repr(built)) == ("fc", repr(layer))
     network = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU(), nn.Linear(2, 3)))
-    assert head_record(network, "0") == "0"
-    record: Any = head_record(network, "1")
+    assert head_record(network, "0", is_own=False) == "0"
+    record: Any = head_record(network, "1", is_own=True)
     assert (record["path"], list(record["layers"]["layers"])) == ("1", ["0", "1"])
     assert torch.equal(build_layers(record["layers"])(torch.zeros(1, 2)).isnan(), torch.zeros(1, 3, dtype=torch.bool))

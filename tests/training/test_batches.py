@@ -13,9 +13,11 @@ from torchvision.transforms import v2
 
 from finetune.training.batches import Features, batch_size, images_of, loader_name, unpack_batch
 
+NETWORK = nn.Linear(1, 1)
+
 
 def features() -> Features:
-    return Features.wrap(torch.arange(4 * 8 * 3 * 3.0).view(4, 8, 3, 3), "classifier")
+    return Features.wrap(torch.arange(4 * 8 * 3 * 3.0).view(4, 8, 3, 3), "classifier", NETWORK)
 
 
 @pytest.mark.parametrize(
@@ -39,9 +41,9 @@ def test_any_use_of_features_as_images_is_refused(use: Callable[[Any], Any]) -> 
     "use", [lambda x: x.to("cpu"), lambda x: x.detach().clone(), lambda x: x[:2], lambda x: x[torch.tensor([0, 3])], lambda x: x.half()]
 )  # fmt: skip
 def test_features_can_be_moved_and_rows_of_them_taken(use: Callable[[Any], Any]) -> None:
-    plain, moved = features().values_for_network(), use(features())
+    plain, moved = features().values_for(NETWORK), use(features())
     assert (type(plain), type(moved), moved.split_point) == (Tensor, Features, "classifier")
-    torch.testing.assert_close(moved.values_for_network(), use(plain))
+    torch.testing.assert_close(moved.values_for(NETWORK), use(plain))
     assert (len(moved), moved.size(0), moved.shape[1:]) == (len(use(plain)), len(use(plain)), torch.Size([8, 3, 3]))
 
 
@@ -78,3 +80,14 @@ def test_further_loaders_have_the_name_of_their_key_or_their_number() -> None:
     assert loader_name("val", 0, None) == "val"
     assert loader_name("val", 1, SimpleNamespace(val_dataloaders=["a", "b"])) == "val/1"
     assert loader_name("test", 1, SimpleNamespace(test_dataloaders={"near": 0, "far": 0})) == "test/far"
+
+
+def test_features_of_one_network_are_refused_by_another() -> None:
+    with pytest.raises(ValueError, match="Another module was called with the images of a batch, which holds features"):
+        features().values_for(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("keys", ["xy", ("a", "b", "c")])
+def test_keys_of_a_batch_are_two(keys: Any) -> None:
+    with pytest.raises(ValueError, match="batch_keys names two keys"):
+        unpack_batch({"a": 1, "b": 2, "c": 3}, keys)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from torch import nn
+from torch import Tensor, nn
 
+from finetune import FineTuner
 from tests.helpers import make_batches, make_finetuner
 from tests.training.helpers import changed_tensors, snapshot
 
@@ -23,7 +26,51 @@ def test_a_head_that_is_set_is_in_the_network_the_groups_and_the_record() -> Non
     assert claimed["head"] == ["fc.0.weight", "fc.0.bias", "fc.1.weight", "fc.1.bias"]
     assert module.hparams["head"]["path"] == "fc"
     module.head = nn.Linear(512, 3, bias=False)
-    assert module.hparams["head"] == "fc"
+    assert module.hparams["head"]["layers"]["arguments"] == {"in_features": 512, "out_features": 3, "bias": False}
+
+
+class Scaled(nn.Linear):
+    """Its code says more than its arguments."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 5 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "head"),
+    [("squeezenet1_1", nn.Conv2d(512, 3, 1, stride=2)), ("resnet18", nn.Linear(512, 3, bias=False)), ("resnet18", Scaled(512, 3))],
+)  # fmt: skip
+def test_a_head_of_one_layer_loads_with_the_arguments_and_the_code_that_it_had(
+    model: str, head: nn.Module, tmp_path: Path
+) -> None:
+    module = make_finetuner(model).eval()
+    module.head = head
+    module.save(tmp_path / "own.ckpt")
+    given: Any = {"head": Scaled(512, 3)} if isinstance(head, Scaled) else {}
+    if given:
+        with pytest.raises(ValueError, match="layers that a checkpoint cannot describe"):
+            FineTuner.load_from_checkpoint(tmp_path / "own.ckpt")
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    torch.testing.assert_close(FineTuner.load_from_checkpoint(tmp_path / "own.ckpt", **given)(images), module(images))
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [(nn.Identity(), "an Identity|a Identity, has no parameters"), (nn.Conv2d(512, 3, 1), "begins with a Conv2d, and the network's own is a Linear")],
+)  # fmt: skip
+def test_a_head_of_another_kind_is_refused(head: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_finetuner().head = head
+
+
+def test_a_strategy_that_is_set_is_the_one_that_trains(trainer: Callable[..., Trainer]) -> None:
+    module = make_finetuner()
+    strategy: Any = "finetune"
+    module.strategy = strategy
+    before = snapshot(module)
+    trainer(1).fit(module, make_batches(64), make_batches(64))
+    assert {"conv1.weight", "fc.weight"} <= changed_tensors(before, module)
+    assert module.hparams["strategy"]["name"] == "finetune"
 
 
 @pytest.mark.parametrize("head", [3, "fc", None])
