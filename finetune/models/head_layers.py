@@ -119,7 +119,11 @@ def require_fitting_head(head: nn.Module, old: nn.Module | None, num_classes: in
     if not layers:
         return
     first = next(module for module in head.modules() if not next(module.children(), None))
-    if isinstance(first, nn.Linear | nn.Conv2d) and before and isinstance(first, nn.Linear) != isinstance(before[0], nn.Linear):
+    if (
+        isinstance(first, nn.Linear | nn.Conv2d)
+        and before
+        and isinstance(first, nn.Linear) != isinstance(before[0], nn.Linear)
+    ):
         kind = type(before[0]).__name__
         raise ValueError(
             f"The head begins with a {type(first).__name__}, and the network's own is a {kind}: give such a layer."

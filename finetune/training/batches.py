@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from finetune.data.items import IMAGE_KEYS, LABEL_KEYS, only_key
+from finetune.images.transforms import Preprocess
+from finetune.runtime.console import echo, field_line
 from finetune.runtime.suggestions import unknown_name
+
+LARGEST = 20
+"""No usual mean and deviation make a larger value of a pixel."""
 
 _PASSED_ON = frozenset(
     ("bfloat16", "clone", "contiguous", "cpu", "cuda", "detach", "double", "float", "half", "pin_memory", "to")
@@ -110,6 +115,16 @@ def images_of(batch: Any, keys: Sequence[str] | None = None) -> Tensor:
     if isinstance(batch, tuple | list):
         return batch[0]
     return batch
+
+
+def note_scale(images: Tensor, preprocess: Preprocess, is_first: bool) -> None:
+    """Say where the floats of the first batch of a run look like pixels that were not normalised."""
+    if not is_first or not images.is_floating_point():
+        return
+    low, high = (float(value) for value in images.aminmax())
+    if high > LARGEST or (low >= 0 and high <= 1 and any(preprocess.mean)):
+        text = f"the floats of the first batch lie between {low:.3g} and {high:.3g}, as pixels do, and are taken as normalised"
+        echo(field_line("Note", f"{text}; give uint8 pixels, or normalise them as module.preprocess says."))
 
 
 def loader_name(split: str, index: int, trainer: Any) -> str:

@@ -252,6 +252,7 @@ class FineTuner(LightningModule):
         if isinstance(images, batches.Features):
             logits = self(images)
         else:
+            batches.note_scale(images, self.preprocess, is_first=self.global_step == 0 and batch_idx == 0)
             images = self.network.normalize(images)
             if self.batch_augmentation is not None:
                 images, targets = self.batch_augmentation(images, labels)

@@ -432,6 +432,16 @@ def test_a_mapping_whose_keys_say_nothing_is_refused(trainer: Make) -> None:
         trainer(1).fit(small(), loader)
 
 
+@pytest.mark.parametrize(("scale", "noted"), [(1.0, True), (255.0, True), (-1.0, False)])
+def test_floats_that_look_like_pixels_are_noted(
+    scale: float, noted: bool, trainer: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = torch.rand(3, 3, 16, 16) * scale
+    loader = DataLoader(TensorDataset(images, torch.tensor([0, 1, 2])), batch_size=3)
+    trainer(1).fit(small(), loader)
+    assert ("as pixels do, and are taken as normalised" in " ".join(capsys.readouterr().out.split())) == noted
+
+
 class Stream(IterableDataset[tuple[Tensor, Tensor]]):
     """Has no length."""
 
