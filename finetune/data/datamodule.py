@@ -457,7 +457,7 @@ class ImageDataModule(LightningDataModule):
     def _batches_done(self) -> int:
         """Return how many batches of the current epoch an interrupted run had trained on."""
         trainer: Any = self.trainer
-        if trainer is None or not trainer.fit_loop.epoch_loop.restarting:
+        if trainer is None:
             return 0
         epochs = trainer.fit_loop.epoch_progress.current
         in_the_middle = epochs.started > epochs.processed

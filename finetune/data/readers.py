@@ -162,8 +162,7 @@ class Subset:
 
     def content_key(self) -> list[str] | None:
         """Return what determines the contents: of its own files, or of the whole data set."""
-        paths = self.paths
-        return self.reader.content_key() if paths is None else identity.stamp_files(paths)
+        return identity.stamp_files(self.paths or []) if self.kind == "files" else self.reader.content_key()
 
     def __call__(self, i: int) -> Tensor:
         """Read one of them."""

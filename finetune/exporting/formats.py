@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -197,6 +197,8 @@ def _recipe(module: FineTuner) -> str:
         return "network = ...  # your own; "
     keywords = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     recipe = f"network = torchvision.models.get_model({module.model_name!r}, {keywords}); "
+    if isinstance(record := module.hparams["head"], Mapping):
+        recipe += f"network.set_submodule({record['path']!r}, ...)  # the head of your own: {module.head!r}; "
     found = first_convolution(module.backbone)
     if found is None or found[1].in_channels == RGB:
         return recipe
@@ -212,6 +214,8 @@ def _new_network(module: FineTuner) -> nn.Module:
         return copy.deepcopy(module.backbone)
     network: nn.Module = torchvision.models.get_model(module.model_name, **arguments)
     adapt_channels(network, module.preprocess.channels)
+    if isinstance(record := module.hparams["head"], Mapping):
+        network.set_submodule(record["path"], copy.deepcopy(module.head).cpu())
     return network
 
 

@@ -99,11 +99,14 @@ def _require_takes(name: str, metric: Metric, num_classes: int) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             metric.cpu().update(torch.eye(num_classes), torch.arange(num_classes))
+            value = metric.compute()
     # what it raises is up to the metric
     except Exception as error:
         raise ValueError(
             f"metrics: {name} does not take probabilities (N, {num_classes}) and labels (N,): {str(error).splitlines()[0]}"
         ) from error
+    if not isinstance(value, Tensor):
+        raise ValueError(f"metrics: {name} computes a {type(value).__name__}; give one that computes a tensor.")
 
 
 class SplitMetrics(nn.Module):

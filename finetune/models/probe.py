@@ -41,17 +41,20 @@ def modules_after_head(network: nn.Module, head: str, num_classes: int, channels
         for path, module in network.named_modules()
         if path == head or next(module.parameters(recurse=False), None) is not None
     ]
+    own_size: Any = getattr(network, "image_size", None)  # of torchvision's transformers
+    size = own_size if isinstance(own_size, int) else size
     modes = [(module, module.training) for module in network.modules()]
     parameter = next(network.parameters())
     try:
         network.eval()
         with torch.no_grad():
             output = network(torch.zeros(2, channels, size, size, device=parameter.device, dtype=parameter.dtype))
-    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
+    # a network of a user's own can raise anything
+    except Exception as error:
         if head not in called:
             return []  # the first step of a training will say why
         raise ValueError(
-            f"{type(network).__name__} cannot go on after the new head at {head!r} ({str(error).splitlines()[0]:.120}): "
+            f"{type(network).__name__} cannot go on after the new head at {head!r} ({type(error).__name__}: {error!s:.120}): "
             "head= names its last layer."
         ) from error
     finally:

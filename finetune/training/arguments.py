@@ -7,6 +7,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
 from torch import nn
@@ -59,9 +60,11 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind is Any or not isinstance(kind, type):
         return True
     if kind in (int, float):
-        return isinstance(value, int | float if kind is float else int) and not isinstance(value, bool)
-    if kind is Sequence and isinstance(value, str):
-        return False
+        return isinstance(value, Real if kind is float else Integral) and not isinstance(value, bool)
+    if kind is Sequence:  # arrays and tensors are no Sequence, and good for one
+        return (
+            hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, str | bytes | Mapping)
+        )
     return isinstance(value, kind)
 
 
@@ -71,6 +74,29 @@ def _describe(hint: Any) -> str:
              Sequence: "a list", Mapping: "a mapping"}  # fmt: skip
     kinds = [typing.get_origin(option) or option for option in options]
     return " or ".join(names.get(kind, getattr(kind, "__name__", str(kind)).lower()) for kind in kinds)
+
+
+def require_not_negative(**values: float | None) -> None:
+    """Check numbers.
+
+    Raises:
+        ValueError: one is negative; names it.
+    """
+    for name, value in values.items():
+        if value is not None and value < 0:
+            raise ValueError(f"{name} must be 0 or more, got {value}.")
+
+
+def plain_floats(name: str, values: Any) -> list[float] | None:
+    """Return numbers as plain floats, or None.
+
+    Raises:
+        ValueError: one is no number.
+    """
+    try:
+        return None if values is None else [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}= takes numbers, got {values!r:.60}.") from error
 
 
 def class_names(classes: Sequence[str] | int) -> list[str]:
@@ -87,13 +113,14 @@ def class_names(classes: Sequence[str] | int) -> list[str]:
     return names
 
 
-def agree_with_data(module: TrainableClassifier, given: Mapping[str, Any], data: Any) -> None:
+def agree_with_data(module: TrainableClassifier, given: Mapping[str, Any], data: Any, is_fit: bool) -> None:
     """Let an `ImageDataModule` and a module agree on classes and preprocessing.
 
     Args:
-        module: takes over the preprocessing of the images.
+        module: takes over the preprocessing of the images that it is trained on.
         given: the fields of it that the user asked for.
         data: has been set up.
+        is_fit: whether the module is trained, and not evaluated.
 
     Raises:
         ValueError: they contradict each other.
@@ -101,8 +128,11 @@ def agree_with_data(module: TrainableClassifier, given: Mapping[str, Any], data:
     images = data.adapt_to(module.classes, module.preprocess, module.schedule.unaugmented_epochs())
     agreed = agreed_preprocess(module.preprocess, given, images)
     require_size(module.model_name, module.family, module.backbone, agreed.size)
-    module.preprocess = agreed
-    module.hparams["preprocess"] = agreed.to_dict()
+    if is_fit:
+        module.preprocess = agreed
+        module.hparams["preprocess"] = agreed.to_dict()
+    elif (agreed.mean, agreed.std) != (module.preprocess.mean, module.preprocess.std):
+        raise ValueError("The data module's preprocess has another mean or std than the module was trained with.")
 
 
 def agreed_preprocess(own: Preprocess, given: Mapping[str, Any], images: Preprocess) -> Preprocess:
@@ -144,7 +174,7 @@ def build_backbone(
         FileNotFoundError: weights that are not there and cannot be downloaded.
     """
     path, layers = parse_head(head)
-    backbone = make_backbone(model, weights, path, feature_boundary, transform_input, preprocess, in_channels)
+    backbone = make_backbone(model, weights, path, feature_boundary, transform_input, preprocess, int(in_channels))
     backbone.replace_head(len(classes), head_init, classes, layers)
     if backbone.name == "custom":
         backbone.probe(len(classes))

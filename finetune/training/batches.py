@@ -132,7 +132,8 @@ def loader_name(split: str, index: int, trainer: Any) -> str:
     if index == 0:
         return split
     loaders = getattr(trainer, f"{split}_dataloaders")
-    return f"{split}/{list(loaders)[index] if isinstance(loaders, Mapping) else index}"
+    name = str(list(loaders)[index] if isinstance(loaders, Mapping) else index)
+    return f"{split}/{name.replace('.', '_')}"
 
 
 def batch_size(batch: Any) -> int:

@@ -34,7 +34,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     def _should_save_on_train_epoch_end(self, trainer: Trainer) -> bool:
         """Return False where validations lie within epochs: the weights that one was about are gone at the epoch's end."""
-        return trainer.val_check_interval == 1.0 or not str(self.monitor).startswith("val/")
+        interval = trainer.val_check_interval  # 1.0 is once an epoch, 1 after every batch
+        return (isinstance(interval, float) and interval == 1.0) or not str(self.monitor).startswith("val/")
 
     def _should_skip_saving_checkpoint(self, trainer: Trainer) -> bool:
         """Return True too for weights that were not validated: a run that is stopped within an epoch ends with some."""
@@ -104,7 +105,7 @@ class EpochAveraging(WeightAveraging):
     """
 
     def __init__(self, start: float = 0.75) -> None:
-        """Set the first epoch that is averaged: a number of epochs from 1 on, or a share of the run below 1.
+        """Set how many epochs come before the first that is averaged; below 1 a share of the run.
 
         Raises:
             ValueError: it is negative.
@@ -130,7 +131,8 @@ class EpochAveraging(WeightAveraging):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Add the weights at the end of an epoch, before they are validated."""
-        self._last_batch = trainer.is_last_batch and trainer.current_epoch >= self._first
+        is_averaged = self._has_begun or trainer.current_epoch >= self._first  # a longer run does not leave off
+        self._last_batch = trainer.is_last_batch and is_averaged
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
@@ -171,6 +173,8 @@ def refuse_callbacks(trainer: Trainer) -> None:
         )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = type(callback).__name__
+        if isinstance(callback, WeightAveraging):  # used in another fit before; what is resumed is restored later
+            callback._latest_update_step = min(callback._latest_update_step, trainer.global_step)
         if isinstance(callback, BaseFinetuning):
             raise ValueError(
                 f"{name} and the strategy would both decide what is trainable. Leave it out, and give a strategy: "

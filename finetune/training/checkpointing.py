@@ -59,8 +59,14 @@ def add_metadata(checkpoint: dict[str, Any], module: TrainableClassifier, traine
         trainer: None outside of a training.
 
     Raises:
-        ValueError: a tensor is not finite.
+        ValueError: a tensor is not finite, or a hyper-parameter is no plain value.
     """
+    for name, value in checkpoint.get("hyper_parameters", {}).items():
+        if not _is_plain(value):
+            raise ValueError(
+                f"The hyper-parameter {name} is a {type(value).__name__}, which a checkpoint cannot hold: "
+                f'self.save_hyperparameters(ignore=["{name}"]).'
+            )
     metadata = replace(
         module.metadata, versions=hardware.installed_versions(), weights_source=module.weights_source, run=None
     )
@@ -74,6 +80,14 @@ def add_metadata(checkpoint: dict[str, Any], module: TrainableClassifier, traine
             _require_finite(checkpoint["state_dict"], trainer)
             metadata = replace(metadata, run=_run_record(module, trainer))
     checkpoint[METADATA] = metadata.to_dict()
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(item) for item in value.values())
+    if isinstance(value, list | tuple | set):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str | Tensor)
 
 
 def _run_record(module: TrainableClassifier, trainer: Trainer) -> RunRecord:

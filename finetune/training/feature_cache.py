@@ -131,7 +131,7 @@ def batch_reader(module: Any, data: Any, trainer: Any) -> str | None:
         if owner is data:
             hooks = (*hooks, "train_dataloader", "val_dataloader")
         for hook in hooks:
-            function = getattr(type(owner), hook, None)
+            function = getattr(owner, hook, None)  # of the object: LambdaCallback's are functions that it was given
             if function is not None and str(function.__module__).split(".")[0] not in _KNOWN_PACKAGES:
                 return f"{hook} of {type(owner).__name__}"
     return None

@@ -35,6 +35,7 @@ class TrainableClassifier(Protocol):
     train_metrics: TrainingMetrics
     metadata: CheckpointMetadata
     metrics: SplitMetrics
+    criterion: Any
     rates: dict[str, float]
     make_optimizer: Callable[[Any], Optimizer] | None
     make_scheduler: Callable[..., Any] | None

@@ -149,10 +149,13 @@ def weights_of_mean(criterion: Any) -> Tensor | None:
     return criterion.weight if weighted else None
 
 
-def with_own_tensors(state_dict: Mapping[str, Any], module: nn.Module, prefix: str = "criterion.") -> Mapping[str, Any]:
-    """Return stored tensors with the loss's own in place of missing ones, and without those of another loss."""
-    own = {name: value for name, value in module.state_dict().items() if name.startswith(prefix)}
-    stored = {name for name in state_dict if name.startswith(prefix)}
+_NOT_OF_THE_NETWORK = ("criterion.", "metrics.", "train_metrics.")
+
+
+def with_own_tensors(state_dict: Mapping[str, Any], module: nn.Module) -> Mapping[str, Any]:
+    """Return stored tensors with a module's own of its loss and its metrics where none are stored, and without others."""
+    own = {name: value for name, value in module.state_dict().items() if name.startswith(_NOT_OF_THE_NETWORK)}
+    stored = {name for name in state_dict if name.startswith(_NOT_OF_THE_NETWORK)}
     if stored == own.keys():
         return state_dict
     result = OrderedDict(own)

@@ -60,7 +60,7 @@ class FineTuner(LightningModule):
         classes: Sequence[str] | int = (),
         strategy: str | Mapping[str, Any] | Strategy = "feature_extract",
         *,
-        weights: str | None = "default",
+        weights: str | Path | None = "default",
         head: str | nn.Module | Mapping[str, Any] | None = None,
         feature_boundary: str | None = None,
         head_init: str = "default",
@@ -121,7 +121,7 @@ class FineTuner(LightningModule):
         """
         super().__init__()
         self.strategy, self.classes = Strategy.load(strategy), arguments.class_names(classes)
-        weights = weights if self.strategy.pretrained else "none"
+        weights = str(weights or "none") if self.strategy.pretrained else "none"
         backbone = arguments.build_backbone(
             model, weights, head, self.classes, head_init, feature_boundary, transform_input, preprocess, in_channels
         )
@@ -132,7 +132,8 @@ class FineTuner(LightningModule):
         self.backbone: nn.Module = backbone.network.to(memory_format=torch.channels_last)
         self.make_optimizer, self.make_scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self.warmup, self.monitor, self.batch_keys = warmup, monitor, batch_keys
-        weights_of_classes = None if class_weights is None else [float(weight) for weight in class_weights]
+        arguments.require_not_negative(warmup=warmup, mixup=mixup, cutmix=cutmix, aux_weight=aux_weight)
+        weights_of_classes = arguments.plain_floats("class_weights", class_weights)
         self.criterion: Any = losses.make_criterion(loss, weights_of_classes, float(label_smoothing), len(self.classes))
         self.batch_augmentation = batch_augmentation(len(self.classes), mixup, cutmix)
         self.train_metrics, self.metrics = TrainingMetrics(len(self.classes)), SplitMetrics(len(self.classes), metrics)
@@ -166,7 +167,7 @@ class FineTuner(LightningModule):
         if name == "head":
             object.__setattr__(self, name, value)  # nn.Module's would register it beside the backbone
         else:
-            super().__setattr__(name, heads.compiled_in_place(value) if name == "backbone" else value)
+            super().__setattr__(name, heads.prepare(self, name, value))
             heads.follow(self, name)
 
     @property
@@ -211,10 +212,11 @@ class FineTuner(LightningModule):
             ValueError: they contradict each other, or a callback does not go with a FineTuner.
         """
         refuse_callbacks(self.trainer)
+        heads.plan_for_added(self)
         self.schedule.attach(self.trainer)
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "adapt_to"):  # an ImageDataModule
-            arguments.agree_with_data(self, self._given_preprocess, data)
+            arguments.agree_with_data(self, self._given_preprocess, data, stage == "fit")
 
     def on_fit_start(self) -> None:
         """Freeze, print the groups, and compute the features of what stays frozen."""
@@ -236,7 +238,7 @@ class FineTuner(LightningModule):
             return
         self.rates = dict(resume.run.rates)
         self._begin_epoch()  # in the middle of an epoch, nobody calls `on_train_epoch_start`
-        resume.restore_metrics(self.train_metrics, self.trainer.is_global_zero)
+        resume.restore_metrics(self.train_metrics, self.trainer)
         if optimization.fills_length(self.make_scheduler):
             resume.rescale_schedulers(self.trainer, self.schedule)
 
@@ -271,7 +273,7 @@ class FineTuner(LightningModule):
             self.log_dict({f"train/{name}": value for name, value in self.train_metrics.compute().items()})
         self.log_dict(self.rates, rank_zero_only=True)
         optimization.set_train_mode(self.trainer.optimizers, training=False)  # what is saved now
-        optimization.step_plateau(self.lr_schedulers(), self.monitor, self.metadata.validation.epoch, self.trainer)
+        optimization.step_plateau(self.monitor, self.metadata.validation.epoch, self.trainer)
 
     def on_train_end(self) -> None:
         """Check that all processes have the same weights."""
@@ -293,7 +295,7 @@ class FineTuner(LightningModule):
         """Set the mode as `nn.Module.train`, but keep what is frozen in evaluation mode."""
         super().train(mode)
         if mode and hasattr(self, "schedule"):
-            self.schedule.set_modes(self._epoch)
+            self.schedule.set_modes(self._epoch or 0)
         return self
 
     def strategy_table(self) -> list[list[str]]:
@@ -302,8 +304,8 @@ class FineTuner(LightningModule):
         return self.schedule.table(optimization.base_lr(optimizers[0]) if optimizers else self.lr)
 
     @property
-    def _epoch(self) -> int:
-        return self.current_epoch if self._trainer is not None else 0
+    def _epoch(self) -> int | None:
+        return self.current_epoch if self._trainer is not None else None
 
     def _enter_epoch(self) -> bool:
         """Set gradients and modes for the current epoch; return whether gradients changed."""
@@ -358,9 +360,8 @@ class FineTuner(LightningModule):
         self._finish_evaluation("test")
 
     def _finish_evaluation(self, split: str) -> None:
-        self.results.pop(split, None)
         results, scalars = self.metrics.finish(split)
-        self.results |= results
+        self.results = {k: v for k, v in self.results.items() if k.split("/")[0] != split} | results
         self.log_dict(scalars, batch_size=1, prog_bar=split == "val")
 
     # --- checkpoints -------------------------------------------------------------------------------------------

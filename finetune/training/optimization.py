@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
     CyclicLR,
@@ -37,6 +38,9 @@ _LENGTHS = ("total_steps", "T_max")
 _STEP_ARGUMENTS = {"total_steps", "steps_per_epoch", "num_training_steps"}
 _STEP_SCHEDULERS = (OneCycleLR, CyclicLR)
 _EITHER = (LambdaLR, MultiplicativeLR)
+STEPPED_BY_US = sys.maxsize
+"""Frequency of a scheduler that Lightning never steps, and `step_plateau` does."""
+
 _BASE_RATES = ("max_lr", "base_lr")
 
 
@@ -56,6 +60,16 @@ def configure_optimizers(module: TrainableClassifier, lr: float | None, trainer:
         lr: see `make_optimizer`.
         trainer: says how long the run is.
     """
+    trained = [
+        name
+        for name, p in (module.criterion.named_parameters() if isinstance(module.criterion, nn.Module) else ())
+        if p.requires_grad
+    ]
+    if trained:
+        raise ValueError(
+            f"The loss {type(module.criterion).__name__} has parameters of its own ({', '.join(trained)}), which no group "
+            "trains: override configure_optimizers, or switch their requires_grad off."
+        )
     optimizer = make_optimizer(module.make_optimizer, module.schedule, lr)
     if module.make_scheduler is None:
         return optimizer
@@ -89,6 +103,8 @@ def make_optimizer(make: Callable[[Any], Optimizer] | None, schedule: FreezeSche
         )
     try:
         optimizer = make(schedule.param_groups())
+        if "lr" not in optimizer.defaults:
+            raise ValueError(f"{type(optimizer).__name__} has no rate lr that groups could be multiples of")
         optimizer.defaults["lr"] = float(optimizer.defaults["lr"] if lr is None else lr)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"optimizer: {error}") from error
@@ -169,8 +185,7 @@ def make_scheduler(
         "scheduler": scheduler,
         "interval": interval,
         "monitor": monitor,
-        # `step_plateau` steps it
-        "frequency": sys.maxsize if isinstance(scheduler, ReduceLROnPlateau) else 1,
+        "frequency": STEPPED_BY_US if isinstance(scheduler, ReduceLROnPlateau) else 1,
     }
 
 
@@ -236,13 +251,12 @@ def _note_equal_rates(scheduler: Any, before: Sequence[float], optimizer: Optimi
         echo(field_line("Note", f"{text}; give it a rate for each of {', '.join(group_names(optimizer))}."))
 
 
-def step_plateau(scheduler: Any, monitor: str, last_validated: int | None, trainer: Trainer) -> None:
+def step_plateau(monitor: str, last_validated: int | None, trainer: Trainer) -> None:
     """Step a plateau scheduler at the end of an epoch, before its checkpoint and also in an epoch that was resumed.
 
     Lightning does neither.
 
     Args:
-        scheduler: of any kind; others than ReduceLROnPlateau are left alone.
         monitor: the metric that it looks at.
         last_validated: the last epoch with a validation, counted from 1.
         trainer: has the metrics.
@@ -250,13 +264,15 @@ def step_plateau(scheduler: Any, monitor: str, last_validated: int | None, train
     Raises:
         ValueError: the metric that it looks at is not measured.
     """
+    ours: list[Any] = [c.scheduler for c in trainer.lr_scheduler_configs if c.frequency == STEPPED_BY_US]
     validated = last_validated == trainer.current_epoch + 1
-    if not isinstance(scheduler, ReduceLROnPlateau) or not (validated or not monitor.startswith("val/")):
+    if not ours or not (validated or not monitor.startswith("val/")):
         return
     if monitor not in trainer.callback_metrics:
         known = ", ".join(sorted(trainer.callback_metrics))
         raise ValueError(f"ReduceLROnPlateau looks at {monitor}, which is not measured; there are {known}.")
-    scheduler.step(trainer.callback_metrics[monitor])
+    for scheduler in ours:
+        scheduler.step(trainer.callback_metrics[monitor])
 
 
 # --- the rates of a step -----------------------------------------------------------------------------------------

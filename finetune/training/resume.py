@@ -51,10 +51,15 @@ class ResumeState:
             )
         return state
 
-    def restore_metrics(self, metrics: TrainingMetrics, first_process: bool) -> None:
+    def restore_metrics(self, metrics: TrainingMetrics, trainer: Trainer) -> None:
         """Count on in an epoch that was stopped; the first process takes the state, which is that of all."""
-        if self.batches:
-            metrics.restore_metric_state(self.run.metric_state if first_process else {})
+        if self.batches >= trainer.num_training_batches:
+            text = (
+                f"the checkpoint is of the last batch of epoch {self.epoch + 1}, whose validation and row are left out"
+            )
+            echo(field_line("Note", f"{text}; a checkpoint of an epoch's end has them."))
+        elif self.batches:
+            metrics.restore_metric_state(self.run.metric_state if trainer.is_global_zero else {})
 
     def rescale_schedulers(self, trainer: Trainer, schedule: FreezeSchedule) -> None:
         """Let schedules whose length was filled in end where this run ends: it may have other epochs or batches.

@@ -17,7 +17,7 @@ from finetune.training.run_length import resolve_max_epochs
 from finetune.training.strategy import ParamGroup, Strategy
 
 _FROZEN_BY_STRATEGY = "frozen_by_strategy"
-"""Attribute of parameters that a strategy has frozen: in another strategy's hands they are not frozen by hand."""
+"""Attribute of a network: names that a strategy has frozen. In another strategy's hands they are not frozen by hand."""
 
 
 class FreezeSchedule:
@@ -45,13 +45,13 @@ class FreezeSchedule:
         self.head = frozenset(backbone.head_names)
         self.aux_weight = self.family.aux_weight if aux_weight is None else float(aux_weight)
         self.max_epochs: int | None = None
+        frozen_before: set[str] = getattr(self.network, _FROZEN_BY_STRATEGY, set())
         self.frozen_by_hand = {
-            name
-            for name, p in self.network.named_parameters()
-            if not (p.requires_grad or hasattr(p, _FROZEN_BY_STRATEGY))
+            name for name, p in self.network.named_parameters() if not p.requires_grad and name not in frozen_before
         }
         """Parameters whose gradient somebody else has switched off; they stay frozen whatever the groups say."""
         self._applied: dict[str, bool] = {}
+        self._is_running = False
         self.groups: list[AssignedGroup] = assign_parameters(strategy, self.network, backbone.head_names)
         names_before(self.network, self.family.feature_boundary)  # raises here, not in the first epoch
 
@@ -59,6 +59,7 @@ class FreezeSchedule:
 
     def attach(self, trainer: Trainer) -> None:
         """Take the length of the run from a Trainer."""
+        self._is_running = False
         self.max_epochs = resolve_max_epochs(trainer.max_epochs)
 
     @property
@@ -72,6 +73,7 @@ class FreezeSchedule:
         Raises:
             ValueError: a start is a share of a run without an end, or all that would be trained is frozen by hand.
         """
+        self._is_running = True
         for group, _ in self.groups:
             group.first_epoch(self.max_epochs)
         if self.end > 0 and not self.ever_trainable_names():
@@ -167,6 +169,11 @@ class FreezeSchedule:
             if self._applied.get(name, False) and not parameter.requires_grad:
                 self.frozen_by_hand.add(name)
         own = {name for name in thawed if name in self.frozen_by_hand}
+        if own and self._is_running:
+            raise ValueError(
+                f"requires_grad of {min(own)} was switched on in the course of a run, which was planned without it (features, "
+                "augmentation). Give a strategy with a group that starts then: start=1 is the second epoch."
+            )
         self.frozen_by_hand -= own
         if others := [name for name in thawed if name not in own]:
             raise ValueError(
@@ -176,25 +183,31 @@ class FreezeSchedule:
                 '{"match": ".*", "start": None}].'
             )
 
-    def set_requires_grad(self, epoch: int) -> bool:
+    def set_requires_grad(self, epoch: int | None) -> bool:
         """Set `requires_grad` of every parameter for an epoch.
+
+        Args:
+            epoch: counted from 0; None is before a run, when only what is never trained is frozen, so that what a user
+                freezes by hand can be told from it.
 
         Returns:
             Whether anything changed.
         """
-        parameters, unused = dict(self.network.named_parameters()), set(self.unused_aux_parameters(epoch))
-        changed = False
+        parameters = dict(self.network.named_parameters())
+        unused = set(self.unused_aux_parameters(epoch or 0))
+        changed, frozen = False, set()
         for group, names in self.groups:
-            has_gradients = self.has_gradients(group, epoch)
+            has_gradients = group.start is not None if epoch is None else self.has_gradients(group, epoch)
             for name in names:
                 wanted = has_gradients and name not in unused and name not in self.frozen_by_hand
                 changed |= parameters[name].requires_grad != wanted
                 parameters[name].requires_grad_(wanted)
                 self._applied[name] = wanted
                 if not wanted and name not in self.frozen_by_hand:
-                    setattr(parameters[name], _FROZEN_BY_STRATEGY, True)
+                    frozen.add(name)
                 if not wanted:
                     parameters[name].grad = None  # a stale gradient would keep moving it
+        setattr(self.network, _FROZEN_BY_STRATEGY, frozen)  # not on the parameters: a copy would lose it
         return changed
 
     def set_modes(self, epoch: int) -> None:

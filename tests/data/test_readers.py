@@ -92,3 +92,9 @@ def test_items_that_are_tensors_are_pixels_where_they_are_bytes_and_refused_wher
             match=rf"Item {i} of list has {got} for an image: it must be .*Leave transforms such as ToTensor",
         ):
             reader(i)
+
+
+def test_part_of_what_a_loader_reads_has_the_key_of_that_loader(image_files: list[str]) -> None:
+    first, second = (subset(LoaderReader(image_files, lambda path: torch.zeros(3, 2, 2)), [1, 0]) for _ in range(2))
+    assert first.content_key() != second.content_key()
+    assert subset(FileReader(image_files), [1]).content_key() == FileReader(image_files[1:2]).content_key()

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import (
     BackboneFinetuning,
     Callback,
     GradientAccumulationScheduler,
+    LambdaCallback,
     LearningRateFinder,
     ModelCheckpoint,
     StochasticWeightAveraging,
@@ -142,6 +143,15 @@ class Halving(FineTuner):
         return super().forward(images // 2)
 
 
+def test_a_function_in_lightnings_lambda_callback_gets_images(photos: Path, trainer: Make) -> None:
+    seen = []
+    watch = LambdaCallback(
+        on_train_batch_start=lambda trainer, module, batch, batch_idx: seen.append(tuple(batch[0].shape))
+    )
+    trainer(1, callbacks=[watch]).fit(make_finetuner(preprocess={"size": 32}), datamodule=data_of(photos))
+    assert seen == [(8, 3, 32, 32)] * 3
+
+
 def test_a_forward_of_ones_own_gets_images(photos: Path, trainer: Make, capsys: pytest.CaptureFixture[str]) -> None:
     module = Halving("resnet18", CLASSES, weights="none", preprocess={"size": 32})
     trainer(1).fit(module, datamodule=data_of(photos))
@@ -196,7 +206,12 @@ def correct_by_hand(path: Path, data: ImageDataModule) -> float:
 
 
 @pytest.mark.parametrize(
-    "options", [{"val_check_interval": 0.34}, {"val_check_interval": 2, "check_val_every_n_epoch": None}]
+    "options",
+    [
+        {"val_check_interval": 0.34},
+        {"val_check_interval": 1},
+        {"val_check_interval": 2, "check_val_every_n_epoch": None},
+    ],
 )
 def test_best_checkpoint_has_the_weights_of_a_validation_within_an_epoch(
     options: dict[str, Any], photos: Path, trainer: Make, tmp_path: Path
@@ -211,6 +226,39 @@ def test_best_checkpoint_has_the_weights_of_a_validation_within_an_epoch(
     assert correct_by_hand(tmp_path / "best.ckpt", data) == pytest.approx(float(best.best_model_score))
     entries = torch.load(tmp_path / "best.ckpt", weights_only=True)
     assert entries["global_step"] == entries["finetune"]["validation"]["step"]
+
+
+class Batches(Callback):
+    """What each training batch holds."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, float]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        self.seen.append((batch_idx, float(batch[0].float().mean())))
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_run_resumed_from_a_validation_within_an_epoch_sees_the_batches_that_are_left(
+    photos: Path, trainer: Make, tmp_path: Path
+) -> None:
+    def module() -> FineTuner:
+        torch.manual_seed(1)
+        return make_finetuner("resnet18", "finetune", preprocess={"size": 32}, optimizer=partial(SGD, lr=0.01))
+
+    keep = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, save_on_train_epoch_end=False)
+    whole, rest, options = Batches(), Batches(), {"val_check_interval": 0.5}
+    full = module()
+    trainer(1, callbacks=[whole, keep], enable_checkpointing=True, **options).fit(
+        full, datamodule=data_of(photos, batch_size=6)
+    )
+    again = module()
+    trainer(1, callbacks=[rest], **options).fit(
+        again, datamodule=data_of(photos, batch_size=6), ckpt_path=tmp_path / "step=2.ckpt", weights_only=True
+    )
+    assert (len(whole.seen), rest.seen) == (4, whole.seen[2:])
+    for name, value in full.backbone.state_dict().items():
+        torch.testing.assert_close(again.backbone.state_dict()[name], value, msg=name)
 
 
 def test_weights_that_were_never_validated_are_not_saved_as_the_best(
@@ -243,6 +291,15 @@ def test_epoch_averaging_saves_what_it_validated_the_mean_of_the_last_epochs(
         torch.testing.assert_close(saved["state_dict"]["backbone.fc.weight"], expected)
         assert correct_by_hand(path, data) == pytest.approx(saved["finetune"]["validation"]["results"]["acc"])
     torch.testing.assert_close(module.backbone.get_parameter("fc.weight"), (ends[2] + ends[3]) / 2)  # and it ends so
+
+
+def test_averaging_begins_anew_in_a_second_fit(photos: Path, trainer: Make) -> None:
+    averaging = EpochAveraging(start=1)
+    for _ in range(2):
+        module = make_finetuner("resnet18", "finetune", preprocess={"size": 32}, optimizer=partial(SGD, lr=0.1))
+        trainer(3, callbacks=[averaging]).fit(module, datamodule=data_of(photos))
+        assert averaging._average_model is not None
+        assert int(averaging._average_model.n_averaged) == 2
 
 
 def test_averaging_that_would_never_begin_is_refused(trainer: Make) -> None:
@@ -402,6 +459,52 @@ def test_layers_unfrozen_by_hand_against_the_strategy_are_refused(trainer: Make)
         ValueError, match=r"requires_grad of layer4\.0\.conv1\.weight was set by hand, but the strategy"
     ):
         trainer(1).fit(module, make_batches(64))
+
+
+@pytest.mark.parametrize("strategy", ["lp_ft", "gradual"])
+def test_layers_frozen_by_hand_stay_frozen_where_their_group_starts_later(strategy: str, trainer: Make) -> None:
+    module = make_finetuner("resnet18", strategy, optimizer=partial(SGD, lr=0.1))
+    module.backbone.layer1.requires_grad_(False)
+    before = snapshot(module)
+    trainer(6).fit(module, make_batches(64), make_batches(64))
+    moved = changed_tensors(before, module)
+    assert not [name for name in moved if name.startswith("layer1.")]
+    assert "layer4.0.conv1.weight" in moved
+
+
+def test_what_was_frozen_by_hand_is_not_thawed_in_the_course_of_a_run(trainer: Make) -> None:
+    class Thaws(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
+            module.backbone.conv.requires_grad_(trainer.current_epoch > 0)
+
+    network = SmallNetwork()
+    network.conv.requires_grad_(False)
+    with pytest.raises(
+        ValueError, match=r"conv\.bias was switched on in the course of a run.*start=1 is the second epoch"
+    ):
+        trainer(2, callbacks=[Thaws()]).fit(FineTuner(network, CLASSES, "finetune", head="fc"), make_batches(16))
+
+
+def test_layers_that_were_added_to_the_network_train_as_its_head(
+    trainer: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = make_finetuner("squeezenet1_1")
+    features: Any = module.backbone.features
+    features.append(nn.Conv2d(512, 512, 1))
+    before = snapshot(module)
+    trainer(1).fit(module, make_batches(64), make_batches(64))
+    head = {"classifier.1.weight", "classifier.1.bias"}
+    assert changed_tensors(before, module) == {"features.13.weight", "features.13.bias"} | head
+    assert "2 parameters were added to the network (features.13.bias" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_head_is_not_replaced_while_it_is_trained(trainer: Make) -> None:
+    class Replaces(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
+            module.head = nn.Linear(512, 3)
+
+    with pytest.raises(ValueError, match="are set before a fit: its optimizer has the parameters of before"):
+        trainer(1, callbacks=[Replaces()]).fit(make_finetuner(), make_batches(64))
 
 
 def test_a_run_that_would_train_nothing_is_refused(trainer: Make) -> None:
@@ -579,6 +682,13 @@ def test_the_module_takes_the_image_size_of_the_data(photos: Path, trainer: Make
     assert module.preprocess.size == 48
     module.save(tmp_path / "small.ckpt")
     assert FineTuner.load_from_checkpoint(tmp_path / "small.ckpt").preprocess.size == 48
+
+
+def test_evaluating_at_another_size_does_not_change_what_the_module_says(photos: Path, trainer: Make) -> None:
+    module = make_finetuner()
+    trainer(1).fit(module, datamodule=data_of(photos, image_size=48))
+    trainer(1).validate(module, datamodule=data_of(photos, image_size=64), verbose=False)
+    assert (module.preprocess.size, module.hparams["preprocess"]["size"]) == (48, 48)
 
 
 def test_contradicting_image_sizes_are_refused(photos: Path, trainer: Make) -> None:

@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import schedulefree
 import torch
 import torchmetrics
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from sklearn.metrics import cohen_kappa_score
 from torch import Tensor, nn
@@ -118,6 +119,9 @@ def test_the_losses_that_are_shipped_are_those_of_the_papers() -> None:
         ({"loss": FocalLoss(), "label_smoothing": 0.1}, "is made already: give it its label_smoothing itself"),
         ({"optimiser": SGD}, "no argument 'optimiser'.*optimizer"),
         ({"mixup": "yes"}, "mixup= takes a number, got 'yes'"),
+        ({"mixup": -1}, "mixup must be 0 or more, got -1"),
+        ({"warmup": -1}, "warmup must be 0 or more, got -1"),
+        ({"class_weights": ["a", "b", "c"]}, "class_weights= takes numbers, got"),
         ({"monitor": 3}, "monitor= takes text, got 3"),
         ({"metrics": {"acc": torchmetrics.CohenKappa("multiclass", num_classes=3)}}, "metrics: 'acc' is taken"),
         (
@@ -177,6 +181,23 @@ class Centred(nn.Module):
         return nn.functional.cross_entropy(logits * self.scale, labels)
 
 
+def test_a_loss_with_weights_that_nothing_would_train_is_refused(trainer: Make) -> None:
+    with pytest.raises(
+        ValueError, match=r"The loss Centred has parameters of its own \(scale\), which no group trains"
+    ):
+        trainer(1).fit(small(loss=Centred()), make_batches(16))
+
+
+def test_a_criterion_may_be_a_function_or_a_class(trainer: Make) -> None:
+    for criterion in (lambda logits, labels: FocalLoss()(logits, labels), FocalLoss):
+        module = small(optimizer=partial(SGD, lr=0.1))
+        module.criterion = criterion
+        trainer(2).fit(module, make_batches(16), make_batches(16))
+        assert_equal_networks(trained_by_hand(focal_by_hand), module.backbone)
+    with pytest.raises(ValueError, match="loss= takes a function or module"):
+        module.criterion = 3
+
+
 def test_a_file_with_a_loss_that_has_weights_loads_without_it(tmp_path: Path) -> None:
     module = make_finetuner(loss=Centred())
     module.save(tmp_path / "own.ckpt")
@@ -234,7 +255,93 @@ def test_metrics_and_a_loss_of_the_configuration_are_in_every_file(
     assert "its run measured mcc too: +metrics=[mcc]" in text
 
 
+class Cost(torchmetrics.Metric):
+    """Has a table that torch counts as its state."""
+
+    higher_is_better = False
+    costs: Tensor
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("costs", torch.eye(3))
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        self.total += self.costs[target, preds.argmax(dim=1)].sum()
+
+    def compute(self) -> Tensor:
+        return self.total
+
+
+def test_a_metric_with_a_table_of_its_own_leaves_files_that_load(tmp_path: Path) -> None:
+    module = make_finetuner(metrics={"cost": Cost()})
+    module.save(tmp_path / "own.ckpt")
+    again = FineTuner.load_from_checkpoint(tmp_path / "own.ckpt")
+    torch.testing.assert_close(again.head.get_parameter("weight"), module.head.get_parameter("weight"))
+    FineTuner.load_from_checkpoint(tmp_path / "own.ckpt", metrics={"cost": Cost()})
+
+
+class Curious(FineTuner):
+    """Keeps all of its arguments as hyper-parameters."""
+
+    def __init__(self, optimizer: Any, **options: Any) -> None:
+        super().__init__(optimizer=optimizer, **options)
+        self.save_hyperparameters("optimizer")
+
+
+def test_a_hyper_parameter_that_no_file_can_hold_is_refused_when_it_is_written(tmp_path: Path) -> None:
+    module = Curious(partial(SGD, lr=0.1), model="squeezenet1_1", classes=CLASSES, weights="none")
+    with pytest.raises(ValueError, match=r"hyper-parameter optimizer is a partial, which a checkpoint cannot hold"):
+        module.save(tmp_path / "own.ckpt")
+
+
+def test_arguments_may_be_paths_arrays_and_numbers_of_numpy(tmp_path: Path) -> None:
+    module = make_finetuner()
+    module.save(tmp_path / "old.ckpt")
+    options: dict[str, Any] = {
+        "classes": np.array(CLASSES), "weights": tmp_path / "old.ckpt", "mixup": np.float32(0.5), "in_channels": np.int64(3),
+        "class_weights": np.array([1.0, 2.0, 3.0]),
+    }  # fmt: skip
+    again = FineTuner("resnet18", **options)
+    assert again.criterion.weight.tolist() == [1.0, 2.0, 3.0]
+    torch.testing.assert_close(
+        again.backbone.get_parameter("conv1.weight"), module.backbone.get_parameter("conv1.weight")
+    )
+
+
 # --- optimizers --------------------------------------------------------------------------------------------------------
+
+
+class OwnPlateau(FineTuner):
+    """Lets Lightning step its scheduler."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = SGD(self.parameters(), lr=0.1)
+        self.plateau = Counted(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.plateau, "monitor": "val/loss"}}
+
+
+class Counted(torch.optim.lr_scheduler.ReduceLROnPlateau):
+    """Remembers what it was stepped with."""
+
+    seen: list[float]
+
+    def step(self, metrics: Any, epoch: Any = None) -> None:  # type: ignore[override]
+        self.seen = [*getattr(self, "seen", []), float(metrics)]
+        super().step(metrics)
+
+
+def test_a_plateau_of_ones_own_is_stepped_once_an_epoch_with_its_own_metric(trainer: Make) -> None:
+    module, run, losses = OwnPlateau(SmallNetwork(), CLASSES, "finetune", head="fc"), trainer(3), []
+
+    class Reads(Callback):
+        def on_validation_end(self, trainer: Trainer, module: Any) -> None:
+            losses.append(float(trainer.callback_metrics["val/loss"]))
+
+    run = trainer(3, callbacks=[Reads()])
+    run.fit(module, make_batches(16), make_batches(16))
+    assert module.plateau.seen == pytest.approx(losses)
 
 
 class OwnOptimizer(FineTuner):

@@ -61,3 +61,10 @@ def test_an_output_of_another_shape_is_refused() -> None:
     network.fc1 = nn.Linear(8, 3)
     with pytest.raises(ValueError, match=r"Functional cannot go on after the new head at 'fc1'"):
         modules_after_head(network, "fc1", 3, channels=3, size=16)
+
+
+def test_a_network_that_is_built_for_a_size_is_probed_at_it() -> None:
+    network = torchvision.models.VisionTransformer(32, 16, 1, 1, 8, 16, num_classes=3)
+    assert modules_after_head(network, "heads.head", 3, channels=3, size=224) == []
+    with pytest.raises(ValueError, match="VisionTransformer returns"):
+        modules_after_head(network, "heads.head", 5, channels=3, size=224)

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from finetune import FineTuner
-from tests.helpers import make_batches, make_finetuner
+from tests.helpers import CLASSES, make_batches, make_finetuner
 from tests.training.helpers import changed_tensors, snapshot
 
 
@@ -95,6 +95,13 @@ def test_a_copy_of_a_module_trains_by_itself(trainer: Callable[..., Trainer]) ->
     trainer(1).fit(copied, make_batches(64), make_batches(64))
     assert {"conv1.weight", "fc.weight"} <= changed_tensors(before, copied)
     assert changed_tensors(before, module) == set()
+
+
+def test_a_copy_knows_what_its_strategy_froze() -> None:
+    copied = copy.deepcopy(make_finetuner("resnet18", "feature_extract"))
+    copied.head = nn.Linear(512, 3)
+    assert copied.schedule.frozen_by_hand == set()
+    assert FineTuner(copied.backbone, CLASSES, "finetune", head="fc").schedule.frozen_by_hand == set()
 
 
 def test_a_module_in_evaluation_stays_so_with_another_head() -> None:
