@@ -180,6 +180,8 @@ class CheckpointMetadata:
     """Package to version."""
     weights_source: str = ""
     """Where the weights came from that the training started with."""
+    loss: str = ""
+    """Name of the loss that it was trained with; a file cannot hold the loss itself."""
     config: dict[str, Any] = field(default_factory=dict)
     """The resolved configuration of the run; empty where there was none."""
     data: DataRecord = field(default_factory=DataRecord)
@@ -213,8 +215,10 @@ class CheckpointMetadata:
         texts: dict[str, Any] = {
             key: dict(stored[key]) for key in ("versions", "config") if isinstance(stored.get(key), Mapping)
         }
-        source = stored.get("weights_source")
-        return cls(**texts, **parts, weights_source=source if isinstance(source, str) else "")
+        names: dict[str, Any] = {
+            key: value for key in ("weights_source", "loss") if isinstance(value := stored.get(key), str)
+        }
+        return cls(**texts, **parts, **names)
 
 
 def _plain(value: Any) -> Any:

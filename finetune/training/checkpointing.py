@@ -20,6 +20,7 @@ from finetune.models.head_layers import head_record
 from finetune.runtime import hardware
 from finetune.training.distributed import DIVERGED_HINT
 from finetune.training.interface import TrainableClassifier
+from finetune.training.losses import loss_name
 
 M = TypeVar("M", bound=LightningModule)
 
@@ -68,8 +69,9 @@ def add_metadata(checkpoint: dict[str, Any], module: TrainableClassifier, traine
                 f'self.save_hyperparameters(ignore=["{name}"]).'
             )
     metadata = replace(
-        module.metadata, versions=hardware.installed_versions(), weights_source=module.weights_source, run=None
-    )
+        module.metadata, versions=hardware.installed_versions(), weights_source=module.weights_source,
+        loss=loss_name(module.criterion), run=None,
+    )  # fmt: skip
     if trainer is not None:
         validation = metadata.validation
         if validation.step != trainer.global_step:  # the weights have changed since

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from finetune.runtime.console import echo, field_line
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Takes logits (N, classes) and targets, labels (N,) or shares of classes (N, classes); returns one number, or (N,)."""
 
@@ -111,6 +113,18 @@ def make_criterion(loss: Any, class_weights: Sequence[float] | None, label_smoot
     return criterion
 
 
+def loss_name(criterion: Any) -> str:
+    """Return what a loss is called."""
+    return str(getattr(criterion, "__name__", type(criterion).__name__))
+
+
+def note_other_loss(stored: str, criterion: Any, is_first_process: bool) -> None:
+    """Say where a module that was loaded is trained with another loss than before: a file does not hold it."""
+    if is_first_process and stored and stored != loss_name(criterion):
+        text = f"the file was trained with the loss {stored}, and this run trains with {loss_name(criterion)}; loss= gives it"
+        echo(field_line("Note", f"{text}."))
+
+
 def total_loss(criterion: Any, logits: Tensor, aux: Sequence[Tensor], targets: Tensor, aux_weight: float) -> Tensor:
     """Compute the main loss plus the weighted auxiliary ones."""
     loss = mean_loss(criterion, logits, targets)
@@ -128,9 +142,8 @@ def mean_loss(criterion: Any, logits: Tensor, targets: Tensor) -> Tensor:
     try:
         loss = criterion(logits, targets)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        name = getattr(criterion, "__name__", type(criterion).__name__)
         raise ValueError(
-            f"The loss {name} does not take logits {tuple(logits.shape)} and targets {targets.dtype} {tuple(targets.shape)}: "
+            f"The loss {loss_name(criterion)} does not take logits {tuple(logits.shape)} and targets {targets.dtype} {tuple(targets.shape)}: "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
     if isinstance(loss, Tensor) and loss.ndim == 0:

@@ -26,6 +26,7 @@ from finetune.training.callbacks import refuse_callbacks
 from finetune.training.feature_cache import prepare_caches
 from finetune.training.hooks import require_super
 from finetune.training.resume import ResumeState
+from finetune.training.resume_check import require_same_model
 from finetune.training.schedule import FreezeSchedule
 from finetune.training.strategy import Strategy
 
@@ -120,7 +121,10 @@ class FineTuner(LightningModule):
             FileNotFoundError: weights that are not there and cannot be downloaded.
         """
         super().__init__()
-        self.strategy, self.classes = Strategy.load(strategy), arguments.class_names(classes)
+        self.strategy = Strategy.load(strategy)
+        classes = self.classes = arguments.class_names(
+            classes
+        )  # also here: Lightning compares arguments, and arrays fail
         weights = str(weights or "none") if self.strategy.pretrained else "none"
         backbone = arguments.build_backbone(
             model, weights, head, self.classes, head_init, feature_boundary, transform_input, preprocess, in_channels
@@ -133,8 +137,8 @@ class FineTuner(LightningModule):
         self.make_optimizer, self.make_scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self.warmup, self.monitor, self.batch_keys = warmup, monitor, batch_keys
         arguments.require_not_negative(warmup=warmup, mixup=mixup, cutmix=cutmix, aux_weight=aux_weight)
-        weights_of_classes = arguments.plain_floats("class_weights", class_weights)
-        self.criterion: Any = losses.make_criterion(loss, weights_of_classes, float(label_smoothing), len(self.classes))
+        class_weights = arguments.plain_floats("class_weights", class_weights)
+        self.criterion: Any = losses.make_criterion(loss, class_weights, float(label_smoothing), len(self.classes))
         self.batch_augmentation = batch_augmentation(len(self.classes), mixup, cutmix)
         self.train_metrics, self.metrics = TrainingMetrics(len(self.classes)), SplitMetrics(len(self.classes), metrics)
         self.results: dict[str, dict[str, Any]] = {}
@@ -145,7 +149,7 @@ class FineTuner(LightningModule):
         self.rates: dict[str, float] = {}
         """The rate of each group in the last step, warm-up included."""
         self._lr: float | None = None
-        record = checkpointing.model_record(self, weights_of_classes, label_smoothing, mixup, cutmix)
+        record = checkpointing.model_record(self, class_weights, label_smoothing, mixup, cutmix)
         self.save_hyperparameters(record.to_dict(), logger=False)
         self._enter_epoch()
 
@@ -226,8 +230,8 @@ class FineTuner(LightningModule):
         self.schedule.require_starts()
         if self._lr is not None and any(optimization.base_lr(o) != self._lr for o in self.trainer.optimizers):
             self.trainer.strategy.setup_optimizers(self.trainer)  # a callback has found a rate since they were made
-        if self.trainer.is_global_zero:
-            self.schedule.announce(self.strategy_table(), self.weights_source)
+        losses.note_other_loss(self.metadata.loss, self.criterion, self.trainer.is_global_zero)
+        self.schedule.announce(self.strategy_table(), self.weights_source, self.trainer.is_global_zero)
         # Lightning restores the epoch only after this hook
         prepare_caches(self, self.trainer, self._resume.epoch)
 
@@ -370,6 +374,7 @@ class FineTuner(LightningModule):
         """Note where a run goes on; not for `load_from_checkpoint`, or where a checkpoint is only tested."""
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             upgrade(checkpoint)
+            require_same_model(checkpoint, self)
             self._resume = ResumeState.from_entries(checkpoint, self.trainer.world_size)
             self.schedule.keep_started(self._resume.run.start_epochs, self._resume.epoch)
             self.schedule.frozen_by_hand.update(self._resume.run.frozen_by_hand)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune.checkpoints.format import Checkpoint, read_checkpoint
+from finetune.checkpoints.format import Checkpoint, model_record, read_checkpoint
 from finetune.checkpoints.metadata import DataRecord, ModelRecord
 from finetune.runtime.console import echo, field_line
 from finetune.runtime.mappings import select
@@ -54,6 +54,21 @@ def check_resumable(path: Path, module: TrainableClassifier, data: DataRecord) -
         )
     if is_first_process():
         _print_changes(checkpoint, module.metadata.config, path)
+
+
+def require_same_model(entries: Mapping[str, Any], module: TrainableClassifier) -> None:
+    """Check that upgraded entries are of a run of this model, as a run from Python does.
+
+    Raises:
+        ValueError: they are of another model, or of another way to train it; names the differences.
+    """
+    stored = model_record(entries)
+    differences = list(_model_differences(stored, module)) if stored is not None else []
+    if differences:
+        raise ValueError(
+            f"The checkpoint is of another run: {'; '.join(differences)}. Give the same choices as then, or start a new run "
+            "from its weights with FineTuner.load_from_checkpoint."
+        )
 
 
 def _differences(checkpoint: Checkpoint, module: TrainableClassifier, data: DataRecord) -> Iterator[str]:

@@ -281,8 +281,10 @@ class FreezeSchedule:
             rows.append(["frozen by hand", str(len(by_hand)), _total(sizes, by_hand), "-", "never"])
         return rows
 
-    def announce(self, rows: Sequence[Sequence[str]], weights_source: str) -> None:
+    def announce(self, rows: Sequence[Sequence[str]], weights_source: str, is_first_process: bool) -> None:
         """Print the table of groups; say where the trunk is frozen at weights that look as if they were never trained."""
+        if not is_first_process:
+            return
         print_table(
             f"Strategy {self.strategy.name}", ["group", "tensors", "parameters", "rate", "trainable from"], rows
         )

@@ -452,6 +452,19 @@ def test_a_network_that_comes_with_frozen_layers_keeps_them_and_resuming_does_to
     assert refit.schedule.frozen_by_hand == {"conv.weight", "conv.bias"}
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_checkpoint_of_another_strategy_is_not_resumed_from_python(trainer: Make, tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, "one", save_on_train_epoch_end=True)
+    trainer(1, callbacks=[keep], enable_checkpointing=True).fit(make_finetuner(), make_batches(64), make_batches(64))
+    with pytest.raises(
+        ValueError, match=r"of another run: its strategy is feature_extract, this run's is differential"
+    ):
+        trainer(2).fit(
+            make_finetuner("resnet18", "differential"), make_batches(64), make_batches(64),
+            ckpt_path=tmp_path / "one.ckpt", weights_only=True,
+        )  # fmt: skip
+
+
 def test_layers_unfrozen_by_hand_against_the_strategy_are_refused(trainer: Make) -> None:
     module = make_finetuner()
     module.backbone.layer4.requires_grad_(True)

@@ -181,6 +181,20 @@ class Centred(nn.Module):
         return nn.functional.cross_entropy(logits * self.scale, labels)
 
 
+def test_a_module_that_goes_on_with_another_loss_than_its_file_says_so(
+    trainer: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_finetuner(loss=FocalLoss).save(tmp_path / "focal.ckpt")
+    noted = []
+    choices: list[dict[str, Any]] = [{}, {"loss": FocalLoss}]
+    for loss in choices:
+        module = FineTuner.load_from_checkpoint(tmp_path / "focal.ckpt", optimizer=partial(SGD, lr=0.1), **loss)
+        trainer(1).fit(module, make_batches(64), make_batches(64))
+        text = "the file was trained with the loss FocalLoss, and this run trains with CrossEntropyLoss"
+        noted.append(text in " ".join(capsys.readouterr().out.split()))
+    assert noted == [True, False]
+
+
 def test_a_loss_with_weights_that_nothing_would_train_is_refused(trainer: Make) -> None:
     with pytest.raises(
         ValueError, match=r"The loss Centred has parameters of its own \(scale\), which no group trains"

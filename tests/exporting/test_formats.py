@@ -112,3 +112,14 @@ def test_recipe_of_other_channels_builds_the_network(
         expected = module(images)
         assert torch.allclose(names["network"](module.preprocess.normalize(images)), expected, atol=1e-5)
         assert torch.allclose(exported.run(images), expected.softmax(dim=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["state_dict", "safetensors"])
+def test_weights_with_a_head_of_several_layers_are_exported_and_compared(kind: str, tmp_path: Path) -> None:
+    head = nn.Sequential(nn.Linear(512, 8), nn.ReLU(), nn.Linear(8, 3))
+    module = FineTuner("resnet18", classes=3, weights="none", head=head).eval()
+    exported = EXPORTERS[kind](module, tmp_path)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(exported.run(images), module(images).softmax(dim=1))
+    assert "the head of your own: Sequential" in (tmp_path / "model.json").read_text()
