@@ -53,7 +53,10 @@ class ResumeState:
 
     def restore_metrics(self, metrics: TrainingMetrics, trainer: Trainer) -> None:
         """Count on in an epoch that was stopped; the first process takes the state, which is that of all."""
-        if self.batches >= trainer.num_training_batches:
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+        # Lightning goes on with the next epoch where a callback saved between the last batch and the epoch's end
+        ends_epoch = progress.completed < progress.processed and self.batches >= trainer.num_training_batches
+        if ends_epoch:
             text = (
                 f"the checkpoint is of the last batch of epoch {self.epoch + 1}, whose validation and row are left out"
             )

@@ -261,6 +261,25 @@ def test_a_run_resumed_from_a_validation_within_an_epoch_sees_the_batches_that_a
         torch.testing.assert_close(again.backbone.state_dict()[name], value, msg=name)
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_checkpoint_between_the_last_batch_and_the_epochs_end_counts_no_epoch_twice(
+    photos: Path, trainer: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def module() -> FineTuner:
+        torch.manual_seed(1)
+        return make_finetuner("resnet18", "finetune", preprocess={"size": 32}, optimizer=partial(SGD, lr=0.01))
+
+    keep = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=4)
+    run = trainer(2, callbacks=[keep], enable_checkpointing=True)
+    run.fit(module(), datamodule=data_of(photos, batch_size=6))
+    again = trainer(2)
+    again.fit(module(), datamodule=data_of(photos, batch_size=6), ckpt_path=tmp_path / "step=4.ckpt", weights_only=True)
+    torch.testing.assert_close(again.callback_metrics["train/loss"], run.callback_metrics["train/loss"])
+    assert "of the last batch of epoch 1, whose validation and row are left out" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def test_weights_that_were_never_validated_are_not_saved_as_the_best(
     photos: Path, trainer: Make, tmp_path: Path
 ) -> None:
