@@ -113,18 +113,21 @@ def class_names(classes: Sequence[str] | int) -> list[str]:
     return names
 
 
-def agree_with_data(module: TrainableClassifier, given: Mapping[str, Any], data: Any, is_fit: bool) -> None:
+def agree_with_data(module: TrainableClassifier, given: Mapping[str, Any], trainer: Any, is_fit: bool) -> None:
     """Let an `ImageDataModule` and a module agree on classes and preprocessing.
 
     Args:
         module: takes over the preprocessing of the images that it is trained on.
         given: the fields of it that the user asked for.
-        data: has been set up.
+        trainer: with the data module, which has been set up; others than an `ImageDataModule` are left alone.
         is_fit: whether the module is trained, and not evaluated.
 
     Raises:
         ValueError: they contradict each other.
     """
+    data = getattr(trainer, "datamodule", None)
+    if not hasattr(data, "adapt_to"):
+        return
     images = data.adapt_to(module.classes, module.preprocess, module.schedule.unaugmented_epochs())
     agreed = agreed_preprocess(module.preprocess, given, images)
     require_size(module.model_name, module.family, module.backbone, agreed.size)

@@ -218,15 +218,14 @@ class FineTuner(LightningModule):
         refuse_callbacks(self.trainer)
         heads.plan_for_added(self)
         self.schedule.attach(self.trainer)
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if hasattr(data, "adapt_to"):  # an ImageDataModule
-            arguments.agree_with_data(self, self._given_preprocess, data, stage == "fit")
+        arguments.agree_with_data(self, self._given_preprocess, self.trainer, stage == "fit")
+        if stage == "fit":
+            self._enter_epoch()  # before DDP looks at what is trainable
 
     def on_fit_start(self) -> None:
         """Freeze, print the groups, and compute the features of what stays frozen."""
         FineTuner.setup(self, "fit")  # again: a subclass may have a setup of its own
         self.metadata = replace(self.metadata, validation=ValidationRecord())
-        self._enter_epoch()
         self.schedule.require_starts()
         if self._lr is not None and any(optimization.base_lr(o) != self._lr for o in self.trainer.optimizers):
             self.trainer.strategy.setup_optimizers(self.trainer)  # a callback has found a rate since they were made
