@@ -125,7 +125,7 @@ def agree_with_data(module: TrainableClassifier, given: Mapping[str, Any], train
     Raises:
         ValueError: they contradict each other.
     """
-    data = getattr(trainer, "datamodule", None)
+    data: Any = getattr(trainer, "datamodule", None)
     if not hasattr(data, "adapt_to"):
         return
     images = data.adapt_to(module.classes, module.preprocess, module.schedule.unaugmented_epochs())
