@@ -404,7 +404,7 @@ class ImageDataModule(LightningDataModule):
     def sample(self, count: int) -> tuple[Tensor, list[int]]:
         """Return the first images of the first epoch as the network gets them: uint8 (N, 3, H, W), and their labels."""
         dataset = self.image_dataset("train")
-        order = list(loaders.EpochSampler(self.training_order, lambda: 0))[:count]
+        order = list(loaders.EpochSampler(self._checked_order, lambda: 0))[:count]
         images, labels = loaders.collate([dataset[index] for index in order])
         return to_pixels(images, self.final_preprocess), labels.tolist()
 

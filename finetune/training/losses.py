@@ -90,7 +90,7 @@ def make_criterion(loss: Any, class_weights: Sequence[float] | None, label_smoot
     if loss is None:
         loss = nn.CrossEntropyLoss
     made = getattr(loss, "func", loss) if isinstance(loss, partial) else loss
-    name = getattr(made, "__name__", type(made).__name__)
+    name = loss_name(made)
     if not inspect.isclass(made):
         if not callable(loss):
             raise ValueError(f"loss= takes a function or module of (logits, targets), got {loss!r}.")
@@ -141,6 +141,8 @@ def mean_loss(criterion: Any, logits: Tensor, targets: Tensor) -> Tensor:
     """
     try:
         loss = criterion(logits, targets)
+    except torch.OutOfMemoryError:  # which says nothing of the loss
+        raise
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ValueError(
             f"The loss {loss_name(criterion)} does not take logits {tuple(logits.shape)} and targets {targets.dtype} {tuple(targets.shape)}: "

@@ -157,8 +157,7 @@ def make_scheduler(
     """
     if interval not in INTERVALS:
         raise ValueError(unknown_name("scheduler interval", interval, INTERVALS))
-    given = make.keywords if isinstance(make, partial) else {}
-    takes = inspect.signature(make.func if isinstance(make, partial) else make).parameters
+    given, takes = _arguments(make)
     filled: dict[str, Any] = {}
     if fills_length(make):
         filled = {name: max(1, steps_left(trainer)) for name in _LENGTHS if name in takes}
@@ -203,9 +202,15 @@ def fills_length(make: Any) -> bool:
     """Return whether the length of a scheduler is filled in: it has one, and none is given."""
     if make is None:
         return False
-    given = make.keywords if isinstance(make, partial) else {}
-    takes = inspect.signature(make.func if isinstance(make, partial) else make).parameters
+    given, takes = _arguments(make)
     return any(name in takes for name in _LENGTHS) and not {*_LENGTHS, "epochs"} & {*given}
+
+
+def _arguments(make: Any) -> tuple[Mapping[str, Any], Mapping[str, inspect.Parameter]]:
+    """Return the arguments that a class, a partial or a function was given, and all that it takes."""
+    if isinstance(make, partial):
+        return make.keywords, inspect.signature(make.func).parameters
+    return {}, inspect.signature(make).parameters
 
 
 def _interval(scheduler: Any, counts_steps: bool) -> str:

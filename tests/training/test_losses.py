@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from finetune.training.losses import make_criterion
+from finetune.training.losses import make_criterion, mean_loss
 
 
 def test_the_loss_is_the_weighted_mean_of_the_log_probabilities() -> None:
@@ -24,3 +24,11 @@ def test_the_loss_is_the_weighted_mean_of_the_log_probabilities() -> None:
 def test_there_are_as_many_weights_as_classes() -> None:
     with pytest.raises(ValueError, match="class_weights has 2 values for 3 classes"):
         make_criterion(None, [1.0, 2.0], 0.0, 3)
+
+
+def test_a_full_memory_is_not_blamed_on_the_loss() -> None:
+    def full(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no memory")
+
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        mean_loss(full, torch.zeros(2, 3), torch.tensor([0, 1]))
