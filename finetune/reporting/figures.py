@@ -50,6 +50,11 @@ def _whole_epochs(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_xlim(0.5, last + 0.5)
 
 
+def _from_zero(axes: Any) -> None:
+    """Begin the axis at 0, with room at its top: the markers of a flat curve would be cut in half."""
+    axes.set_ylim(0, 1.03 * axes.get_ylim()[1])
+
+
 def _draw_metric(axes: Any, rows: Sequence[Row], metric: str, best_epoch: int | None) -> None:
     for split, colour in _COLOURS.items():
         x, y = _series(rows, f"{split}/{metric}")
@@ -57,7 +62,7 @@ def _draw_metric(axes: Any, rows: Sequence[Row], metric: str, best_epoch: int | 
     axes.set_title({"acc": "accuracy"}.get(metric, metric))
     axes.legend()
     if metric == "loss":
-        axes.set_ylim(bottom=0)
+        _from_zero(axes)
     if best_epoch is not None:
         axes.axvline(best_epoch, color="#1f6feb", lw=0.8, ls=":")
     _whole_epochs(axes, rows)
@@ -68,7 +73,7 @@ def _draw_rates(axes: Any, rows: Sequence[Row]) -> None:
     for key in rates[:8]:
         axes.plot(*_series(rows, key), "o-", ms=3, label=key.removeprefix("lr/"))
     axes.set_title("learning rate at the end of each epoch")
-    axes.set_ylim(bottom=0)
+    _from_zero(axes)
     if rates:
         axes.legend()
     _whole_epochs(axes, rows)
@@ -250,7 +255,7 @@ def _draw_runs(axes: Any, runs: Mapping[str, Sequence[Row]], metric: str) -> Non
     if metric.endswith("acc"):
         axes.set_ylim(top=1.01)  # the marker of a perfect epoch is seen whole
     if metric.endswith("loss"):
-        axes.set_ylim(bottom=0)
+        _from_zero(axes)
     _whole_epochs(axes, [row for rows in runs.values() for row in rows])
 
 
