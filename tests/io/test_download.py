@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 
-from finetune import ImageDataModule
 from finetune.io import download, paths
 from finetune.io.download import Archive, extract_zip, fetch, tree_digest
 
@@ -196,20 +195,6 @@ def test_tree_digest_of_the_real_hymenoptera_is_the_one_in_its_yaml(shared: Path
 
     expected = OmegaConf.load(paths.CONF / "data" / "hymenoptera.yaml").tree_sha256
     assert tree_digest(shared / "data" / "hymenoptera_data") == expected
-
-
-@pytest.mark.slow
-def test_digits_are_written_once_as_1797_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("sklearn")
-    data = ImageDataModule(tmp_path / "digits", url="sklearn:digits", num_workers=0).prepare()
-    assert data.classes == list("0123456789")
-    assert sum(len(s) for s in data.splits.values()) == 1797
-    monkeypatch.setitem(download.MAKERS, "sklearn", _fail)
-    ImageDataModule(tmp_path / "digits", url="sklearn:digits", num_workers=0).prepare()
-
-
-def _fail(root: Path) -> None:
-    raise AssertionError("written twice")
 
 
 # --- servers that misbehave --------------------------------------------------------------------------------------
