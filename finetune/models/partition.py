@@ -42,20 +42,21 @@ def modules_after(network: nn.Module, split_point: str) -> list[nn.Module]:
         names = list(children)
         modules += [children[n] for n in names[names.index(name) + (not inclusive) :]]
         path, inclusive = parent, False
-    return [leaf for module in modules for leaf in _leaves(module)]
+    return [leaf for module in modules for leaf in leaves(module)]
 
 
-def _leaves(module: nn.Module) -> Iterator[nn.Module]:
+def leaves(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules that are called in one that may be a Sequential, in order."""
     if type(module) is nn.Sequential:
         for child in module:
-            yield from _leaves(child)
+            yield from leaves(child)
     else:
         yield module
 
 
 def first_leaf(module: nn.Module) -> nn.Module:
     """Return the first module that is called in one that may be a Sequential."""
-    return next(_leaves(module), module)
+    return next(leaves(module), module)
 
 
 def run_to_logits(modules: Sequence[nn.Module], values: Tensor) -> Tensor:

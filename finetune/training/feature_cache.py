@@ -197,6 +197,7 @@ def _extraction_spec(
 
     key = {
         "model": module.model_name,
+        **({"options": module._backbone.options} if module._backbone.options else {}),
         "weights": partition.weights_digest(module.backbone, split_point, module.family.aux_roots),
         "transform_input": bool(module.transform_input),
         "split_point": split_point,
