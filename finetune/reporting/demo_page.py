@@ -65,7 +65,7 @@ class Group:
     @property
     def matrix(self) -> list[list[int]]:
         """Return the sum of the confusion matrices."""
-        return np.sum([run.metrics["confusion_matrix"] for run in self.runs], axis=0).tolist()  # type: ignore[no-any-return]
+        return np.sum([run.metrics["confusion_matrix"] for run in self.runs], axis=0).tolist()
 
 
 def write_demo(folder: Path, commands: Mapping[str, str], started: float) -> None:
@@ -118,9 +118,7 @@ def _chance(metrics: Mapping[str, Any]) -> float:
 def _print(groups: Sequence[Group]) -> None:
     metrics = groups[0].runs[0].metrics
     columns = ["", "mean", "spread", f"correct of {metrics['n_val']}", "s a run", ""]
-    rows = [
-        [g.title, html.percent(g.mean), _spread(g), _correct(g), f"{g.seconds:.0f}", ""] for g in groups
-    ]
+    rows = [[g.title, html.percent(g.mean), _spread(g), _correct(g), f"{g.seconds:.0f}", ""] for g in groups]
     rows.append(["guessing", html.percent(_chance(metrics)), "", "", "", ""])
     n = len(groups[0].runs)
     print_table(f"Validation accuracy, {metrics['n_train']} images to learn from, {n} seeds", columns, rows)

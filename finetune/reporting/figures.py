@@ -276,7 +276,9 @@ def groups_figure(groups: Mapping[str, Sequence[Sequence[Row]]], chance: float, 
         for i, (name, members) in enumerate(groups.items()):
             for k, rows in enumerate(members):
                 label = drawable(name) if k == 0 else None
-                axes.plot(*_series(rows, metric), "o-", ms=3, lw=1.2, color=GROUP_COLOURS[i % 5], alpha=0.8, label=label)
+                axes.plot(
+                    *_series(rows, metric), "o-", ms=3, lw=1.2, color=GROUP_COLOURS[i % 5], alpha=0.8, label=label
+                )
         axes.axhline(chance, color="#9aa5b1", lw=1, ls=":", label="guessing")
         axes.set_ylim(0, 1.03)
         axes.yaxis.set_major_formatter(PercentFormatter(1))

@@ -222,7 +222,9 @@ def image_cards(
     positions = [position_in_split[predictions.keys[i]] for i in wanted]
     images = torch.cat([batch for batch, _ in model.batches(split, positions=positions)])
     maps, note = _saliency_maps(model, images, predicted[list(wanted)])
-    return {i: _card(run, predictions, i, images[k], None if maps is None else maps[k]) for k, i in enumerate(wanted)}, note
+    return {
+        i: _card(run, predictions, i, images[k], None if maps is None else maps[k]) for k, i in enumerate(wanted)
+    }, note
 
 
 def _choose_images(
