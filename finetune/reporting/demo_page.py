@@ -24,8 +24,8 @@ from finetune.runtime import hardware
 from finetune.runtime.console import print_table
 
 TITLES = {
-    "frozen": "pretrained, trunk frozen",
-    "lp_ft": "pretrained, LP-FT",
+    "frozen": "new head, frozen trunk",
+    "lp_ft": "head first, then all (LP-FT)",
     "scratch": "from scratch",
 }
 
@@ -153,6 +153,7 @@ def _page(groups: Sequence[Group], folder: Path, commands: Mapping[str, str]) ->
         "patches": _patches(first),
         "curves": html.svg(figures.groups_figure({g.title: [run.rows for run in g.runs] for g in groups}, _chance(metrics)), "accuracy over the epochs"),
         "shown": shown,
+        "every": next((row["epoch"] for row in last.runs[0].rows if "val/acc" in row), 1),
         "cards": cards,
         "note": note,
         "links": {str(run.folder): run.folder.relative_to(folder).as_posix() + "/report.html" for g in groups for run in g.runs},

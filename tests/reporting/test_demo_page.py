@@ -17,7 +17,7 @@ def test_group_sums_up_its_runs(tmp_path: Path) -> None:
         make_run(tmp_path, "1", [1] * 6 + [0] * 4, confusion_matrix=[[3, 3], [1, 3]], seconds={"total": 5.0}),
     ]
     group = Group("lp_ft", runs)
-    assert (group.title, group.mean, group.seconds) == ("pretrained, LP-FT", pytest.approx(0.75), 3.5)
+    assert (group.title, group.mean, group.seconds) == ("head first, then all (LP-FT)", pytest.approx(0.75), 3.5)
     assert group.matrix == [[8, 4], [1, 7]]
 
 
