@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import getproxies
 
 import torch
 from torch import Tensor, nn
 
 from finetune.images.transforms import INTERPOLATIONS, Preprocess
 from finetune.io.paths import WEIGHT_FILES
+from finetune.io.tensors import read_tensors
 from finetune.models.adaptation import RGB
 from finetune.models.packaged_weights import PACKAGE, PACKAGED, in_order
 from finetune.models.specs import BuiltNetwork, Family, NetworkRequest
 from finetune.runtime.suggestions import unknown_name
 
 PREFIX = "timm"
+
+UNKNOWN_CLASSES = 2
+"""Outputs of a head that is replaced at once, where the weights have none."""
 
 _SAID_ELSEWHERE = {
     "num_classes": "there is an output for each class", "pretrained": "give model.weights",
@@ -93,8 +100,9 @@ class TimmLibrary:
         complete = {k: v for k, v in wanted.items() if k.rpartition(".")[0] in heads} | {
             k: v for k, v in state.items() if k.rpartition(".")[0] not in heads
         }
+        num_classes = _config(request.name).num_classes or UNKNOWN_CLASSES  # timm is strict where they agree
         try:
-            return dict(self._make(request, complete).state_dict())
+            return dict(self._make(request, complete, num_classes=num_classes, label_offset=0).state_dict())
         except (
             RuntimeError,
             KeyError,
@@ -114,15 +122,24 @@ class TimmLibrary:
             parameters = "-"
         return [parameters, str(cfg.input_size[-1]), "-", ", ".join(_classifiers(cfg)), _weights_state(name, cfg)]
 
-    def _make(self, request: NetworkRequest, state: Mapping[str, Tensor] | None = None, **more: Any) -> nn.Module:
-        """Build a network, with the tensors of a state dict in timm's naming where one is given."""
-        arguments = {**self.arguments(request, nn.Identity()), **more}
-        num_classes = _config(request.name).num_classes
-        if not num_classes:  # weights without a classifier, which would have none
-            num_classes = arguments["num_classes"] = 2
-        if state is not None:  # timm is strict where the numbers of classes agree
-            overlay = {"state_dict": dict(state), "num_classes": num_classes, "label_offset": 0}
-            arguments |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    def _make(
+        self, request: NetworkRequest, state: Mapping[str, Tensor] | None = None, pretrained: bool = False, **facts: Any
+    ) -> nn.Module:
+        """Build a network with timm's own loading.
+
+        Args:
+            request: what is built.
+            state: tensors in timm's naming; None for those that timm knows of, or random ones.
+            pretrained: whether timm fetches weights.
+            facts: of the state, in place of those of timm's configuration.
+        """
+        arguments = self.arguments(request, nn.Identity())
+        if not _config(request.name).num_classes:  # weights without a classifier, which would have none
+            arguments["num_classes"] = UNKNOWN_CLASSES
+        if state is not None or pretrained:
+            arguments["pretrained"] = True
+        if state is not None:
+            arguments["pretrained_cfg_overlay"] = {"state_dict": dict(state), **facts}
         try:
             network = self.make(request.bare_name, **arguments)
         except TypeError as error:
@@ -140,7 +157,11 @@ class TimmLibrary:
                 f"timm has no weights for {request.name}: give model.weights=FILE, or model.weights=none for random ones."
             )
         self._make(request)  # what is wrong with the options is said before anything is fetched
+        cached = None if cfg.custom_load else _cached_file(cfg)
         try:
+            if cached is not None:  # timm would ask the hub whether it has changed, and wait where there is no network
+                return self._make(request, read_tensors(cached))
+            _require_host(cfg)
             return self._make(request, pretrained=True)
         # the hub's packages have exceptions of their own, which are no OSError
         except Exception as error:
@@ -150,6 +171,22 @@ class TimmLibrary:
                 f"downloaded ({reason[0]:.200}). Download them elsewhere and give model.weights=FILE (.safetensors or "
                 ".pth), or HF_HOME=FOLDER with the cache of that machine, or model.weights=none for random weights."
             ) from error
+
+
+def _require_host(cfg: Any) -> None:
+    """Look up the host that weights come from: the hub's own code tries for a minute.
+
+    Raises:
+        OSError: there is no such host, as on a machine without a network.
+    """
+    from huggingface_hub import constants
+
+    url = urlparse(constants.ENDPOINT if cfg.hf_hub_id else cfg.url)
+    if not getproxies() and url.hostname:  # a proxy has a look-up of its own
+        try:
+            socket.getaddrinfo(url.hostname, url.port)
+        except OSError as error:
+            raise OSError(f"{url.hostname}: {error.strerror or error}") from error
 
 
 def list_names() -> list[str]:
