@@ -20,7 +20,7 @@ COMMON = (
 RUNS = {
     # the rates did best on these patches of those tried, 3e-3 and 1e-2 (frozen), 1e-3 too (lp_ft), 1e-3 and 3e-3 (scratch)
     "frozen": ("strategy=feature_extract", "optimizer.lr=3e-3", "trainer.max_epochs=20"),
-    "lp_ft": ("strategy=lp_ft", "optimizer.lr=3e-3", "trainer.max_epochs=12"),
+    "lp_ft": ("strategy=lp_ft", "optimizer.lr=3e-3", "trainer.max_epochs=10"),
     "scratch": ("strategy=scratch", "optimizer.lr=1e-3", "trainer.max_epochs=30", "trainer.check_val_every_n_epoch=10"),
 }
 SHARES = {"frozen": 1, "lp_ft": 4, "scratch": 7}

@@ -6,6 +6,7 @@ import io
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -62,7 +63,9 @@ def run_series(
         runs: of each command.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=make_console(), transient=True, redirect_stdout=False) as bar:
+    console = make_console()
+    console.file = sys.stdout  # it would follow the redirection below
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
         progress = EpochCounter(bar, runs * sum(shares[name] for name in commands))
         for name, words in commands.items():
             progress.begin(name, shares[name])

@@ -117,7 +117,7 @@ def _chance(metrics: Mapping[str, Any]) -> float:
 
 def _print(groups: Sequence[Group]) -> None:
     metrics = groups[0].runs[0].metrics
-    columns = ["", "mean", "spread", f"correct of {metrics['n_val']}", "s a run", ""]
+    columns = ["", "mean", "spread", f"correct of {metrics['n_val']}", "seconds", ""]
     rows = [[g.title, html.percent(g.mean), _spread(g), _correct(g), f"{g.seconds:.0f}", ""] for g in groups]
     rows.append(["guessing", html.percent(_chance(metrics)), "", "", "", ""])
     n = len(groups[0].runs)
@@ -154,6 +154,7 @@ def _page(groups: Sequence[Group], folder: Path, commands: Mapping[str, str]) ->
         "curves": html.svg(figures.groups_figure({g.title: [run.rows for run in g.runs] for g in groups}, _chance(metrics)), "accuracy over the epochs"),
         "shown": shown,
         "every": next((row["epoch"] for row in last.runs[0].rows if "val/acc" in row), 1),
+        "n_unfinished": sum(run.metrics["best"]["epoch"] == run.rows[-1]["epoch"] for run in last.runs),
         "cards": cards,
         "note": note,
         "links": {str(run.folder): run.folder.relative_to(folder).as_posix() + "/report.html" for g in groups for run in g.runs},

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +33,28 @@ def test_series_runs_each_command_and_prints_nothing_of_it(capsys: pytest.Captur
     run_series(run, {"a": ["x=1"], "b": ["x=2"]}, {"a": 1, "b": 3}, runs=1)
     assert seen == [["x=1"], ["x=2"]]
     assert "loss" not in capsys.readouterr().out
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_bar_moves_on_the_terminal_while_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+
+    def run(words: Sequence[str]) -> None:
+        print("epoch 1/2  train loss 1.0000")
+        end = time.monotonic() + 5
+        while "50%" not in terminal.getvalue() and time.monotonic() < end:
+            time.sleep(0.02)
+        assert "a name" in terminal.getvalue()
+        assert "50%" in terminal.getvalue()
+
+    run_series(run, {"a name": []}, {"a name": 1}, runs=1)
+    assert "loss" not in terminal.getvalue()
 
 
 def test_folder_that_is_not_of_a_demonstration_is_left_alone(tmp_path: Path) -> None:
