@@ -171,7 +171,10 @@ def test_extract_refuses_links_and_bombs(tmp_path: Path) -> None:
     assert not (tmp_path / "target").exists()
 
 
-@pytest.mark.parametrize("content", [b"<html>not found</html>", GOOD[: len(GOOD) // 2], b""])
+# ids: a zip has the time in it, and so no name that stays
+@pytest.mark.parametrize(
+    "content", [b"<html>not found</html>", GOOD[: len(GOOD) // 2], b""], ids=["another file", "half", "nothing"]
+)
 def test_extract_not_a_whole_zip(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(content)
     with pytest.raises(ValueError, match="not a whole zip file"):
@@ -292,6 +295,7 @@ def test_processes_that_start_together_download_once(what: str, server: SimpleNa
         (b"<html>not found</html>", "what came is not the file"),
         (b"", "what came is not the file"),
     ],
+    ids=["half", "another file", "nothing"],
 )
 def test_fetch_file_keeps_nothing_that_is_wrong(
     content: bytes, message: str, server: SimpleNamespace, tmp_path: Path
