@@ -199,11 +199,15 @@ def image_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], int | Non
     for name, advice in _SAID_ELSEWHERE.items():
         if name in options:
             raise ValueError(f"model.options has {name}, which is no option here: {advice}.")
+    if options.get("global_pool", "avg") in ("", None):
+        raise ValueError("model.options.global_pool is empty: a classifier needs one value for each feature of an image.")
     size = options.get("img_size")
-    if isinstance(size, Sequence):
+    if isinstance(size, list | tuple):
         if len(set(size)) != 1:
             raise ValueError(f"model.options.img_size={list(size)}: images are squares here, give one number.")
         size = size[0]
+    if size is not None and type(size) is not int:
+        raise ValueError(f"model.options.img_size takes a whole number of pixels, got {size!r}.")
     return {k: v for k, v in options.items() if k not in ("img_size", "in_chans")}, size, options.get("in_chans")
 
 

@@ -57,6 +57,19 @@ def test_maps_of_a_vit_are_none() -> None:
     )
 
 
+@pytest.mark.parametrize(("name", "has_maps"), [("test_convnext2", True), ("test_resnet", True), ("test_vit", False)])
+def test_maps_of_timms_networks(name: str, has_maps: bool) -> None:
+    pytest.importorskip("captum")
+    pytest.importorskip("timm")
+    module = FineTuner(f"timm:{name}", classes=3, weights="none", preprocess={"size": 96})
+    images = torch.from_numpy(np.stack([np.asarray(make_image(i, 96)) for i in range(2)])).permute(0, 3, 1, 2)
+    found = saliency.gradcam(Classifier(module, device="cpu").module, images, torch.tensor([0, 2]))
+    assert (found is not None) == has_maps
+    if found is not None:
+        assert found.shape == (2, 96, 96)
+        assert 0 <= float(found.min()) < float(found.max()) <= 1
+
+
 def test_maps_are_high_where_the_class_is() -> None:
     pytest.importorskip("captum")
 
