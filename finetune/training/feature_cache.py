@@ -166,7 +166,7 @@ def _extract(
 ) -> CachedFeatures:
     views = module.strategy.views
     train, val = (
-        feature_store.extract_features(_extraction_spec(module, data, trainer, split_point, split), data.cache)
+        feature_store.extract_features(extraction_spec(module, data, trainer, split_point, split), data.cache)
         for split in ("train", "val")
     )
     if trainer.is_global_zero:
@@ -180,9 +180,10 @@ def _extract(
     return CachedFeatures(train.store, val.store, split_point, module.backbone, until, views)
 
 
-def _extraction_spec(
+def extraction_spec(
     module: TrainableClassifier, data: ImageDataModule, trainer: Trainer, split_point: str, split: str
 ) -> feature_store.ExtractionSpec:
+    """Return which features a fit keeps of a split; whoever computes the same finds them in the cache."""
     training = split == "train"
     views = module.strategy.views if training else 1
     dtype = module.strategy.cache_dtype if training else "float32"  # evaluation is exact
