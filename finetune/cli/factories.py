@@ -139,6 +139,7 @@ def make_ranked_module(cfg: DictConfig, candidate: Candidate, data: ImageDataMod
         ValueError: the model or the weights are unknown, do not fit, or several devices were asked for.
         FileNotFoundError: weights that are not there and cannot be downloaded.
     """
+    seed_everything(cfg.seed, workers=True, verbose=False)  # random weights too are those of a run
     data.preprocess = default_preprocess(candidate.model, candidate.weights)
     module = FineTuner(
         candidate.model,

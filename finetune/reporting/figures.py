@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 Row = Mapping[str, Any]
 
@@ -319,7 +319,9 @@ def cost_figure(
         if log:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # the usual one writes powers as formulas
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            few_decades = max(p[1] for p in points) < 20 * min(p[1] for p in points)  # one labelled tick, or none
+            axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            axes.xaxis.set_minor_formatter(EngFormatter(sep="") if few_decades else NullFormatter())
         axes.margins(x=0.2, y=0.15)
         axes.set_xlabel(cost_label)
         axes.set_ylabel(accuracy_label)

@@ -75,7 +75,7 @@ class Ranking:
     def _label(self, candidate: Candidate) -> str:
         """Return the name of a model, with its weights where they distinguish it."""
         same = [result for result in self.results if result.candidate.model == candidate.model]
-        return candidate.model if len(same) == 1 else f"{candidate.model}@{candidate.weights}"
+        return candidate.model if len(same) == 1 else f"{candidate.model}@{Path(candidate.weights).name}"
 
     def train_command(self, candidate: Candidate) -> str:
         """Return the command that trains a head on a backbone's features, which are in the cache."""
@@ -87,11 +87,11 @@ class Ranking:
 
     def print(self, folder: Path, report: bool) -> None:
         """Print the table, what differs significantly from the best, and the command that trains it."""
-        columns = ["backbone", "accuracy", "95 % interval", "images/s", "M param.", "seconds", ""]
+        columns = ["backbone", "accuracy", "95 % interval", "images/s", "params", "seconds", ""]
         rows = [self._cells(result, front) for result, front in zip(self.ranked, self.on_front, strict=True)]
-        rows += [[self.labels[r.candidate], *["-"] * 5, "failed"] for r in self.results if r.reason]
+        rows += [[self.labels[r.candidate], "failed", *["-"] * 4, ""] for r in self.results if r.reason]
         print_table("Accuracy of a linear head, cross-validated", columns, rows)
-        echo("front: no other backbone here is both faster and better (the Pareto front)")
+        echo("* no other backbone here is both faster and better (the Pareto front)")
         for result, test in list(zip(self.ranked, self.tests, strict=True))[1:6]:
             if test is not None:
                 echo(f"{self.labels[result.candidate]}, against the best:\n{field_line('', test.description)}")
@@ -105,11 +105,11 @@ class Ranking:
         return [
             self.labels[result.candidate],
             f"{result.accuracy:.4f}",
-            f"{low:.3f} to {high:.3f}",
+            f"{low:.3f}-{high:.3f}",
             f"{result.images_per_second:.1f}",
-            f"{result.parameters / 1e6:.1f}",
+            f"{result.parameters / 1e6:.1f} M",
             f"{result.seconds:.1f}",
-            "front" if is_front else "",
+            "*" if is_front else "",
         ]
 
     # --- files -------------------------------------------------------------------------------------------------

@@ -174,6 +174,8 @@ def _extract(
         images = f"{views} x {len(data.splits['train'])}" if views > 1 else str(len(data.splits["train"]))
         seconds = train.seconds + val.seconds
         how = f"computed in {seconds:.1f} s" if seconds else "taken from the cache"
+        if seconds and not train.seconds:  # of an earlier run with other validation images, or of finetune.rank
+            how = f"the first taken from the cache, the others {how}"
         epochs = "all epochs" if until >= module.schedule.end else f"epochs 1 to {until}"
         text = f"of {images} + {len(data.splits['val'])} images before {split_point}, {how}, {size:,.0f} MiB in"
         echo(field_line("Features", f"{text} {data.cache.folder}; {epochs} train on them"))

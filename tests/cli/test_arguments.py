@@ -17,6 +17,7 @@ from finetune.cli.schema import conf_keys
         ("data.root=my photos", 'data.root="my photos"'),
         ("data.root=a=b,c(d)[e]", 'data.root="a=b,c(d)[e]"'),
         ("model.weights=größe/猫.pth", 'model.weights="größe/猫.pth"'),
+        ("weights=a b=c.pth", 'weights="a b=c.pth"'),
         ("ckpt_path=it's", 'ckpt_path="it\'s"'),
         ('data.root=say "a"', 'data.root="say \\"a\\""'),
         ("hydra.run.dir=out/x", 'hydra.run.dir="out/x"'),
@@ -91,7 +92,7 @@ def test_every_flag_of_hydra_is_known() -> None:
 
 
 def test_no_key_is_taken_for_a_flag() -> None:
-    for command in ("train", "check", "evaluate", "predict", "export"):
+    for command in ("train", "check", "evaluate", "predict", "export", "rank"):
         assert [key for key in conf_keys(f"{command}.yaml") if is_hydra_flag(f"--{key}=1")] == []
 
 
