@@ -138,7 +138,7 @@ def _validate_files(cfg: DictConfig) -> Iterator[str]:
             if (value := select(cfg, key)) is not None:
                 find_file(str(value))
         except FileNotFoundError as error:
-            yield str(error)
+            yield str(error).removeprefix("" if key == "model.weights" else "model.")
 
 
 def _validate_choices(cfg: DictConfig, command: str) -> Iterator[str]:

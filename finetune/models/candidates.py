@@ -13,8 +13,9 @@ from finetune.models.weights import cached_weights, find_weights
 DEFAULT_MODELS = (
     "squeezenet1_1", "mobilenet_v3_large", "efficientnet_b0", "resnet18", "resnet50", "convnext_tiny",
 )  # fmt: skip
-"""One for each step of cost: 0.2 to 4.5 billion multiplications an image, 1 to 29 million parameters, in the customary
-architectures of four design lines. Six, because each costs a pass over the images; their files are 0.3 GB together."""
+"""Networks in wide use from cheap to dear: 0.2 to 4.5 billion multiplications an image, 1 to 29 million parameters, and of
+such a cost the most accurate on ImageNet or the best known. Six, because each costs a pass over the images; their files are
+0.3 GB together."""
 
 
 @dataclass(frozen=True)

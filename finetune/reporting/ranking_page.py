@@ -19,7 +19,13 @@ from finetune.training.ranking import RankedBackbone
 
 def print_data(data: ImageDataModule, folds: int) -> None:
     """Print which images backbones are ranked on, and which are not looked at."""
-    echo(field_line("Images", f"{_describe_images(data)}; {folds}-fold cross-validation"))
+    text = f"{_describe_images(data)}; {folds} folds, each with an L2 strength chosen within the others"
+    echo(field_line("Images", text))
+    counts = data.splits["train"].counts(data.classes)
+    rare = [f"{n} of {name}" for name, n in counts.items() if n < folds]
+    if rare:
+        text = f"fewer images than folds: {', '.join(rare[:5])}{' ...' if len(rare) > 5 else ''}; some heads see none or few of them."
+        echo(field_line("Note", text))
     if data.bad_files:
         echo(field_line("Left out", f"{len(data.bad_files)} unreadable files; `finetune.check` names them"))
     if text := _describe_unseen(data):

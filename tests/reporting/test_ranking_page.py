@@ -10,6 +10,7 @@ import pytest
 
 from finetune import ImageDataModule
 from finetune.models.candidates import Candidate
+from finetune.reporting import ranking_page
 from finetune.reporting.ranking_page import Ranking
 from finetune.training.ranking import RankedBackbone
 
@@ -84,3 +85,14 @@ def test_weights_are_named_where_they_distinguish_two() -> None:
     results = [backbone("a", [1, 1], 1.0, "default"), backbone("a", [1, 0], 1.0, "x/y.pth"), backbone("b", [1, 0], 1.0)]
     made = Ranking(results, ImageDataModule("."), 3, [], [])
     assert list(made.labels.values()) == ["a@default", "a@y.pth", "b"]
+
+
+def test_classes_with_fewer_images_than_folds_are_named(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ImageDataModule(photos, per_class=4).prepare()
+    ranking_page.print_data(data, 4)
+    assert "fewer images" not in capsys.readouterr().out
+    ranking_page.print_data(data, 5)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "fewer images than folds: 4 of cat, 4 of dog, 4 of emu; some heads" in printed
+    assert "12 training images of 3 classes; 5 folds" in printed
+    assert "the 12 val images" in printed

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from finetune.training import linear_probe
@@ -14,11 +13,11 @@ from finetune.training.linear_probe import LinearHead, cross_validate, fit_logis
 
 
 def blobs(classes: int = 3, n: int = 90, d: int = 12, spread: float = 2.0) -> tuple[Tensor, Tensor]:
-    """Overlapping clouds, with features of very different mean and size, and a constant one."""
+    """Overlapping clouds, with features of different mean and size, and a constant one."""
     rng = np.random.default_rng(0)
     labels = np.arange(n) % classes
     rows = rng.normal(size=(classes, d))[labels] + spread * rng.normal(size=(n, d))
-    rows = rows * 10.0 ** rng.integers(-2, 3, d) + rng.normal(size=d) * 50
+    rows = rows * 3.0 ** rng.integers(-2, 3, d) + rng.normal(size=d) * 50
     rows[:, -1] = 0.1
     return torch.tensor(rows, dtype=torch.float32), torch.tensor(labels)
 
@@ -29,19 +28,24 @@ def objective(head: LinearHead, features: Tensor, labels: Tensor, l2: float) -> 
     logits = x @ head.weight.numpy().T + head.bias.numpy()
     losses = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
     losses = losses - logits[np.arange(len(x)), labels.numpy()]
-    std = np.where(np.ptp(x, axis=0) > 0, x.std(axis=0), 1)
-    return float(losses.mean() + l2 / 2 * np.sum((head.weight.numpy() * std) ** 2))
+    return float(losses.mean() + l2 / 2 * np.sum((head.weight.numpy() * scale_of(x)) ** 2))
+
+
+def scale_of(x: np.ndarray) -> float:
+    """The root mean square of all deviations from the mean of each feature."""
+    return float(np.sqrt(((x - x.mean(axis=0)) ** 2).mean()))
 
 
 def sklearn_head(features: Tensor, labels: Tensor, l2: float) -> LinearHead:
     """The same problem solved by scikit-learn; with two classes, it has one row of weights in place of two."""
-    scaler = StandardScaler().fit(features.double().numpy())
+    x = features.double().numpy()
+    mean, scale = x.mean(axis=0), scale_of(x)
     classes = len(labels.unique())
     c = 1 / (len(labels) * l2) * (2 if classes == 2 else 1)
     found = LogisticRegression(C=c, tol=1e-10, max_iter=10_000)
-    found.fit(scaler.transform(features.double().numpy()), labels.numpy())
-    weight, bias = found.coef_ / scaler.scale_, found.intercept_
-    bias = bias - weight @ scaler.mean_
+    found.fit((x - mean) / scale, labels.numpy())
+    weight, bias = found.coef_ / scale, found.intercept_
+    bias = bias - weight @ mean
     if classes == 2:
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     return LinearHead(torch.tensor(weight), torch.tensor(bias))
