@@ -31,7 +31,7 @@ def fit(cfg: DictConfig) -> TrainingRun:
     with heavy_imports():  # errors above are reported without them
         from finetune.cli import factories
         from finetune.inspection import inspect
-        from finetune.reporting import header, result, summary
+        from finetune.reporting import header, result, run_report, summary
         from finetune.runtime import timing
 
     factories.prepare_process()
@@ -53,7 +53,8 @@ def fit(cfg: DictConfig) -> TrainingRun:
         saved = isinstance(error, SystemExit) and error.code in (INTERRUPTED, TERMINATED)
         code = TERMINATED if error.code == TERMINATED else INTERRUPTED
         raise Exit(summary.describe_interruption(folder, saved), code) from error
-    summary.write_summary(trainer, module, data, findings, folder, clock, command_line("train"), cfg.report)
+    write_page = run_report.try_report if cfg.report else None
+    summary.write_summary(trainer, module, data, findings, folder, clock, command_line("train"), write_page)
     return result.collect(trainer, module, data, folder)
 
 

@@ -40,6 +40,8 @@ class ModelRecord:
     cutmix: float = 0.0
     transform_input: bool | None = None
     in_channels: int = 3
+    model_options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the constructor of the network."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the hyper parameters as plain values."""

@@ -109,7 +109,7 @@ def _load_what_fits(module: Any, checkpoint: Checkpoint, path: Path) -> None:
     """Load the tensors whose shapes fit, and say which of the trunk stay new; of other classes, load the head by name."""
     own, state = module.state_dict(), checkpoint.state_dict
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    last_layers = (module.family.head, *module.family.aux)
+    last_layers = module.family.last_layers
     parts = tuple(f"{NETWORK}{part}." for part in (*module.family.new, *last_layers))
     new = [k for k in own if k.startswith(NETWORK) and k not in fitting and not k.startswith(parts)]
     if new and process.is_first_process():

@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import ListConfig, OmegaConf
 
 from finetune.cli import schema
+from finetune.cli.groups import register_prefixed_models
 from finetune.io.paths import LAST_CHECKPOINT, PATH_KEY
 
 SWEEP_FLAGS = {"-m", "--multirun"}
@@ -31,7 +32,7 @@ _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 def prepare_arguments(command: str, argv: Sequence[str]) -> list[str]:
-    """Check the arguments of a command and return them as Hydra takes them.
+    """Check the arguments of a command and return them as Hydra takes them; let Hydra know the models that they name.
 
     Raises:
         FileNotFoundError: `resume=` names no run that can be resumed.
@@ -39,7 +40,9 @@ def prepare_arguments(command: str, argv: Sequence[str]) -> list[str]:
     """
     words = strip_dashes(argv)
     reject_misread_arguments(command, words)
-    return quote_paths(expand_resume(words) if command == "train" else words)
+    words = expand_resume(words) if command == "train" else words
+    register_prefixed_models(words)
+    return quote_paths(words)
 
 
 def strip_dashes(argv: Sequence[str]) -> list[str]:

@@ -164,7 +164,11 @@ def explain_composition(error: BaseException, command: str) -> str:
     """Return an error of composition as a sentence."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        hint = "`python -m finetune.models` lists all." if group == "model" else f"{group}= takes a name of that group."
+        hint = (
+            "`python -m finetune.models` lists all; those of timm are model=timm:NAME."
+            if group == "model"
+            else f"{group}= takes a name of that group."
+        )
         return unknown_name(group, option, group_options(group), hint) if group else str(error)
     if isinstance(error, OverrideParseException) and "=" not in str(error.override):
         return (

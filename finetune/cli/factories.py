@@ -32,7 +32,7 @@ from finetune.inference.classifier import Classifier, load
 from finetune.io import files, paths
 from finetune.models import candidates
 from finetune.models.candidates import Candidate
-from finetune.models.weights import default_preprocess
+from finetune.models.libraries import default_preprocess
 from finetune.runtime import hardware, process
 from finetune.runtime.console import IGNORED_WARNINGS, echo, field_line, make_console
 from finetune.runtime.process import cpu_count
@@ -99,7 +99,17 @@ def make_checked_data(cfg: DictConfig) -> ImageDataModule:
 
 def _preprocess(cfg: DictConfig) -> Preprocess:
     model = cfg.model
-    return default_preprocess(model.name, model.weights, model.in_channels).updated(plain_values(model.preprocess))
+    preprocess = default_preprocess(
+        model_name(cfg), model.weights, model.in_channels, options=plain_values(model.options)
+    )
+    return preprocess.updated(plain_values(model.preprocess))
+
+
+def model_name(cfg: DictConfig) -> str:
+    """Return the name of a configuration's model, with the prefix of its library."""
+    prefix = f"{cfg.model.library}:"
+    name = str(cfg.model.name)
+    return name if cfg.model.library == "torchvision" or name.startswith(prefix) else f"{prefix}{name}"
 
 
 def make_candidates(cfg: DictConfig) -> list[Candidate]:
@@ -187,7 +197,7 @@ def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
     """Make the network with a head for the data's classes, its strategy, optimizer, scheduler and loss."""
     seed_everything(cfg.seed, workers=True, verbose=False)
     module = FineTuner(
-        cfg.model.name,
+        model_name(cfg),
         data.classes,
         {**plain_values(cfg.strategy), "name": _hydra_choice("strategy") or "custom"},
         weights=cfg.model.weights,
@@ -204,6 +214,7 @@ def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
         class_weights=data.class_weights() if cfg.loss.class_weights == "auto" else None,
         aux_weight=cfg.loss.aux,
         in_channels=cfg.model.in_channels,
+        model_options=plain_values(cfg.model.options),
         mixup=cfg.loss.mixup,
         cutmix=cfg.loss.cutmix,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Sequence
 
 from finetune.io.paths import CONF
 from finetune.models.specs import FAMILIES
@@ -21,13 +23,24 @@ def register_models() -> None:
     that another application has in the same process, and stop that one.
     """
     for name in FAMILIES:
-        _register_model(name)
+        if not (CONF / "model" / f"{name}.yaml").exists():
+            _register_model(name, "_base", name)
+
+
+def register_prefixed_models(overrides: Sequence[str]) -> None:
+    """Add the options that overrides name as `model=LIBRARY:NAME` to Hydra's `model` group.
+
+    `model=timm:NAME` is short for `model=timm model.name=NAME`, and several can be swept over.
+    """
+    for override in overrides:
+        key, _, values = override.partition("=")
+        for library, name in re.findall(r"(\w+):([\w.]+)", values) if key == "model" else ():
+            if (CONF / "model" / f"{library}.yaml").exists():
+                _register_model(f"{library}:{name}", library, name)
 
 
 @functools.cache
-def _register_model(name: str) -> None:
+def _register_model(option: str, base: str, name: str) -> None:
     from hydra.core.config_store import ConfigStore  # here: the classes work without hydra
 
-    if not (CONF / "model" / f"{name}.yaml").exists():
-        node = {"defaults": ["_base", "_self_"], "name": name}
-        ConfigStore.instance().store(group="model", name=name, node=node)
+    ConfigStore.instance().store(group="model", name=option, node={"defaults": [base, "_self_"], "name": name})

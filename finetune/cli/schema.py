@@ -38,6 +38,7 @@ METRICS = ("val/acc", "val/loss", "val/f1", "val/auroc", "train/acc", "train/los
 
 # key: values that it may have; null is always allowed
 CHOICES: dict[str, tuple[Any, ...]] = {
+    "model.library": ("torchvision", "timm"),
     "model.head_init": ("default", "xavier_uniform", "xavier_normal", "zero"),
     "model.preprocess.interpolation": ("nearest", "bilinear", "bicubic"),
     "data.augment": ("auto", "none", "basic", "trivial", "rand", "augmix"),

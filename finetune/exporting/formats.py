@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from finetune.io.files import write_atomically
 from finetune.models.adaptation import RGB, adapt_channels, first_convolution
-from finetune.models.specs import FAMILIES
+from finetune.models.libraries import Library, find_library
+from finetune.models.specs import NetworkRequest
 from finetune.training.module import FineTuner
 
 Runner = Callable[[Tensor], Tensor]
@@ -136,7 +136,7 @@ def export_torch(module: FineTuner, folder: Path) -> Exported:
 
 
 def export_safetensors(module: FineTuner, folder: Path) -> Exported:
-    """Write the weights under their torchvision names, with classes and preprocessing in the header.
+    """Write the weights under their library's names, with classes and preprocessing in the header.
 
     Raises:
         ValueError: the package is not installed.
@@ -176,31 +176,43 @@ def _weights(module: FineTuner) -> dict[str, Tensor]:
     return state
 
 
-def _arguments(module: FineTuner) -> dict[str, Any] | None:
-    """Return what torchvision's `get_model` needs beside the name; None for a network that is not torchvision's."""
-    family = FAMILIES.get(module.model_name)
-    if family is None or family.build is not None:
+class _Constructor(NamedTuple):
+    """The call of a library's function that makes a plain network like a module's."""
+
+    library: Library
+    name: str
+    arguments: dict[str, Any]
+
+    def __str__(self) -> str:
+        keywords = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
+        return f"{self.library.factory}({self.name!r}, {keywords})"
+
+    def call(self) -> nn.Module:
+        return self.library.make(self.name, **self.arguments)
+
+
+def _constructor(module: FineTuner) -> _Constructor | None:
+    """Return the call that makes a network like the module's; None for a network of the user's own."""
+    library = find_library(module.model_name) if module.model_name != "custom" else None
+    if library is None or not library.factory:
         return None
-    arguments: dict[str, Any] = {"num_classes": len(module.classes)}
-    if family.aux:  # neither flag is in a state dict
-        transform_input = bool(module.transform_input)
-        arguments |= {"aux_logits": True, "transform_input": transform_input, "init_weights": False}
-    size = getattr(module.backbone, "image_size", None)
-    if family.size_argument and size is not None:
-        arguments[family.size_argument] = size
-    return arguments
+    p = module.preprocess
+    request = NetworkRequest(
+        module.model_name, "none", p.size, p.channels, bool(module.transform_input), module.hparams["model_options"]
+    )
+    arguments = {"num_classes": len(module.classes), **library.arguments(request, module.backbone)}
+    return _Constructor(library, request.bare_name, arguments)
 
 
 def _recipe(module: FineTuner) -> str:
-    arguments = _arguments(module)
-    if arguments is None:
+    constructor = _constructor(module)
+    if constructor is None:
         return "network = ...  # your own; "
-    keywords = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    recipe = f"network = torchvision.models.get_model({module.model_name!r}, {keywords}); "
+    recipe = f"network = {constructor}; "
     if isinstance(record := module.hparams["head"], Mapping):
         recipe += f"network.set_submodule({record['path']!r}, ...)  # the head of your own: {module.head!r}; "
     found = first_convolution(module.backbone)
-    if found is None or found[1].in_channels == RGB:
+    if found is None or found[1].in_channels == RGB or "in_chans" in constructor.arguments:
         return recipe
     path, conv = found
     weight = f"torch.nn.Parameter(torch.empty({', '.join(map(str, conv.weight.shape))}))"
@@ -209,11 +221,12 @@ def _recipe(module: FineTuner) -> str:
 
 def _new_network(module: FineTuner) -> nn.Module:
     """Build the network as the recipe says."""
-    arguments = _arguments(module)
-    if arguments is None:
+    constructor = _constructor(module)
+    if constructor is None:
         return copy.deepcopy(module.backbone)
-    network: nn.Module = torchvision.models.get_model(module.model_name, **arguments)
-    adapt_channels(network, module.preprocess.channels)
+    network = constructor.call()
+    if "in_chans" not in constructor.arguments:
+        adapt_channels(network, module.preprocess.channels)
     if isinstance(record := module.hparams["head"], Mapping):
         network.set_submodule(record["path"], copy.deepcopy(module.head).cpu())
     return network

@@ -14,13 +14,24 @@ from finetune.runtime.suggestions import unknown_name
 def matching(pattern: str) -> list[str]:
     """Return the names that contain the pattern, or match it where it has * or ?.
 
+    A pattern that begins with `timm:` is for timm's networks; with a dot in it, for those with the tags of their weights.
+
     Raises:
-        ValueError: no name does; the message names the nearest three.
+        ValueError: no name does; the message names the nearest three. Or timm is not installed.
     """
+    from finetune.models import packaged_weights, timm_library
+
     wild = any(c in pattern for c in "*?[")
-    names = sorted(n for n in FAMILIES if (fnmatch(n, pattern) if wild else pattern in n))
+    known = sorted(FAMILIES)
+    if pattern.startswith(f"{timm_library.PREFIX}:"):
+        timm_library.import_timm()
+        known = timm_library.list_tagged_names() if "." in pattern else timm_library.list_names()
+    elif timm_library.is_installed():
+        known += packaged_weights.PACKAGED  # their weights are here, or can be installed
+    names = [n for n in known if (fnmatch(n, pattern) if wild else pattern in n)]
     if not names:
-        raise ValueError(unknown_name("model like", pattern, FAMILIES, "`python -m finetune.models` lists all."))
+        hint = "`python -m finetune.models` lists all; 'timm:*' those of timm."
+        raise ValueError(unknown_name("model like", pattern, known, hint))
     return names
 
 
@@ -29,20 +40,9 @@ def rows(names: Sequence[str]) -> list[list[str]]:
 
     The state says whether the file of the default weights is on this machine.
     """
-    from finetune.models.weights import cached_weights, find_weights
+    from finetune.models.libraries import find_library
 
-    table = []
-    for name in names:
-        family = FAMILIES[name]
-        if family.build is not None:
-            table.append([name, "-", "-", "-", family.head, "your own"])
-            continue
-        weights = find_weights(name, "default")
-        top1 = weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
-        size = weights.transforms().crop_size[0]
-        state = "here" if cached_weights(weights).exists() else "to fetch"
-        table.append([name, f"{weights.meta['num_params'] / 1e6:.1f} M", str(size), f"{top1:.1f}", family.head, state])
-    return table
+    return [[name, *find_library(name).row(name)] for name in names]
 
 
 def list_models(argv: Sequence[str] | None = None) -> None:
@@ -52,7 +52,9 @@ def list_models(argv: Sequence[str] | None = None) -> None:
         ValueError: no model matches the pattern.
     """
     parser = argparse.ArgumentParser(prog="python -m finetune.models", description=__doc__)
-    parser.add_argument("pattern", nargs="?", default="", help="part of a name, or a pattern such as 'resnet*'")
+    parser.add_argument(
+        "pattern", nargs="?", default="", help="part of a name, a pattern such as 'resnet*', or 'timm:conv*'"
+    )
     names = matching(parser.parse_args(argv).pattern)
 
     from finetune.runtime.console import print_table

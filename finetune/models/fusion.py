@@ -32,7 +32,9 @@ def fuse_conv_bn(network: nn.Module, split_point: str, images: Tensor) -> nn.Mod
         conv: Any = fused.get_submodule(conv_path)
         norm: Any = fused.get_submodule(norm_path)
         fused.set_submodule(conv_path, fuse_conv_bn_eval(conv, norm))
-        fused.set_submodule(norm_path, nn.Identity())
+        # timm's norm layers have dropout and activation in them
+        rest = [m for name in ("drop", "act") if isinstance(m := getattr(norm, name, None), nn.Module)]
+        fused.set_submodule(norm_path, nn.Sequential(*rest) if rest else nn.Identity())
     fused.to(memory_format=torch.channels_last)
     expected, features = forward_to(network, split_point, images), forward_to(fused, split_point, images)
     tolerance = 1e-4 * max(1.0, float(expected.abs().max()))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +20,16 @@ class ClassifierNetwork:
     A plain object and no module: the parameters are registered once, under `FineTuner.backbone`.
     """
 
-    def __init__(self, module: nn.Module, preprocess: Preprocess, head: str, head_is_last: bool) -> None:
+    def __init__(self, module: nn.Module, preprocess: Preprocess, heads: Sequence[str]) -> None:
         """Name the parts.
 
         Args:
             module: the whole network.
             preprocess: normalises its images.
-            head: path of its last layer.
-            head_is_last: whether nothing follows the head; that is known of torchvision's networks alone.
+            heads: path of its last layer, and those of others whose outputs are averaged with it.
         """
-        self.module, self.preprocess, self.head_path = module, preprocess, head
-        self._head_is_last = head_is_last
+        self.module, self.preprocess = module, preprocess
+        self.head_path, self._head_paths = heads[0], heads
 
     @property
     def head(self) -> nn.Module:
@@ -73,9 +75,11 @@ class ClassifierNetwork:
             log_probabilities = self.logits(images.flatten(0, 1), exact_head).float().log_softmax(dim=1)
             return log_probabilities.view(n, views, -1).logsumexp(dim=1) - math.log(views)
         images = channels_last(self.normalize(images))
-        if self._runs_exact_head(images, exact_head):
-            return self._exact_head(partition.forward_to(self.module, self.head_path, images))
-        return self.logits_and_aux(images)[0]
+        if not (exact_head and torch.is_autocast_enabled(images.device.type)):
+            return self.logits_and_aux(images)[0]
+        with self._heads_in_32_bits():
+            output = self.module.forward(images)  # not compiled: a compiled call would not see the hooks
+        return output[0] if isinstance(output, tuple) else output
 
     def logits_from(self, features: Tensor, split_point: str, exact_head: bool = False) -> Tensor:
         """Compute the main logits (N, classes) from what enters a split point.
@@ -86,10 +90,10 @@ class ClassifierNetwork:
             exact_head: see `logits`.
         """
         modules = partition.modules_after(self.module, split_point)
-        if not self._runs_exact_head(features, exact_head):
+        if not (exact_head and torch.is_autocast_enabled(features.device.type)):
             return partition.run_to_logits(modules, features)
-        first = partition.first_leaf(self.head)
-        return self._exact_head(partition.forward_from(modules[: modules.index(first)], features))
+        with self._heads_in_32_bits():
+            return partition.run_to_logits(modules, features)
 
     def head_inputs(self, images: Tensor) -> Tensor:
         """Compute what enters the head for images (N, C, H, W), as rows (N, D)."""
@@ -100,12 +104,21 @@ class ClassifierNetwork:
         spatial = values.ndim == 4 and isinstance(partition.first_leaf(self.head), nn.Conv2d)
         return values.float().mean(dim=(2, 3)) if spatial else values.float().flatten(1)
 
-    def _runs_exact_head(self, values: Tensor, exact_head: bool) -> bool:
-        return exact_head and self._head_is_last and torch.is_autocast_enabled(values.device.type)
+    @contextmanager
+    def _heads_in_32_bits(self) -> Iterator[None]:
+        heads = [self.module.get_submodule(path) for path in self._head_paths]
+        handles = [m.register_forward_hook(_in_32_bits) for head in heads for m in partition.leaves(head)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
-    def _exact_head(self, values: Tensor) -> Tensor:
-        with torch.autocast(values.device.type, enabled=False):
-            return partition.run_to_logits(partition.modules_after(self.module, self.head_path), values.float())
+
+def _in_32_bits(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    """Return what a layer computes from its inputs in 32 bits, in place of its output under autocast."""
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        return layer.forward(*(value.float() for value in inputs))
 
 
 def channels_last(images: Tensor) -> Tensor:

@@ -42,20 +42,21 @@ def modules_after(network: nn.Module, split_point: str) -> list[nn.Module]:
         names = list(children)
         modules += [children[n] for n in names[names.index(name) + (not inclusive) :]]
         path, inclusive = parent, False
-    return [leaf for module in modules for leaf in _leaves(module)]
+    return [leaf for module in modules for leaf in leaves(module)]
 
 
-def _leaves(module: nn.Module) -> Iterator[nn.Module]:
+def leaves(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules that are called in one that may be a Sequential, in order."""
     if type(module) is nn.Sequential:
         for child in module:
-            yield from _leaves(child)
+            yield from leaves(child)
     else:
         yield module
 
 
 def first_leaf(module: nn.Module) -> nn.Module:
     """Return the first module that is called in one that may be a Sequential."""
-    return next(_leaves(module), module)
+    return next(leaves(module), module)
 
 
 def run_to_logits(modules: Sequence[nn.Module], values: Tensor) -> Tensor:
@@ -114,6 +115,22 @@ def forward_to(network: nn.Module, split_point: str, images: Tensor) -> Tensor:
     finally:
         handle.remove()
     raise ValueError(f"the network does not call {split_point} as a module")
+
+
+def require_constant(network: nn.Module, split_point: str, values: Tensor, images: Tensor) -> None:
+    """Verify that what enters a split point does not vary from one pass to the next, as with dropout that is no module.
+
+    Args:
+        network: in the modes of training.
+        split_point: path of the module that the features enter.
+        values: features (N, ...) of the images.
+        images: (N, C, H, W).
+
+    Raises:
+        ValueError: it varies.
+    """
+    if not _alike(values, forward_to(network, split_point, images)):
+        raise ValueError(f"what enters {split_point} varies from one pass to the next")
 
 
 def verify_partition(network: nn.Module, split_point: str, head: str, values: Tensor, images: Tensor) -> None:

@@ -6,8 +6,8 @@ package tests the name of a model: a new family is a new row, not a new branch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from finetune.runtime.suggestions import unknown_name
@@ -21,7 +21,7 @@ class Family:
     """Specify a group of networks: all that replacing its head and freezing its trunk need to know."""
 
     names: tuple[str, ...]
-    """Model names, as torchvision spells them (or your own)."""
+    """Model names, as torchvision spells them (or your own), or timm's with their prefix."""
     head: str
     """Path of the last layer, a Linear or a Conv2d, as in `named_modules()`."""
     feature_boundary: str
@@ -33,6 +33,8 @@ class Family:
 
     From such a module on, the rest of the network is its modules one after another (`features.*` is every child of
     features). While only modules after a split point are trainable, what enters it is computed once."""
+    more_heads: tuple[str, ...] = ()
+    """Paths of further last layers, whose output the network averages with the head's (distilled transformers)."""
     aux: tuple[str, ...] = ()
     """Paths of the last layers of the auxiliary heads."""
     aux_new: tuple[str, ...] = ()
@@ -54,13 +56,50 @@ class Family:
 
     @property
     def new(self) -> tuple[str, ...]:
-        """Return the paths of the modules that start untrained: the head and what is new in auxiliary branches."""
-        return (self.head, *(self.aux_new or self.aux))
+        """Return the paths of the modules that start untrained: the heads and what is new in auxiliary branches."""
+        return (self.head, *self.more_heads, *(self.aux_new or self.aux))
+
+    @property
+    def last_layers(self) -> tuple[str, ...]:
+        """Return the paths of all layers with an output for each class."""
+        return (self.head, *self.more_heads, *self.aux)
 
     @property
     def aux_roots(self) -> tuple[str, ...]:
         """Return the paths of the whole auxiliary branches."""
         return tuple(dict.fromkeys(path.split(".")[0] for path in self.aux))
+
+
+@dataclass(frozen=True)
+class NetworkRequest:
+    """Which network a library builds, with which weights, for which images."""
+
+    name: str
+    """With the prefix of its library."""
+    weights: str = "none"
+    """"default", "none", or a name that the library knows; never a file."""
+    size: int | None = None
+    """Side of the images in pixels, for networks that are built for a size; None is that of the weights."""
+    in_channels: int = 3
+    transform_input: bool = False
+    """Whether it re-normalises its input (inception and googlenet)."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the library's own constructor."""
+
+    @property
+    def bare_name(self) -> str:
+        """Return the name as the library spells it."""
+        return self.name.partition(":")[2] or self.name
+
+
+@dataclass(frozen=True)
+class BuiltNetwork:
+    """A network that a library has built, with the head of its weights."""
+
+    network: nn.Module
+    family: Family
+    weights_source: str
+    """Which weights were loaded, as a text for people."""
 
 
 def _names(text: str) -> tuple[str, ...]:

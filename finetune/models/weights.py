@@ -1,114 +1,22 @@
-"""Find, verify and load pretrained weights."""
+"""Load weights from local files."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlparse
 
-import torch
-import torchvision
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from finetune.checkpoints.format import model_record
 from finetune.checkpoints.heads import StoredHead
 from finetune.checkpoints.metadata import ModelRecord
-from finetune.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from finetune.io.paths import WEIGHT_FILES, weights_path
 from finetune.io.tensors import read_tensors
 from finetune.models.adaptation import POSITIONS, RGB, adapt_weight, first_convolution, fit_positions
-from finetune.models.specs import Family, find_family
-from finetune.runtime.suggestions import unknown_name
-
-# --- torchvision -----------------------------------------------------------------------------------------------
-
-
-def find_weights(name: str, weights: str) -> Any:
-    """Return an entry of a torchvision model's weights enum.
-
-    Raises:
-        ValueError: there is no such entry; the message names those that exist.
-    """
-    enum = torchvision.models.get_model_weights(name)
-    if weights == "default":
-        return enum.DEFAULT
-    if weights in enum.__members__:
-        return enum[weights]
-    known = ["default", "none", *enum.__members__]
-    raise ValueError(
-        unknown_name(f"model.weights for {name}", weights, known, f"Or give a local file ({' '.join(WEIGHT_FILES)}).")
-    )
-
-
-def default_preprocess(
-    name: str, weights: str | None = "default", in_channels: int = RGB, transform_input: bool | None = None
-) -> Preprocess:
-    """Return the preprocessing of a model's weights, without building or downloading anything.
-
-    A checkpoint of this package has its own. For any other local file, and for weights="none", it is that of the
-    architecture's default weights.
-
-    Args:
-        name: of the model.
-        weights: see `Backbone.create`.
-        in_channels: of the images; mean and standard deviation are adapted, see `Preprocess.with_channels`.
-        transform_input: see `transforms_input`.
-
-    Raises:
-        ValueError: the model or the weights are unknown, or a checkpoint is damaged.
-        FileNotFoundError: there is no such file.
-    """
-    preprocess = _own_preprocess(name, str(weights or "none"))
-    if in_channels in (RGB, preprocess.channels) and find_family(name).build is not None:
-        return preprocess
-    if in_channels != RGB and transforms_input(name, weights, transform_input):
-        preprocess = _with_input_transform(preprocess)
-    return preprocess.with_channels(in_channels)
-
-
-def _own_preprocess(name: str, weights: str) -> Preprocess:
-    family = find_family(name)
-    if family.build is not None:
-        return family.preprocess or Preprocess()
-    path = weights_path(weights)
-    record = read_model_record(path) if path else None
-    if record is not None and isinstance(record.preprocess, dict):
-        return Preprocess().updated(record.preprocess)
-    enum = find_weights(name, "default" if path or weights == "none" else weights)
-    return Preprocess.from_transforms(enum.transforms())
-
-
-def transforms_input(name: str, weights: str | None, given: bool | None = None) -> bool:
-    """Return whether a network re-normalises its input (inception and googlenet), which no state dict says.
-
-    Args:
-        name: of the model.
-        weights: see `Backbone.create`.
-        given: what the caller says; None follows the weights.
-    """
-    weights = str(weights or "none")
-    if given is None and (path := weights_path(weights)) is not None:
-        record = read_model_record(path)
-        given = record.transform_input if record is not None else None
-    return find_family(name).transform_input and weights != "none" if given is None else given
-
-
-def _with_input_transform(preprocess: Preprocess) -> Preprocess:
-    """Return the preprocessing of which nothing is left to re-normalise.
-
-    torchvision's `_transform_input` turns x, normalised with ImageNet's M and S, into (x S + M - 0.5) / 0.5, and knows
-    three channels alone. Here, x is (p - m) / s.
-    """
-    both = list(zip(preprocess.mean, preprocess.std, IMAGENET_MEAN, IMAGENET_STD, strict=True))
-    mean = tuple(m - (imagenet_mean - 0.5) * s / imagenet_std for m, s, imagenet_mean, imagenet_std in both)
-    return replace(preprocess, mean=mean, std=tuple(0.5 * s / imagenet_std for _, s, _, imagenet_std in both))
+from finetune.models.specs import Family
 
 
 def read_model_record(path: Path) -> ModelRecord | None:
@@ -119,33 +27,6 @@ def read_model_record(path: Path) -> ModelRecord | None:
 @lru_cache(8)  # three ask for it while a network is made, and the file may be large
 def _read_model_record(path: Path, changed: int) -> ModelRecord | None:
     return model_record(read_tensors(path))
-
-
-def cached_weights(weights: Any) -> Path:
-    """Return the path where torchvision keeps the file of a weights enum entry, whether it exists or not."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(urlparse(weights.url).path)
-
-
-def check_cached_weights(weights: Any) -> None:
-    """Check the SHA-256 of a file of weights that was downloaded earlier.
-
-    Torch checks a file only when it downloads it. A file damaged later would fail in every run, with a message that does
-    not name it.
-
-    Raises:
-        ValueError: the file exists and its digest is not the one in its name.
-    """
-    path = cached_weights(weights)
-    expected = re.search(r"-([0-9a-f]{8,})\.", path.name)
-    if not path.exists() or expected is None:
-        return
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(expected[1]):
-        raise ValueError(
-            f"The weights file {path} is damaged (its SHA-256 should begin with {expected[1]}). "
-            "Delete it, and it is downloaded again."
-        )
 
 
 # --- local files -----------------------------------------------------------------------------------------------
@@ -173,11 +54,22 @@ class LoadedWeights(NamedTuple):
     """The heads of a checkpoint of this package, which names its classes; None for any other file."""
 
 
-def load_weights(network: nn.Module, path: Path, family: Family) -> LoadedWeights:
+def load_weights(
+    network: nn.Module,
+    path: Path,
+    family: Family,
+    convert: Callable[[dict[str, Tensor]], Mapping[str, Tensor] | None] = lambda _: None,
+) -> LoadedWeights:
     """Load a local file into a network's trunk; heads in the file are left out.
 
     The file may be a state dict, one under `state_dict` or `model`, one with wrappers' prefixes, or a trunk alone. One
     of a network for RGB images is adapted to the channels that this one takes, one of a vision transformer to its size.
+
+    Args:
+        network: takes the tensors.
+        path: of the file.
+        family: of the network.
+        convert: is called with tensors that do not fit as they are, and returns those that do, or None.
 
     Raises:
         ValueError: trunk tensors are missing, have another shape, or belong to another network; the message names them.
@@ -191,8 +83,14 @@ def load_weights(network: nn.Module, path: Path, family: Family) -> LoadedWeight
     heads = tuple(f"{p}." for p in (*family.new, *family.aux))
     trunk = {k: v for k, v in state.items() if not k.startswith(heads)}
     given = {k: v for k, v in loaded.items() if not k.startswith(heads)}
+    remark = ""
+    if {k: v.shape for k, v in given.items()} != {k: v.shape for k, v in trunk.items()}:
+        converted = convert(loaded)
+        if converted is not None:
+            given = {k: v for k, v in converted.items() if not k.startswith(heads)}
+            remark = f", fitted by {type(network).__module__.partition('.')[0]}"
     _adapt_to_channels(network, given)
-    remark = _adapt_to_size(network, given)
+    remark += _adapt_to_size(network, given)
     # auxiliary branches are often dropped before saving, and old files lack BatchNorm's counters
     optional = tuple(f"{path}." for path in family.aux_roots)
     missing = [k for k in trunk if not (k in given or k.endswith("num_batches_tracked") or k.startswith(optional))]

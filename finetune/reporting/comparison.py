@@ -80,7 +80,9 @@ def _choices(run: Run) -> dict[str, Any]:
     """Return key -> value of a run's configuration, without what does not change its result."""
     values: Any = OmegaConf.to_container(OmegaConf.create(run.config), resolve=False)
     flat = {k: v for k, v in _flatten(values, "").items() if not k.startswith(NOT_A_CHOICE)}
-    first = {"model": flat.pop("model.name", None), "strategy": run.metrics["strategy"]}
+    library, name = flat.pop("model.library", "torchvision"), flat.pop("model.name", None)
+    model = name if library == "torchvision" else f"{library}:{name}"
+    first = {"model": model, "strategy": run.metrics["strategy"]}
     seed = {"seed": flat.pop("seed", None)}
     return {**first, **{k: v for k, v in flat.items() if v is not None}, **seed}
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shlex
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +22,8 @@ from finetune.io.files import write_csv
 from finetune.metrics import calibration, classification, statistics
 from finetune.reporting import diagnostics, figures, html, saliency
 from finetune.reporting.label_issues import LabelIssue, find_label_issues
-from finetune.reporting.runs import Run, ValidationPredictions
+from finetune.reporting.runs import Run, ValidationPredictions, read_run
+from finetune.runtime.console import echo, field_line
 
 SHOWN = 8
 """How many images each sheet shows."""
@@ -70,6 +73,17 @@ def write_report(run: Run, split: Split | None = None, data: ImageDataModule | N
         )
     html.write_page(page, "report.html", **_page(run), sheets=sheets, note=note)
     return note
+
+
+def try_report(folder: Path, data: ImageDataModule) -> None:
+    """Write `report.html` of a run that has just ended; a run is good without it, so that an error is a line."""
+    try:
+        write_report(read_run(folder), data.splits["val"])
+    except Exception as error:
+        if os.environ.get("FINETUNE_DEBUG") == "1":
+            raise
+        text = f"could not be written ({type(error).__name__}: {error}); python -m finetune.report {folder} tries again"
+        echo(field_line("Report", text))
 
 
 def _write_label_issues(run: Run, issues: Sequence[LabelIssue]) -> None:

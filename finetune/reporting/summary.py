@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from finetune.inspection.finding import Finding
 from finetune.io.files import write_json
 from finetune.metrics import statistics
 from finetune.models import network
-from finetune.reporting import figures, run_report, runs
+from finetune.reporting import figures
 from finetune.reporting.header import describe_device
 from finetune.runtime import hardware
 from finetune.runtime.console import echo, echo_link, field_line
@@ -59,7 +58,7 @@ def write_summary(
     folder: Path,
     clock: PhaseTimer,
     command: Sequence[str],
-    report: bool,
+    write_page: Callable[[Path, ImageDataModule], None] | None,
 ) -> float | None:
     """Write `metrics.json`, the plots and the page, and print the results.
 
@@ -71,7 +70,7 @@ def write_summary(
         folder: of the run.
         clock: of its phases.
         command: its words, to be typed again.
-        report: whether to write plots and page.
+        write_page: writes the page of a run folder; None leaves out plots and page.
 
     Returns:
         The best value of the monitored metric; None if there is none.
@@ -80,13 +79,13 @@ def write_summary(
     best = history.best() or {}
     if trainer.is_global_zero:
         history.write()  # also where there was nothing left to train
-        if report and history.rows:
+        if write_page is not None and history.rows:
             with clock("plots"):
                 _draw_plots(history, best.get("epoch"), data, folder / "plots")
         values = summary_values(trainer, module, data, findings, clock, command)
         write_json(values, folder / "metrics.json")
-        if report and best:
-            _write_report(folder, data)
+        if write_page is not None and best:
+            write_page(folder, data)
         print_results(values, folder)
         if profile := trainer.profiler.summary():  # type: ignore[attr-defined]
             echo(profile)
@@ -142,17 +141,6 @@ def _draw_plots(history: History, best: int | None, data: ImageDataModule, folde
     if history.best_results:
         matrix = history.best_results["confusion_matrix"]
         figures.save_confusion_matrix(matrix, data.classes, folder / "confusion_matrix.png")
-
-
-def _write_report(folder: Path, data: ImageDataModule) -> None:
-    """Write `report.html`; a run is good without it."""
-    try:
-        run_report.write_report(runs.read_run(folder), data.splits["val"])
-    except Exception as error:
-        if os.environ.get("FINETUNE_DEBUG") == "1":
-            raise
-        text = f"could not be written ({type(error).__name__}: {error}); python -m finetune.report {folder} tries again"
-        echo(field_line("Report", text))
 
 
 def print_results(values: dict[str, Any], folder: Path) -> None:

@@ -169,6 +169,7 @@ def build_backbone(
     transform_input: bool | None,
     preprocess: Mapping[str, Any] | None,
     in_channels: int,
+    options: Mapping[str, Any] | None,
 ) -> Backbone:
     """Return a network with a new head, from what `FineTuner` takes.
 
@@ -177,7 +178,9 @@ def build_backbone(
         FileNotFoundError: weights that are not there and cannot be downloaded.
     """
     path, layers = parse_head(head)
-    backbone = make_backbone(model, weights, path, feature_boundary, transform_input, preprocess, int(in_channels))
+    backbone = make_backbone(
+        model, weights, path, feature_boundary, transform_input, preprocess, int(in_channels), options
+    )
     backbone.replace_head(len(classes), head_init, classes, layers)
     if backbone.name == "custom":
         backbone.probe(len(classes))

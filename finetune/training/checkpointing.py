@@ -34,7 +34,7 @@ def model_record(
         feature_boundary=module.family.feature_boundary, preprocess=module.preprocess.to_dict(),
         aux_weight=module.schedule.aux_weight, transform_input=module.transform_input,
         in_channels=module.preprocess.channels, class_weights=class_weights, label_smoothing=float(label_smoothing),
-        mixup=float(mixup), cutmix=float(cutmix),
+        mixup=float(mixup), cutmix=float(cutmix), model_options=module._backbone.options,
     )  # fmt: skip
 
 

@@ -81,14 +81,15 @@ class FineTuner(LightningModule):
         cutmix: float = 0.0,
         transform_input: bool | None = None,
         in_channels: int = 3,
+        model_options: Mapping[str, Any] | None = None,
     ) -> None:
         """Build the network and put a head for `classes` on it.
 
         Args:
-            model: a name of the table (`python -m finetune.models`), a Backbone, or a network of your own.
+            model: a name of the table (`python -m finetune.models`), "timm:NAME", a Backbone, or a network of your own.
             classes: class names in the order of the labels; a number names them "0", "1", ...
             strategy: a name of `conf/strategy/`, a mapping of Strategy's fields, or a Strategy.
-            weights: "default", "none", a name of the weights enum, or a local file. For a `model` given by name. Of a
+            weights: "default", "none", a name of the weights enum, "package", or a local file. For a `model` given by name. Of a
                 checkpoint of this class, the classes that stay keep their rows of the head, by name.
             head: the path of the last Linear or Conv2d, for a network of your own; or layers to put in place of the head;
                 or {"path": ..., "layers": ...} for both.
@@ -115,6 +116,7 @@ class FineTuner(LightningModule):
             cutmix: alpha of CutMix, 0 is off; with both, one is drawn per batch.
             transform_input: for inception and googlenet, see `Family`; None follows the weights.
             in_channels: of the images, 1 for grey ones; the first convolution is adapted, see `Backbone.create`.
+            model_options: further arguments of the constructor of a network that is named, {"drop_path_rate": 0.1} say.
 
         Raises:
             ValueError: an unknown name, a strategy that does not fit the network, fewer than two classes.
@@ -127,8 +129,9 @@ class FineTuner(LightningModule):
         )  # also here: Lightning compares arguments, and arrays fail
         weights = str(weights or "none") if self.strategy.pretrained else "none"
         backbone = arguments.build_backbone(
-            model, weights, head, self.classes, head_init, feature_boundary, transform_input, preprocess, in_channels
-        )
+            model, weights, head, self.classes, head_init, feature_boundary, transform_input, preprocess, in_channels,
+            model_options,
+        )  # fmt: skip
         self._backbone, self.family, self.transform_input = backbone, backbone.family, backbone.transform_input
         self.model_name, self.weights_source = backbone.name, backbone.weights_source
         self.preprocess, self._given_preprocess = backbone.preprocess, dict(preprocess or {})
@@ -188,8 +191,7 @@ class FineTuner(LightningModule):
     @property
     def network(self) -> ClassifierNetwork:
         """Return the backbone with its preprocessing, run as a whole or in parts."""
-        is_of_table = self.model_name != "custom" and self.family.build is None
-        return ClassifierNetwork(self.backbone, self.preprocess, self.family.head, head_is_last=is_of_table)
+        return ClassifierNetwork(self.backbone, self.preprocess, (self.family.head, *self.family.more_heads))
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the logits (N, classes) of the main head.

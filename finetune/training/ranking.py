@@ -47,6 +47,8 @@ class RankedBackbone:
     seconds: float = 0.0
     """For building the network, its features (nothing if they were kept) and the heads."""
     is_from_cache: bool = False
+    kept: bool = True
+    """Whether its features are in the cache now."""
 
     @property
     def n_correct(self) -> int:
@@ -120,14 +122,18 @@ def rank_backbone(
         began: when this backbone was begun, by `time.perf_counter`.
 
     Raises:
-        ValueError: the network cannot be split at its feature boundary, or features are not finite.
-        OSError: the features cannot be kept.
+        ValueError: features are not finite.
     """
     trainer: Any = data.trainer
     split_point = module.family.feature_boundary
     spec = extraction_spec(module, data, trainer, split_point, "train")
-    extraction = feature_store.extract_features(spec, data.cache)
-    features = head_inputs(module, extraction.store, split_point)
+    try:
+        extraction = feature_store.extract_features(spec, data.cache)
+        kept, is_from_cache = True, extraction.seconds == 0
+        features = head_inputs(module, extraction.store, split_point)
+    except (OSError, ValueError):  # the disk is full, or the network is more than modules one after another
+        kept = is_from_cache = False
+        features = head_inputs_of_images(module, spec)
     labels = torch.tensor(data.splits["train"].labels)
     result = linear_probe.cross_validate(features, labels, len(data.classes), folds)
     seconds = time.perf_counter() - began
@@ -139,7 +145,8 @@ def rank_backbone(
         images_per_second=measure_speed(spec),
         parameters=count_parameters(module.backbone),
         seconds=seconds,
-        is_from_cache=extraction.seconds == 0,
+        is_from_cache=is_from_cache,
+        kept=kept,
     )
 
 
@@ -160,6 +167,18 @@ def head_inputs(module: FineTuner, store: FeatureStore, split_point: str) -> Ten
     finally:
         module.train()
     return torch.cat(rows)
+
+
+@torch.inference_mode()
+def head_inputs_of_images(module: FineTuner, spec: ExtractionSpec) -> Tensor:
+    """Compute what enters the head in evaluation mode from the images themselves, as `head_inputs` returns it."""
+    network = module.network
+    module.eval()
+    try:
+        with spec.context():
+            return torch.cat([network.head_inputs(images).cpu() for images in spec.batches()])
+    finally:
+        module.train()
 
 
 @torch.inference_mode()

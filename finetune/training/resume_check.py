@@ -106,6 +106,7 @@ def _model_differences(stored: ModelRecord, module: TrainableClassifier) -> Iter
         "classes": (stored.classes, module.classes),
         "strategy": (_trained_by(stored.strategy), _trained_by(module.strategy.to_dict())),
         "in_channels": (stored.in_channels, module.preprocess.channels),
+        "model.options": (stored.model_options, module._backbone.options),
     }
     if module.family.size_argument:  # the network is built for it
         pairs["image size"] = ((stored.preprocess or {}).get("size"), module.preprocess.size)

@@ -33,10 +33,12 @@ def test_defaults_are_the_contract() -> None:
     cfg: Any = OmegaConf.to_container(compose_train(), resolve=False)
     expected = {
         "model": {
+            "library": "torchvision",
             "name": "resnet18",
             "weights": "default",
             "head_init": "default",
             "in_channels": 3,
+            "options": None,
             "preprocess": None,
         },
         "loss": {

@@ -16,7 +16,7 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 from finetune import FineTuner
 from finetune.checkpoints import restore
 from finetune.images.transforms import Preprocess
-from finetune.models import backbone as backbones
+from finetune.models import torchvision_library
 from finetune.models.adaptation import adapt_channels, adapt_weight, first_convolution
 from finetune.models.specs import FAMILIES, Family
 from tests.helpers import SMALLEST_OF_FAMILY
@@ -147,10 +147,10 @@ def test_positions_of_any_weights_are_interpolated(
     else:
         source = _small_transformer(image_size=64)
         torch.save(source.state_dict(), tmp_path / "w.pth")
-    monkeypatch.setattr(backbones, "check_cached_weights", lambda weights: None)
+    monkeypatch.setattr(torchvision_library, "check_cached_weights", lambda weights: None)
     fetched = _small_transformer(image_size=64)
     fetched.load_state_dict(source.state_dict())
-    monkeypatch.setattr(backbones, "_download", lambda *arguments: fetched)
+    monkeypatch.setattr(torchvision_library, "_download", lambda *arguments: fetched)
     weights = {"state_dict": f"{tmp_path}/w.pth", "checkpoint": f"{tmp_path}/w.ckpt", "name": "default"}[kind]
     module = FineTuner("vit_b_32", 3, weights=weights, preprocess={"size": size})
     images = _images(size)

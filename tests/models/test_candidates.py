@@ -10,7 +10,8 @@ import torch
 from finetune.io import download
 from finetune.models import candidates
 from finetune.models.candidates import Candidate, default_candidates, parse_candidates
-from finetune.models.weights import cached_weights, find_weights
+from finetune.models.packaged_weights import PACKAGED, PackagedWeights
+from finetune.models.torchvision_library import cached_weights, find_weights
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,10 @@ from finetune.models.weights import cached_weights, find_weights
         (["resnet18", "resnet50", "resnet18"], [("resnet18", "default"), ("resnet50", "default")]),
         (["squeezenet1_1@a@b/c.pth", "resnet18"], [("squeezenet1_1", "a@b/c.pth"), ("resnet18", "default")]),
         (["squeezenet*@none"], [("squeezenet1_0", "none"), ("squeezenet1_1", "none")]),
+        (
+            ["timm:tf_efficientnet_lite[01]"],
+            [("timm:tf_efficientnet_lite0", "default"), ("timm:tf_efficientnet_lite1", "default")],
+        ),
         (["no_such*", "other:name"], [("no_such*", "default"), ("other:name", "default")]),
     ],
 )
@@ -43,6 +48,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return False
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(PackagedWeights, "find", lambda self: None)
     monkeypatch.setattr(download, "is_reachable", is_reachable)
     return addresses
 
@@ -83,3 +89,10 @@ def test_without_any_weights_it_says_what_to_do(asked: list[str], tmp_path: Path
     ) as error:
         default_candidates("default")
     assert str(tmp_path / "checkpoints") in str(error.value)
+
+
+def test_without_a_network_weights_in_a_package_are_taken(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PackagedWeights, "find", lambda self: tmp_path)
+    assert default_candidates("default")[0] == [Candidate(name, "package") for name in PACKAGED]

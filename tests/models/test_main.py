@@ -11,10 +11,12 @@ from finetune.models.specs import FAMILIES
 def test_models_table_has_all_eighty_in_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     __main__.main([])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("80 models")
+    assert lines[0].startswith("81 models")  # those of torchvision, and the one whose weights come in a package
     assert max(map(len, lines)) <= 80
-    shown = {line.split()[0] for line in lines[2:]}
+    shown = {line.split()[0] for line in lines[2:82]}
     assert shown == set(FAMILIES)
+    assert lines[82].startswith("timm:tf_efficientnet")
+    assert "here (package)" in lines[82]
     assert next(line for line in lines if line.startswith("resnet18 ")).split()[1:6] == [
         "11.7",
         "M",

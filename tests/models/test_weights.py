@@ -18,9 +18,11 @@ from finetune import FineTuner
 from finetune.images.transforms import Preprocess
 from finetune.models import specs
 from finetune.models.backbone import Backbone
+from finetune.models.libraries import default_preprocess
 from finetune.models.partition import forward_to
 from finetune.models.specs import FAMILIES, find_family
-from finetune.models.weights import cached_weights, default_preprocess, find_weights, load_weights
+from finetune.models.torchvision_library import cached_weights, find_weights
+from finetune.models.weights import load_weights
 from tests.helpers import save_small_checkpoint
 
 

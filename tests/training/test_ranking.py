@@ -85,6 +85,25 @@ def test_ranking_places_a_module_as_a_fit_does(few: Path, trainer: Callable[...,
     assert keys[0] != keys[1]
 
 
+def test_a_network_that_cannot_be_split_is_ranked_all_the_same(
+    few: Path, trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = []
+    for message in ("", "what follows fc is more than its modules one after another"):
+        torch.manual_seed(0)
+        module, data = place("resnet18", few, trainer())
+        if message:
+
+            def refuse(*arguments: object, message: str = message) -> None:
+                raise ValueError(message)
+
+            monkeypatch.setattr(feature_store, "extract_features", refuse)
+        folds = ranking.assign_folds(data, 3, 0)
+        results.append(ranking.rank_backbone(module, data, Candidate("resnet18", "none"), folds, 0.0))
+    assert [result.kept for result in results] == [True, False]
+    assert (results[0].correct == results[1].correct).all()
+
+
 def test_copies_of_a_file_are_in_one_fold(few: Path, trainer: Callable[..., Trainer]) -> None:
     content = (few / "train" / "cat" / "00.png").read_bytes()
     for i in range(5):

@@ -1,0 +1,340 @@
+"""Build timm's networks; every fact about one is asked of timm."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+from urllib.request import getproxies
+
+import torch
+from torch import Tensor, nn
+
+from finetune.images.transforms import INTERPOLATIONS, Preprocess
+from finetune.io.paths import WEIGHT_FILES
+from finetune.io.tensors import read_tensors
+from finetune.models.adaptation import RGB
+from finetune.models.packaged_weights import PACKAGE, PACKAGED, in_order
+from finetune.models.specs import BuiltNetwork, Family, NetworkRequest
+from finetune.runtime.suggestions import unknown_name
+
+PREFIX = "timm"
+
+UNKNOWN_CLASSES = 2
+"""Outputs of a head that is replaced at once, where the weights have none."""
+
+_SAID_ELSEWHERE = {
+    "num_classes": "there is an output for each class", "pretrained": "give model.weights",
+    "pretrained_cfg": "the tag is part of the name, model.name=NAME.TAG, and model.preprocess changes the rest",
+    "pretrained_cfg_overlay": "give model.weights or model.preprocess", "checkpoint_path": "give model.weights=FILE",
+    "features_only": "a classifier has a head",
+}  # fmt: skip
+"""Arguments of `create_model` that are none of `model.options`, with what to do."""
+
+
+class TimmLibrary:
+    """The classification networks of timm, described by their `pretrained_cfg`."""
+
+    factory = "timm.create_model"
+
+    def preprocess(self, name: str, weights: str) -> Preprocess:
+        """Return the preprocessing that goes with a tag of weights; that of an architecture's first tag without one."""
+        cfg = import_timm().data.resolve_data_config(pretrained_cfg=_config(name).to_dict())
+        size = int(cfg["input_size"][-1])
+        return Preprocess(
+            size=size,
+            resize=max(size, math.floor(size / cfg["crop_pct"])),
+            mean=tuple(cfg["mean"]),
+            std=tuple(cfg["std"]),
+            interpolation=cfg["interpolation"] if cfg["interpolation"] in INTERPOLATIONS else "bicubic",
+        ).with_channels(RGB)
+
+    def transforms_input(self, name: str) -> bool:
+        """Return False: what a network of timm expects is in its preprocessing."""
+        return False
+
+    def build(self, request: NetworkRequest) -> BuiltNetwork:
+        """Build a network with timm's own loading, which fits position embeddings and first convolution to the images."""
+        cfg = _config(request.name)
+        if request.weights == "none":
+            network, source = self._make(request), "random weights"
+        elif request.weights == PACKAGE and request.name in PACKAGED:
+            packaged = PACKAGED[request.name]
+            reference = self._make(NetworkRequest(request.name))
+            network = self._make(request, in_order(packaged.read(), reference.state_dict()))
+            source = f"the package {packaged.distribution}"
+        elif request.weights == "default":
+            network, source = self._fetch(request, cfg), f"timm's {cfg.hf_hub_id or cfg.url or cfg.architecture}"
+        else:
+            known = ["default", "none", *([PACKAGE] if request.name in PACKAGED else [])]
+            hint = f"Or give a local file ({' '.join(WEIGHT_FILES)}); others are tags of the name, {request.name}.TAG."
+            raise ValueError(unknown_name(f"model.weights for {request.name}", request.weights, known, hint))
+        size = _built_size(request, cfg)
+        if request.weights != "none" and size not in (None, cfg.input_size[-1]):
+            source += f", fitted to {size} pixels"
+        return BuiltNetwork(network, _describe(request.name, network, cfg, size), source)
+
+    def arguments(self, request: NetworkRequest, network: nn.Module) -> dict[str, Any]:
+        """Return the arguments of `create_model` that a request stands for."""
+        cfg, arguments = _config(request.name), dict(request.options)
+        if request.in_channels != cfg.input_size[0]:
+            arguments["in_chans"] = request.in_channels
+        size = _built_size(request, cfg)
+        if size not in (None, cfg.input_size[-1]):
+            arguments["img_size"] = size
+        return arguments
+
+    def make(self, name: str, **arguments: Any) -> nn.Module:
+        """Build a network with random weights as timm does."""
+        network: nn.Module = import_timm().create_model(name, **arguments)
+        return network
+
+    def convert(self, request: NetworkRequest, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Return the tensors of a file as timm's own loading leaves them: renamed, and fitted to size and channels."""
+        wanted = self._make(NetworkRequest(request.name, options=request.options)).state_dict()
+        heads = _classifiers(_config(request.name))
+        complete = {k: v for k, v in wanted.items() if k.rpartition(".")[0] in heads} | {
+            k: v for k, v in state.items() if k.rpartition(".")[0] not in heads
+        }
+        num_classes = _config(request.name).num_classes or UNKNOWN_CLASSES  # timm is strict where they agree
+        try:
+            return dict(self._make(request, complete, num_classes=num_classes, label_offset=0).state_dict())
+        except (
+            RuntimeError,
+            KeyError,
+            ValueError,
+            AttributeError,
+        ):  # the file of another network, which can be anything
+            return None
+
+    def row(self, name: str) -> list[str]:
+        """Return the facts of a network; its parameters are counted on torch's meta device."""
+        cfg, bare = _config(name), NetworkRequest(name).bare_name
+        try:
+            with torch.device("meta"):
+                network = import_timm().create_model(bare)
+            parameters = f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M"
+        except (RuntimeError, NotImplementedError):  # it computes with its weights while it is built
+            parameters = "-"
+        return [parameters, str(cfg.input_size[-1]), "-", ", ".join(_classifiers(cfg)), _weights_state(name, cfg)]
+
+    def _make(
+        self, request: NetworkRequest, state: Mapping[str, Tensor] | None = None, pretrained: bool = False, **facts: Any
+    ) -> nn.Module:
+        """Build a network with timm's own loading.
+
+        Args:
+            request: what is built.
+            state: tensors in timm's naming; None for those that timm knows of, or random ones.
+            pretrained: whether timm fetches weights.
+            facts: of the state, in place of those of timm's configuration.
+        """
+        arguments = self.arguments(request, nn.Identity())
+        if not _config(request.name).num_classes:  # weights without a classifier, which would have none
+            arguments["num_classes"] = UNKNOWN_CLASSES
+        if state is not None or pretrained:
+            arguments["pretrained"] = True
+        if state is not None:
+            arguments["pretrained_cfg_overlay"] = {"state_dict": dict(state), **facts}
+        try:
+            network = self.make(request.bare_name, **arguments)
+        except TypeError as error:
+            raise ValueError(
+                f"{request.name} cannot be built with {_as_options(self.arguments(request, nn.Identity()))}: {error}."
+            ) from error
+        except AssertionError as error:  # of sizes that do not go with its patches or windows
+            raise ValueError(f"{request.name} cannot be built for images of {request.size} pixels: {error}.") from error
+        network.pretrained_cfg.pop("state_dict", None)  # type: ignore[operator, union-attr]
+        return network
+
+    def _fetch(self, request: NetworkRequest, cfg: Any) -> nn.Module:
+        if not cfg.has_weights:
+            raise ValueError(
+                f"timm has no weights for {request.name}: give model.weights=FILE, or model.weights=none for random ones."
+            )
+        self._make(request)  # what is wrong with the options is said before anything is fetched
+        cached = None if cfg.custom_load else _cached_file(cfg)
+        try:
+            if cached is not None:  # timm would ask the hub whether it has changed, and wait where there is no network
+                return self._make(request, read_tensors(cached))
+            _require_host(cfg)
+            return self._make(request, pretrained=True)
+        # the hub's packages have exceptions of their own, which are no OSError
+        except Exception as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise FileNotFoundError(
+                f"The weights of {request.name} ({cfg.hf_hub_id or cfg.url}) are not on this machine and could not be "
+                f"downloaded ({reason[0]:.200}). Download them elsewhere and give model.weights=FILE (.safetensors or "
+                ".pth), or HF_HOME=FOLDER with the cache of that machine, or model.weights=none for random weights."
+            ) from error
+
+
+def _require_host(cfg: Any) -> None:
+    """Look up the host that weights come from: the hub's own code tries for a minute.
+
+    Raises:
+        OSError: there is no such host, as on a machine without a network.
+    """
+    from huggingface_hub import constants
+
+    url = urlparse(constants.ENDPOINT if cfg.hf_hub_id else cfg.url)
+    if not getproxies() and url.hostname:  # a proxy has a look-up of its own
+        try:
+            socket.getaddrinfo(url.hostname, url.port)
+        except OSError as error:
+            raise OSError(f"{url.hostname}: {error.strerror or error}") from error
+
+
+def list_names() -> list[str]:
+    """Return the names of timm's architectures, with the prefix; none where timm is not installed."""
+    return [f"{PREFIX}:{name}" for name in import_timm().list_models()] if is_installed() else []
+
+
+def list_tagged_names() -> list[str]:
+    """Return the names of timm's architectures with the tags of their weights, with the prefix."""
+    return [f"{PREFIX}:{name}" for name in import_timm().list_pretrained()]
+
+
+def is_installed() -> bool:
+    """Return whether timm can be imported, without importing it."""
+    return importlib.util.find_spec("timm") is not None
+
+
+def image_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], int | None, int | None]:
+    """Take the image size and the channels out of options, as they are arguments of this package too.
+
+    Returns:
+        The other options, `img_size` and `in_chans`; None where they are not given.
+
+    Raises:
+        ValueError: an option is said elsewhere.
+    """
+    for name, advice in _SAID_ELSEWHERE.items():
+        if name in options:
+            raise ValueError(f"model.options has {name}, which is no option here: {advice}.")
+    size = options.get("img_size")
+    if isinstance(size, Sequence):
+        if len(set(size)) != 1:
+            raise ValueError(f"model.options.img_size={list(size)}: images are squares here, give one number.")
+        size = size[0]
+    return {k: v for k, v in options.items() if k not in ("img_size", "in_chans")}, size, options.get("in_chans")
+
+
+def import_timm() -> Any:
+    """Import timm.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import timm
+        import timm.data
+    except ImportError as error:
+        raise ValueError(
+            "Models named timm:NAME need the package timm, which is not installed: pip install 'finetune-lightning[timm]'"
+        ) from error
+    return timm
+
+
+def _config(name: str) -> Any:
+    """Return the `PretrainedCfg` of a name with or without a tag.
+
+    Raises:
+        ValueError: timm is not installed, or has no such name.
+    """
+    timm, bare = import_timm(), NetworkRequest(name).bare_name
+    architecture, _, tag = bare.partition(".")
+    if not timm.is_model(architecture):
+        raise ValueError(
+            unknown_name("model of timm", bare, timm.list_models(), "`python -m finetune.models 'timm:*'` lists all.")
+        )
+    tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise ValueError(unknown_name(f"tag of timm's {architecture}", tag, tags, "Without one, it is the first."))
+    return timm.get_pretrained_cfg(bare) or timm.models.PretrainedCfg(architecture=architecture)
+
+
+def _classifiers(cfg: Any) -> tuple[str, ...]:
+    found = cfg.classifier or ()
+    return (found,) if isinstance(found, str) else tuple(found)
+
+
+def _built_size(request: NetworkRequest, cfg: Any) -> int | None:
+    """Return the image size that a network is built for; None where it takes images of any size."""
+    options = request.options
+    if not cfg.fixed_input_size or options.get("dynamic_img_size") or options.get("strict_img_size") is False:
+        return None
+    return request.size or int(cfg.input_size[-1])
+
+
+def _describe(name: str, network: nn.Module, cfg: Any, size: int | None) -> Family:
+    """Return what replacing the head and freezing the trunk need to know of a network.
+
+    Raises:
+        ValueError: timm does not say where its classifier is.
+    """
+    heads = _heads(network, cfg)
+    if not heads:
+        raise ValueError(f"{name} has no classifier, says timm: it is made for something else.")
+    boundary = heads[0] if len(heads) > 1 else _boundary(network, heads[0])
+    smallest = cfg.min_input_size[-1] if cfg.min_input_size else 32
+    return Family(
+        names=(name,), head=heads[0], more_heads=heads[1:], feature_boundary=boundary,
+        split_points=_split_points(network, boundary), min_size=size or min(smallest, cfg.input_size[-1]),
+        fixed_size=size is not None, size_argument=None if size is None else "img_size",
+    )  # fmt: skip
+
+
+def _heads(network: nn.Module, cfg: Any) -> tuple[str, ...]:
+    """Return the paths of the classifiers, with those that follow the ones in timm's configuration (of some distilled ones)."""
+    layers = {path: m for path, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    named = tuple(path for path in _classifiers(cfg) if path in layers)
+    if not named:
+        return ()
+    outputs, paths = layers[named[0]].weight.shape[0], list(layers)
+    later = paths[paths.index(named[0]) + 1 :]
+    return tuple(dict.fromkeys((*named, *(path for path in later if layers[path].weight.shape[0] == outputs))))
+
+
+def _boundary(network: nn.Module, head: str) -> str:
+    """Return the path of the dropout that stands right before the head, or of the head."""
+    parent, _, name = head.rpartition(".")
+    names = [n for n, _ in network.get_submodule(parent).named_children()]
+    before = names[names.index(name) - 1] if names.index(name) else ""
+    path = f"{parent}.{before}" if parent else before
+    return path if before and isinstance(network.get_submodule(path), nn.Dropout) else head
+
+
+def _split_points(network: nn.Module, boundary: str) -> tuple[str, ...]:
+    """Return the paths of the stages that timm names, in the order of registration."""
+    stages = {str(stage["module"]) for stage in getattr(network, "feature_info", None) or () if "module" in stage}
+    paths = [path for path, _ in network.named_modules()]
+    return tuple(path for path in paths[: paths.index(boundary)] if path in stages)
+
+
+def _weights_state(name: str, cfg: Any) -> str:
+    packaged = PACKAGED.get(name)
+    if packaged is not None and packaged.find() is not None:
+        return f"here ({PACKAGE})"
+    if not cfg.has_weights:
+        return "none"
+    return "here" if _cached_file(cfg) is not None else "to fetch"
+
+
+def _cached_file(cfg: Any) -> Path | None:
+    """Return the file of weights in the cache of the Hugging Face hub, if it is there."""
+    if not cfg.hf_hub_id:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    names = [cfg.hf_hub_filename] if cfg.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    found = [try_to_load_from_cache(cfg.hf_hub_id, name) for name in names]
+    return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+def _as_options(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in arguments.items()) or "no options"
