@@ -94,10 +94,10 @@ class Ranking:
 
     def print(self, folder: Path, report: bool) -> None:
         """Print the table, what differs significantly from the best, and the command that trains it."""
-        columns = ["backbone", "accuracy", "95 % interval", "images/s", "params", "seconds", ""]
+        columns = ["backbone", "accuracy", "interval", "images/s", "params", "seconds", ""]
         rows = [self._cells(result, front) for result, front in zip(self.ranked, self.on_front, strict=True)]
         rows += [[self.labels[r.candidate], "failed", *["-"] * 4, ""] for r in self.results if r.reason]
-        print_table("Accuracy of a linear head, cross-validated", columns, rows)
+        print_table("Accuracy of a linear head, cross-validated, and its 95 % interval", columns, rows)
         echo("* no other backbone here is both faster and better (the Pareto front)")
         for result, test in list(zip(self.ranked, self.tests, strict=True))[1:6]:
             if test is not None:
