@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.io.store import Cache
+from finetune.models.partition import forward_to
 from finetune.training import feature_store
 from finetune.training.feature_store import VALUES, ExtractionSpec, FeatureStore
 
@@ -53,9 +54,9 @@ def test_features_of_a_fused_network_are_found_again_in_16_bits(tmp_path: Path) 
         lambda: torch.autocast("cpu", torch.bfloat16), fuse=True,
     )  # fmt: skip
     with torch.no_grad():
-        whole = feature_store.forward_to(network, "fc", images)
+        whole = forward_to(network, "fc", images)
         with spec.context():
-            rounded = feature_store.forward_to(network, "fc", images)
+            rounded = forward_to(network, "fc", images)
     assert float((rounded - whole).norm() / whole.norm()) > 0.05
     assert feature_store.extract_features(spec, Cache(tmp_path)).seconds > 0
     assert feature_store.extract_features(spec, Cache(tmp_path)).seconds == 0
