@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra._internal.utils import get_args_parser
 
-from finetune.cli.arguments import is_hydra_flag, quote_paths, strip_dashes
+from finetune.cli.arguments import is_hydra_flag, quote_paths, strip_dashes, unquote_path
 from finetune.cli.schema import conf_keys
 
 
@@ -34,6 +34,11 @@ from finetune.cli.schema import conf_keys
 )
 def test_quote_paths(given: str, quoted: str) -> None:
     assert quote_paths([given]) == [quoted]
+
+
+@pytest.mark.parametrize("typed", ["data.root=my photos", 'data.root=say "a"', "data.root=", "seed=1", 'x="1"'])
+def test_quotes_of_paths_can_be_taken_away(typed: str) -> None:
+    assert [unquote_path(word) for word in quote_paths([typed])] == [typed]
 
 
 def test_quote_paths_expands_home_and_keeps_choices_of_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ def test_rank_then_train_on_the_same_features(
     assert "the first taken from the cache" in " ".join(capsys.readouterr().out.split())
 
 
-def test_rank_from_python_with_a_flat_folder(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_from_python_with_a_flat_folder(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     words = [f"data.root={photos / 'train'}", *TINY, "models=squeezenet1_1", "report=false"]
     [result] = rank.rank(finetune.compose(words, "rank"))
@@ -46,6 +48,8 @@ def test_rank_from_python_with_a_flat_folder(photos: Path, tmp_path: Path, monke
     counts = [sum(1 for _ in folder.iterdir()) for folder in (photos / "train").iterdir()]
     assert len(result.correct) == sum(counts) - sum(round(n / 5) for n in counts)
     assert result.candidate.weights == "none"
+    train = f"model.weights=none strategy=feature_extract data=imagefolder {words[0]} data.image_size=32"
+    assert train in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
