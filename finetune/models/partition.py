@@ -118,6 +118,22 @@ def forward_to(network: nn.Module, split_point: str, images: Tensor) -> Tensor:
     raise ValueError(f"the network does not call {split_point} as a module")
 
 
+def require_constant(network: nn.Module, split_point: str, values: Tensor, images: Tensor) -> None:
+    """Verify that what enters a split point does not vary from one pass to the next, as with dropout that is no module.
+
+    Args:
+        network: in the modes of training.
+        split_point: path of the module that the features enter.
+        values: features (N, ...) of the images.
+        images: (N, C, H, W).
+
+    Raises:
+        ValueError: it varies.
+    """
+    if not _alike(values, forward_to(network, split_point, images)):
+        raise ValueError(f"what enters {split_point} varies from one pass to the next")
+
+
 def verify_partition(network: nn.Module, split_point: str, head: str, values: Tensor, images: Tensor) -> None:
     """Verify on a batch that the modules after the split point compute from features what the network does from images.
 

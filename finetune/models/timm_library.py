@@ -5,22 +5,29 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import getproxies
 
 import torch
 from torch import Tensor, nn
 
 from finetune.images.transforms import INTERPOLATIONS, Preprocess
 from finetune.io.paths import WEIGHT_FILES
+from finetune.io.tensors import read_tensors
 from finetune.models.adaptation import RGB
 from finetune.models.packaged_weights import PACKAGE, PACKAGED, in_order
 from finetune.models.specs import BuiltNetwork, Family, NetworkRequest
 from finetune.runtime.suggestions import unknown_name
 
 PREFIX = "timm"
+
+UNKNOWN_CLASSES = 2
+"""Outputs of a head that is replaced at once, where the weights have none."""
 
 _SAID_ELSEWHERE = {
     "num_classes": "there is an output for each class", "pretrained": "give model.weights",
@@ -29,6 +36,10 @@ _SAID_ELSEWHERE = {
     "features_only": "a classifier has a head",
 }  # fmt: skip
 """Arguments of `create_model` that are none of `model.options`, with what to do."""
+
+
+class _MisfitError(ValueError):
+    """Weights are there, and do not fit the network that was asked for."""
 
 
 class TimmLibrary:
@@ -96,8 +107,9 @@ class TimmLibrary:
         complete = {k: v for k, v in wanted.items() if k.rpartition(".")[0] in heads} | {
             k: v for k, v in state.items() if k.rpartition(".")[0] not in heads
         }
+        num_classes = _config(request.name).num_classes or UNKNOWN_CLASSES  # timm is strict where they agree, if at all
         try:
-            network, left = self._load(request, complete)
+            network, left = self._load(request, complete, num_classes=num_classes, label_offset=0)
         # the file of another network, which can be anything
         except (RuntimeError, KeyError, ValueError, AttributeError, IndexError):
             return None
@@ -115,9 +127,9 @@ class TimmLibrary:
         return [parameters, str(cfg.input_size[-1]), "-", ", ".join(_classifiers(cfg)), _weights_state(name, cfg)]
 
     def _make(self, request: NetworkRequest, **more: Any) -> nn.Module:
-        """Build a network; one whose weights have no classifier gets one of two classes."""
+        """Build a network; one whose weights have no classifier gets one that is replaced at once."""
         arguments = self.arguments(request, nn.Identity())
-        classes = {} if _config(request.name).num_classes else {"num_classes": 2}
+        classes = {} if _config(request.name).num_classes else {"num_classes": UNKNOWN_CLASSES}
         try:
             network = self.make(request.bare_name, **arguments, **classes, **more)
         except (TypeError, AssertionError) as error:
@@ -127,9 +139,14 @@ class TimmLibrary:
         return network
 
     def _load(
-        self, request: NetworkRequest, state: Mapping[str, Tensor] | None = None
+        self, request: NetworkRequest, state: Mapping[str, Tensor] | None = None, **facts: Any
     ) -> tuple[nn.Module, list[str]]:
-        """Build a network with its own weights, or with the tensors of a state dict in timm's naming.
+        """Build a network with weights, by timm's own loading.
+
+        Args:
+            request: what is built.
+            state: tensors in timm's naming; None for those that timm fetches.
+            facts: of the state, in place of those of timm's configuration.
 
         Returns:
             The network, and the names of the tensors outside the heads that the weights do not have.
@@ -137,20 +154,16 @@ class TimmLibrary:
         Raises:
             ValueError: the weights do not fit.
         """
-        cfg = _config(request.name)
-        more: dict[str, Any] = {}
-        if state is not None:  # timm is strict where the numbers of classes agree, if at all
-            overlay = {"state_dict": dict(state), "num_classes": cfg.num_classes or 2, "label_offset": 0}
-            more = {"pretrained_cfg_overlay": overlay}
+        overlay = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": dict(state), **facts}}
         with _missing_keys() as missing:
             try:
-                network = self._make(request, pretrained=True, **more)
+                network = self._make(request, pretrained=True, **overlay)
             except RuntimeError as error:
                 if "state_dict" not in str(error):
                     raise
                 what, reason = _as_options(request.options), " ".join(str(error).split())
-                raise ValueError(f"The weights of {request.name} do not fit it with {what}: {reason:.300}") from error
-        heads = _heads(network, cfg)
+                raise _MisfitError(f"The weights of {request.name} do not fit it with {what}: {reason:.300}") from error
+        heads = _heads(network, _config(request.name))
         return network, [k for k in missing if k.rpartition(".")[0] not in heads and "num_batches" not in k]
 
     def _fetch(self, request: NetworkRequest, cfg: Any) -> tuple[nn.Module, list[str]]:
@@ -159,9 +172,13 @@ class TimmLibrary:
                 f"timm has no weights for {request.name}: give model.weights=FILE, or model.weights=none for random ones."
             )
         self._make(request)  # what is wrong with the options is said before anything is fetched
+        cached = None if cfg.custom_load else _cached_file(cfg)
+        if cached is not None:  # timm would ask the hub whether it has changed, and wait where there is no network
+            return self._load(request, read_tensors(cached))
         try:
+            _require_host(cfg)
             return self._load(request)
-        except ValueError:
+        except _MisfitError:
             raise
         # the hub's packages have exceptions of their own, which are no OSError
         except Exception as error:
@@ -170,6 +187,22 @@ class TimmLibrary:
                 f"downloaded ({_first_line(error)}). Download them elsewhere and give model.weights=FILE (.safetensors or "
                 ".pth), or HF_HOME=FOLDER with the cache of that machine, or model.weights=none for random weights."
             ) from error
+
+
+def _require_host(cfg: Any) -> None:
+    """Look up the host that weights come from: the hub's own code tries for a minute.
+
+    Raises:
+        OSError: there is no such host, as on a machine without a network.
+    """
+    from huggingface_hub import constants
+
+    url = urlparse(constants.ENDPOINT if cfg.hf_hub_id else cfg.url)
+    if not getproxies() and url.hostname:  # a proxy has a look-up of its own
+        try:
+            socket.getaddrinfo(url.hostname, url.port)
+        except OSError as error:
+            raise OSError(f"{url.hostname}: {error.strerror or error}") from error
 
 
 def list_names() -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, PercentFormatter
 
 Row = Mapping[str, Any]
 
@@ -259,6 +259,35 @@ def _draw_runs(axes: Any, runs: Mapping[str, Sequence[Row]], metric: str) -> Non
     _whole_epochs(axes, [row for rows in runs.values() for row in rows])
 
 
+GROUP_COLOURS = ("#1f6feb", "#1a7f4b", "#c2570c", "#8250df", "#9aa5b1")
+
+
+def groups_figure(groups: Mapping[str, Sequence[Sequence[Row]]], chance: float, metric: str = "val/acc") -> Figure:
+    """Draw an accuracy over the epochs: a colour for each group, a line for each of its runs.
+
+    Args:
+        groups: name -> rows of each run, as `metrics.csv` holds them.
+        chance: accuracy of guessing; it is marked.
+        metric: a column.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for i, (name, members) in enumerate(groups.items()):
+            for k, rows in enumerate(members):
+                label = drawable(name) if k == 0 else None
+                axes.plot(
+                    *_series(rows, metric), "o-", ms=3, lw=1.2, color=GROUP_COLOURS[i % 5], alpha=0.8, label=label
+                )
+        axes.axhline(chance, color="#9aa5b1", lw=1, ls=":", label="guessing")
+        axes.set_ylim(0, 1.03)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_title("validation accuracy, a line for each seed")
+        _whole_epochs(axes, [row for members in groups.values() for rows in members for row in rows])
+        figure.legend(loc="outside right center")
+    return figure
+
+
 class NotebookFigure(Figure):
     """A figure that a notebook shows, whether it has imported pyplot or not; and once, as pyplot does not know it."""
 
@@ -287,29 +316,42 @@ def curves_figure(runs: Mapping[str, Sequence[Row]], metrics: Sequence[str]) -> 
     return figure
 
 
-def cost_figure(points: Sequence[tuple[str, float, float]], cost_label: str, log: bool = False) -> Figure:
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Return for each point (cost, accuracy) whether no other is at least as good in both, and better in one."""
+    return [not any(q[0] <= p[0] and q[1] >= p[1] and q != p for q in points) for p in points]
+
+
+def cost_figure(
+    points: Sequence[tuple[str, float, float]],
+    cost_label: str,
+    log: bool = False,
+    accuracy_label: str = "best validation accuracy",
+) -> Figure:
     """Draw accuracy against a cost; a line joins the Pareto front, the points that no other beats in both.
 
     Args:
         points: name, cost, accuracy.
         cost_label: of the axis.
         log: whether the axis of the cost is logarithmic.
+        accuracy_label: of the other axis.
     """
-    front = [p for p in points if not any(q[1] <= p[1] and q[2] >= p[2] and q[1:] != p[1:] for q in points)]
+    on_front = pareto_front([(cost, acc) for _, cost, acc in points])
+    front = sorted(point[1:] for point, is_front in zip(points, on_front, strict=True) if is_front)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.8), layout="constrained")
         axes = figure.subplots()
-        axes.plot(*zip(*sorted((cost, acc) for _, cost, acc in front), strict=True), lw=1, color="#1f6feb", ls=":")
-        for name, cost, acc in points:
-            on_front = any(p[1:] == (cost, acc) for p in front)
-            axes.plot([cost], [acc], "o", ms=6, color="#1f6feb" if on_front else "#9aa5b1")
+        axes.plot(*zip(*front, strict=True), lw=1, color="#1f6feb", ls=":")
+        for (name, cost, acc), is_front in zip(points, on_front, strict=True):
+            axes.plot([cost], [acc], "o", ms=6, color="#1f6feb" if is_front else "#9aa5b1")
             if len(points) <= 12:
                 axes.annotate(_short(name), (cost, acc), xytext=(5, 4), textcoords="offset points", fontsize=7)
         if log:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # the usual one writes powers as formulas
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            few_decades = max(p[1] for p in points) < 20 * min(p[1] for p in points)  # one labelled tick, or none
+            axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            axes.xaxis.set_minor_formatter(EngFormatter(sep="") if few_decades else NullFormatter())
         axes.margins(x=0.2, y=0.15)
         axes.set_xlabel(cost_label)
-        axes.set_ylabel("best validation accuracy")
+        axes.set_ylabel(accuracy_label)
     return figure

@@ -47,9 +47,15 @@ def prepare_caches(module: TrainableClassifier, trainer: Trainer, first_epoch: i
         first_epoch: of this fit, counted from 0; later than 0 in a resumed run.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    chosen = choose_split_point(module, data, first_epoch)
+    features, reasons = None, list[str]()
+    for split_point, until in choose_split_points(module, data, first_epoch):
+        features, reason = _features(module, data, trainer, split_point, until)
+        reasons += [reason] if reason is not None else []
+        if features is not None:
+            break
     # where everything is trainable from the start there is nothing to keep, and nothing to say
-    features = _features(module, data, trainer, *chosen) if chosen is not None else None
+    if features is None and reasons and trainer.is_global_zero:
+        echo(field_line("Features", f"computed again in every step: {reasons[0]}"))
     if isinstance(data, ImageDataModule):
         data.features = features
         if trainer.is_global_zero:
@@ -61,12 +67,13 @@ def prepare_caches(module: TrainableClassifier, trainer: Trainer, first_epoch: i
             echo(field_line("Pixels", description))
 
 
-def choose_split_point(module: TrainableClassifier, data: Any, first_epoch: int) -> tuple[str, int] | None:
-    """Choose where to split the network, and the epoch until which what enters there is a constant.
+def choose_split_points(module: TrainableClassifier, data: Any, first_epoch: int) -> list[tuple[str, int]]:
+    """Choose where the network may be split, and for each place the epoch until which what enters there is a constant.
 
-    Of the split points that hold for most epochs, the latest; None if none holds in the first epoch of this fit.
+    The first holds for most epochs; the others hold for fewer, should the first turn out to be none. Of split points that
+    hold equally long, the latest. Empty if none holds in the first epoch of this fit.
     """
-    schedule, candidates = module.schedule, []
+    schedule, latest = module.schedule, dict[int, str]()
     for split_point in partition.split_points(module.backbone, module.family):
         if not names_before(module.backbone, split_point):
             continue  # the images themselves
@@ -75,8 +82,8 @@ def choose_split_point(module: TrainableClassifier, data: Any, first_epoch: int)
         if isinstance(data, ImageDataModule) and not data.augments(0) and data.augments(until - 1):
             until = data.unaugmented_epochs
         if until > first_epoch:
-            candidates.append((split_point, until))
-    return max(candidates, key=lambda candidate: candidate[1], default=None)
+            latest.setdefault(until, split_point)
+    return [(latest[until], until) for until in sorted(latest, reverse=True)]
 
 
 def cache_blocker(module: TrainableClassifier, data: Any, trainer: Trainer, split_point: str, until: int) -> str | None:
@@ -144,8 +151,9 @@ def _before(module: TrainableClassifier, split_point: str) -> Iterator[Any]:
 
 def _features(
     module: TrainableClassifier, data: Any, trainer: Trainer, split_point: str, until: int
-) -> CachedFeatures | None:
-    """Compute the features or find them in the cache; None, and a line that says why, where that cannot be."""
+) -> tuple[CachedFeatures | None, str | None]:
+    """Compute the features or find them in the cache; None, and the reason, where that cannot be."""
+    features = None
     reason = cache_blocker(module, data, trainer, split_point, until)
     if reason is None:
         try:
@@ -154,11 +162,8 @@ def _features(
             reason = str(error)
     # over several processes: all or none
     if not trainer.strategy.reduce_boolean_decision(reason is None, all=True):
-        if trainer.is_global_zero:
-            reason = reason or "another process could not keep them"
-            echo(field_line("Features", f"computed again in every step: {reason}"))
-        return None
-    return features
+        return None, reason or "another process could not keep them"
+    return features, None
 
 
 def _extract(
@@ -166,7 +171,7 @@ def _extract(
 ) -> CachedFeatures:
     views = module.strategy.views
     train, val = (
-        feature_store.extract_features(_extraction_spec(module, data, trainer, split_point, split), data.cache)
+        feature_store.extract_features(extraction_spec(module, data, trainer, split_point, split), data.cache)
         for split in ("train", "val")
     )
     if trainer.is_global_zero:
@@ -174,15 +179,18 @@ def _extract(
         images = f"{views} x {len(data.splits['train'])}" if views > 1 else str(len(data.splits["train"]))
         seconds = train.seconds + val.seconds
         how = f"computed in {seconds:.1f} s" if seconds else "taken from the cache"
+        if seconds and not train.seconds:  # of an earlier run with other validation images, or of finetune.rank
+            how = f"the first taken from the cache, the others {how}"
         epochs = "all epochs" if until >= module.schedule.end else f"epochs 1 to {until}"
         text = f"of {images} + {len(data.splits['val'])} images before {split_point}, {how}, {size:,.0f} MiB in"
         echo(field_line("Features", f"{text} {data.cache.folder}; {epochs} train on them"))
     return CachedFeatures(train.store, val.store, split_point, module.backbone, until, views)
 
 
-def _extraction_spec(
+def extraction_spec(
     module: TrainableClassifier, data: ImageDataModule, trainer: Trainer, split_point: str, split: str
 ) -> feature_store.ExtractionSpec:
+    """Return which features a fit keeps of a split; whoever computes the same finds them in the cache."""
     training = split == "train"
     views = module.strategy.views if training else 1
     dtype = module.strategy.cache_dtype if training else "float32"  # evaluation is exact

@@ -38,7 +38,7 @@ def test_defaults_are_the_contract() -> None:
             "weights": "default",
             "head_init": "default",
             "in_channels": 3,
-            "options": {},
+            "options": None,
             "preprocess": None,
         },
         "loss": {

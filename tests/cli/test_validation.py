@@ -110,6 +110,7 @@ def test_every_wrong_word_is_answered_before_torch(word: str, tmp_path: Path, mo
         ("predict", ["ckpt=x", "source=x", "top_k=0"], "top_k must be"),
         ("evaluate", ["ckpt=x", "splitt=val"], "no key 'splitt'"),
         ("export", ["ckpt=x", "format=onxx"], "no format 'onxx'. The nearest are onnx"),
+        ("rank", ["folds=2"], "folds must be a whole number from 3 to 20"),
         ("check", ["phash_threshold=17"], "phash_threshold must be a whole number from 0 to 16"),
     ],
 )

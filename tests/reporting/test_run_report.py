@@ -46,6 +46,12 @@ def test_report_without_its_checkpoint_has_the_numbers_and_the_suspicious_labels
         ]
 
 
+def test_the_page_of_a_source_tree_that_is_not_installed(run: Run) -> None:
+    run.metrics["versions"] = {"python": "3.12.3"}  # without the distribution
+    run_report.write_report(run)
+    assert "Made by finetune" in (run.folder / "report.html").read_text(encoding="utf-8")
+
+
 def test_page_with_images_is_kept_when_they_are_gone(run: Run) -> None:
     run.folder.mkdir()
     (run.folder / "report.html").write_text("a page with images")

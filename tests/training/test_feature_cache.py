@@ -424,3 +424,50 @@ def test_cached_training_gives_the_head_of_uncached_training_on_real_data(
 
     cached, plain = head("auto"), head("never")
     assert torch.allclose(cached, plain, atol=1e-5)
+
+
+class DropsByFunction(nn.Module):
+    """A network whose dropout is no module, as timm's with `drop_rate`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.conv(images).relu().mean(dim=(2, 3))
+        return self.fc(nn.functional.dropout(values, 0.5, self.training))
+
+
+@pytest.mark.parametrize("model", ["own", "timm:test_resnet"])
+def test_dropout_that_is_no_module_stays_random(model: str, fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    options: dict[str, Any] = {"model_options": {"drop_rate": 0.5}} if model != "own" else {"head": "fc"}
+    network: Any = model
+    if model == "own":
+        torch.manual_seed(1)
+        network = DropsByFunction()
+    whole, _ = fit(network, **options)
+    assert "fc varies from one pass to the next" in " ".join(capsys.readouterr().out.split())
+    if model == "own":
+        torch.manual_seed(1)
+        network = DropsByFunction()
+    never, _ = fit(network, cache="never", **options)
+    assert torch.equal(heads(whole), heads(never))
+
+
+def test_a_split_that_cannot_be_proved_leaves_the_one_that_holds_for_fewer_epochs(
+    fit: Fit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What follows a ViT's block is more than its modules: the class token is taken. What follows its trunk is not."""
+    strategy = {
+        "groups": [
+            {"match": "@head"}, {"match": "blocks.5", "start": 1}, {"match": "norm", "start": 1},
+            {"match": ".*", "start": None},
+        ]
+    }  # fmt: skip
+    cached, _ = fit("timm:test_vit", strategy, augment="none")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "before head_drop, computed in" in text
+    assert "epochs 1 to 1 train on them" in text
+    assert "computed again" not in text
+    plain, _ = fit("timm:test_vit", strategy, cache="never", augment="none")
+    assert torch.allclose(heads(cached), heads(plain), atol=1e-5)
