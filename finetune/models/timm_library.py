@@ -233,7 +233,9 @@ def image_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], int | Non
         if name in options:
             raise ValueError(f"model.options has {name}, which is no option here: {advice}.")
     if options.get("global_pool", "avg") in ("", None):
-        raise ValueError("model.options.global_pool is empty: a classifier needs one value for each feature of an image.")
+        raise ValueError(
+            "model.options.global_pool is empty: a classifier needs one value for each feature of an image."
+        )
     size = options.get("img_size")
     if isinstance(size, list | tuple):
         if len(set(size)) != 1:
@@ -396,7 +398,7 @@ def _missing_keys() -> Iterator[list[str]]:
 
     level = logger.level
     logger.setLevel(logging.ERROR)
-    nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign]
+    nn.Module.load_state_dict = load_state_dict  # type: ignore[assignment, method-assign]
     try:
         yield missing
     finally:

@@ -160,7 +160,9 @@ def test_weights_of_timms_networks_are_loaded_by_the_recipe(
         expected = module(images)
         assert torch.allclose(names["network"](module.preprocess.normalize(images)), expected, atol=1e-5)
         assert torch.allclose(exported.run(images), expected.softmax(dim=1), atol=1e-5)
-    again = FineTuner(module.model_name, 2, weights=str(exported.path), preprocess={"size": size}, model_options=options)
+    again = FineTuner(
+        module.model_name, 2, weights=str(exported.path), preprocess={"size": size}, model_options=options
+    )
     first = next(iter(module.backbone.state_dict()))
     assert torch.equal(again.backbone.state_dict()[first], module.backbone.state_dict()[first])
 

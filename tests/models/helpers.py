@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,7 +18,7 @@ class TimmFamily(NamedTuple):
     name: str
     size: int
     """Of the images, in pixels."""
-    arguments: dict[str, Any] = {}
+    arguments: Mapping[str, Any] = MappingProxyType({})
     """Of `timm.create_model`, so that it takes such images."""
     is_cached: bool = True
     """Whether what follows its feature boundary is its modules one after another."""
@@ -34,10 +36,9 @@ class TimmFamily(NamedTuple):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Normalise uint8 images as timm does."""
-        from timm.data import resolve_data_config
         from torchvision.transforms.functional import normalize
 
-        config = resolve_data_config(model=self.plain())
+        config = pytest.importorskip("timm").data.resolve_data_config(model=self.plain())
         return normalize(images.float() / 255, list(config["mean"]), list(config["std"]))
 
 

@@ -41,7 +41,9 @@ def test_each_name_has_its_library(name: str, library: str, factory: str) -> Non
 
 def test_a_name_that_timm_has_is_said_so() -> None:
     pytest.importorskip("timm")
-    with pytest.raises(ValueError, match=r"no model 'resnet10t' of torchvision, but timm has it: model=timm:resnet10t\."):
+    with pytest.raises(
+        ValueError, match=r"no model 'resnet10t' of torchvision, but timm has it: model=timm:resnet10t\."
+    ):
         find_library("resnet10t")
     with pytest.raises(ValueError, match=r"model=timm:resnet10t\.c3_in1k\."):
         find_library("resnet10t.c3_in1k")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torchvision
@@ -66,13 +68,13 @@ def is_rounded(logits: Tensor) -> bool:
 def test_the_head_is_computed_in_32_bits_from_a_trunk_in_16(name: str) -> None:
     pytest.importorskip("timm")
     module = evaluated(FineTuner(f"timm:{name}", 3, weights="none", preprocess={"size": 32}))
-    backbone, images = module.backbone, images_of(32)
-    model: nn.Module = backbone
+    backbone: Any = module.backbone
+    images = images_of(32)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        trunk = model.forward_head(model.forward_features(module.preprocess.normalize(images)), pre_logits=True)  # type: ignore[operator]
+        trunk = backbone.forward_head(backbone.forward_features(module.preprocess.normalize(images)), pre_logits=True)
     head = backbone.get_submodule(module.family.head)
     with torch.no_grad():
-        expected = trunk.float().double() @ head.weight.double().T + head.bias.double()  # type: ignore[operator, union-attr]
+        expected = trunk.float().double() @ head.weight.double().T + head.bias.double()
     logits = in_bf16(module, images)
     if name in ("test_resnet", "test_efficientnet"):  # a LayerNorm gives 32 bits
         assert trunk.dtype == torch.bfloat16
@@ -84,12 +86,13 @@ def test_the_head_is_computed_in_32_bits_from_a_trunk_in_16(name: str) -> None:
 def test_both_heads_of_a_distilled_network_are_computed_in_32_bits() -> None:
     pytest.importorskip("timm")
     module = evaluated(FineTuner("timm:deit_tiny_distilled_patch16_224", 3, weights="none", preprocess={"size": 32}))
-    backbone, images = module.backbone, images_of(32)
+    backbone: Any = module.backbone
+    images = images_of(32)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        tokens = backbone.forward_features(module.preprocess.normalize(images)).float()  # type: ignore[operator]
+        tokens = backbone.forward_features(module.preprocess.normalize(images)).float()
     with torch.no_grad():
         both = [
-            tokens[:, i].double() @ layer.weight.double().T + layer.bias.double()  # type: ignore[operator, union-attr]
+            tokens[:, i].double() @ layer.weight.double().T + layer.bias.double()
             for i, layer in enumerate((backbone.head, backbone.head_dist))
         ]
     logits = in_bf16(module, images)

@@ -77,5 +77,5 @@ def test_the_package_gives_timms_network_its_weights(shared: Path) -> None:
 def test_the_package_is_fitted_to_grey_images() -> None:
     pytest.importorskip("timm")
     module = FineTuner(NAME, 3, weights="package", in_channels=1)
-    first = list(LITE0.read().values())[0]
+    first = next(iter(LITE0.read().values()))
     assert torch.allclose(module.backbone.state_dict()["conv_stem.weight"], first.sum(1, keepdim=True), atol=1e-6)

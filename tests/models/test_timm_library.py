@@ -203,9 +203,7 @@ def test_options_reach_timms_constructor() -> None:
 )
 def test_what_is_wrong_with_options_is_said_in_one_sentence(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        FineTuner(
-            "timm:test_vit", 3, weights="none", model_options=options, in_channels=4, preprocess={"size": 64}
-        )
+        FineTuner("timm:test_vit", 3, weights="none", model_options=options, in_channels=4, preprocess={"size": 64})
     assert "\n" not in str(error.value)
 
 
@@ -229,9 +227,7 @@ def test_options_survive_a_checkpoint(tmp_path: Path) -> None:
         assert torch.equal(loaded.eval()(images), module(images))
 
 
-def test_a_run_is_not_resumed_with_other_options(
-    few: Path, trainer: Callable[..., Trainer], tmp_path: Path
-) -> None:
+def test_a_run_is_not_resumed_with_other_options(few: Path, trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     def make(rate: float) -> tuple[FineTuner, ImageDataModule]:
         module = FineTuner("timm:test_resnet", ["cat", "dog", "emu"], weights="none", preprocess={"size": 32},
                            model_options={"drop_rate": rate})  # fmt: skip
@@ -375,7 +371,9 @@ def test_default_weights_for_another_size_are_said_to_be_fitted(monkeypatch: pyt
 
 def test_weights_without_a_layer_that_an_option_adds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_hub(monkeypatch, VIT.plain(img_size=160, num_classes=1000).state_dict())
-    with pytest.raises(ValueError, match=r"weights of timm:test_vit do not fit it with global_pool=avg: .*fc_norm") as e:
+    with pytest.raises(
+        ValueError, match=r"weights of timm:test_vit do not fit it with global_pool=avg: .*fc_norm"
+    ) as e:
         FineTuner("timm:test_vit", 3, model_options={"global_pool": "avg"})
     assert "\n" not in str(e.value)
 
@@ -393,9 +391,13 @@ def test_weights_that_timm_loads_loosely_leave_no_layer_random(monkeypatch: pyte
 
 def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_hub(monkeypatch, ConnectionError("no route\nmore"))
-    with pytest.raises(FileNotFoundError, match=r"could not be downloaded \(no route\)\. .*model.weights=FILE.*HF_HOME"):
+    with pytest.raises(
+        FileNotFoundError, match=r"could not be downloaded \(no route\)\. .*model.weights=FILE.*HF_HOME"
+    ):
         FineTuner("timm:test_vit", 3)
-    with pytest.raises(ValueError, match=r"timm:test_vit cannot be built with drop_rat=1"):  # before anything is fetched
+    with pytest.raises(
+        ValueError, match=r"timm:test_vit cannot be built with drop_rat=1"
+    ):  # before anything is fetched
         FineTuner("timm:test_vit", 3, model_options={"drop_rat": 1})
 
 

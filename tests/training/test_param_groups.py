@@ -124,8 +124,7 @@ def test_shipped_strategies_claim_every_parameter_of_timms_networks_once(name: s
 
 @pytest.mark.parametrize("name", TIMM)
 def test_norms_are_those_of_timms_layers(name: str) -> None:
-    network = timm_network(name)
-    from timm import layers
+    network, layers = timm_network(name), pytest.importorskip("timm").layers
 
     classes = (
         nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, layers.LayerNorm2d, layers.RmsNorm, layers.BatchNormAct2d,
