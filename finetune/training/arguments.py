@@ -203,6 +203,8 @@ def require_size(name: str, family: Family, network: nn.Module, size: int) -> No
     built_for = int(getattr(network, "image_size", family.min_size))
     if (family.fixed_size or family.size_argument) and size != built_for:
         other = f' For others, build it for them: preprocess={{"size": {size}}}.' if family.size_argument else ""
-        raise ValueError(f"{name} takes images of {built_for} x {built_for} pixels only, got data.image_size={size}.{other}")
+        raise ValueError(
+            f"{name} takes images of {built_for} x {built_for} pixels only, got data.image_size={size}.{other}"
+        )
     if size < family.min_size:
         raise ValueError(f"{name} needs images of at least {family.min_size} pixels, got data.image_size={size}.")

@@ -19,9 +19,6 @@ BLOCK_ROWS = 8192
 CONVERTED_ELEMENTS = 1 << 26
 """Features are converted to float64 as a whole in cross-validation up to this many numbers, half a gigabyte."""
 
-PATIENCE = 2
-"""Strengths in a row that may be worse for a fold before it tries no more."""
-
 GRADIENT_TOLERANCE, MAX_ITERATIONS = 1e-5, 1000
 
 
@@ -197,7 +194,7 @@ def cross_validate(
     For each fold, the strength is the one with the least cross entropy in a cross-validation within the other folds
     (nested). Its heads are those fitted without two folds, and serve both of them, so that this costs hardly more than
     a choice that looks at all images. Strengths are tried from the strongest on, each from the head of the one before,
-    until two in a row are worse for a fold.
+    until one is worse for a fold.
 
     Args:
         features: (N, D), finite.
@@ -213,21 +210,17 @@ def cross_validate(
     pairs = list(combinations(range(number), 2))
     heads: dict[tuple[int, ...], LinearHead] = {}
     best: list[tuple[float, float, list[LinearHead]]] = [(torch.inf, strengths[0], [])] * number
-    worse = [0] * number
+    going_on = set(range(number))
     for l2 in strengths:
-        going_on = {fold for fold in range(number) if worse[fold] < PATIENCE}
         losses = [0.0] * number
         for pair in (pair for pair in pairs if going_on & {*pair}):
             heads[pair] = _fit_without(features, labels, num_classes, fold_of, pair, l2, heads.get(pair))
             for left_out, other in (pair, pair[::-1]):
                 rows = fold_of == other
                 losses[left_out] += _log_loss(heads[pair].logits(features[rows]), labels[rows])
+        going_on = {fold for fold in going_on if losses[fold] < best[fold][0]}
         for fold in going_on:
-            if losses[fold] < best[fold][0]:
-                best[fold] = (losses[fold], l2, [heads[pair] for pair in pairs if fold in pair])
-                worse[fold] = 0
-            else:
-                worse[fold] += 1
+            best[fold] = (losses[fold], l2, [heads[pair] for pair in pairs if fold in pair])
     logits = torch.empty(len(labels), num_classes, dtype=torch.float64)
     for fold, (_, l2, inner) in enumerate(best):
         head = _fit_without(features, labels, num_classes, fold_of, (fold,), l2, inner[0] if inner else None)
