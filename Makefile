@@ -1,5 +1,5 @@
 # Two commands do everything on a machine with nothing but Python and make:
-#   make demo    installs into .venv, then runs the main job offline
+#   make demo    installs into .venv, then shows offline what pretrained weights are worth
 #   make test    installs into .venv, then runs the tests but for the slow ones
 PYTHON ?= python3
 BIN := .venv/bin

@@ -12,7 +12,6 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 from filelock import FileLock
 from rich.progress import Progress
 
-from finetune.io import listing
+from finetune.io import examples, listing
 from finetune.io.paths import UNWRITABLE_ERRNOS
 
 ATTEMPTS = 4
@@ -38,7 +37,7 @@ class Archive:
     """Describe where a data set comes from and how it is checked."""
 
     url: str
-    """Address of a zip file, or one with a scheme of `MAKERS`."""
+    """Address of a zip file, or a key of `examples.MAKERS`."""
     sha1: str | None = None
     """Digest of the zip file, in hexadecimal."""
     sha256: str | None = None
@@ -60,10 +59,9 @@ def fetch(source: Archive, root: Path) -> None:
     with FileLock(root.parent / f".{root.name}.lock"):
         if root.exists():
             return
-        scheme = source.url.split(":", 1)[0]
-        if scheme in MAKERS:
+        if source.url in examples.MAKERS:
             with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
-                MAKERS[scheme](Path(folder) / root.name)
+                examples.MAKERS[source.url](Path(folder) / root.name)
                 os.replace(Path(folder) / root.name, root)
             return
         archive = root.parent / f".{root.name}.download"
@@ -266,22 +264,3 @@ def tree_digest(root: Path) -> str:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             total.update(f"{Path(path).relative_to(root).as_posix()}\0{content}\n".encode())
     return total.hexdigest()
-
-
-def _write_digits(root: Path) -> None:
-    """Write scikit-learn's handwritten digits (UCI, 8 x 8 pixels, 16 grey levels) as PNG files, a folder per digit."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ValueError("data=digits needs scikit-learn: pip install 'finetune-lightning[demo]'") from error
-    from PIL import Image
-
-    digits = load_digits()
-    for i, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        folder = root / str(label)
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((pixels * (255 / 16)).round().astype("uint8")).save(folder / f"{i:04d}.png")
-
-
-MAKERS: dict[str, Callable[[Path], None]] = {"sklearn": _write_digits}
-"""Functions that make a data set without the network, by the scheme of its address."""

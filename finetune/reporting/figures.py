@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, PercentFormatter
 
 Row = Mapping[str, Any]
 
@@ -257,6 +257,35 @@ def _draw_runs(axes: Any, runs: Mapping[str, Sequence[Row]], metric: str) -> Non
     if metric.endswith("loss"):
         _from_zero(axes)
     _whole_epochs(axes, [row for rows in runs.values() for row in rows])
+
+
+GROUP_COLOURS = ("#1f6feb", "#1a7f4b", "#c2570c", "#8250df", "#9aa5b1")
+
+
+def groups_figure(groups: Mapping[str, Sequence[Sequence[Row]]], chance: float, metric: str = "val/acc") -> Figure:
+    """Draw an accuracy over the epochs: a colour for each group, a line for each of its runs.
+
+    Args:
+        groups: name -> rows of each run, as `metrics.csv` holds them.
+        chance: accuracy of guessing; it is marked.
+        metric: a column.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for i, (name, members) in enumerate(groups.items()):
+            for k, rows in enumerate(members):
+                label = drawable(name) if k == 0 else None
+                axes.plot(
+                    *_series(rows, metric), "o-", ms=3, lw=1.2, color=GROUP_COLOURS[i % 5], alpha=0.8, label=label
+                )
+        axes.axhline(chance, color="#9aa5b1", lw=1, ls=":", label="guessing")
+        axes.set_ylim(0, 1.03)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_title("validation accuracy, a line for each seed")
+        _whole_epochs(axes, [row for members in groups.values() for rows in members for row in rows])
+        figure.legend(loc="outside right center")
+    return figure
 
 
 class NotebookFigure(Figure):

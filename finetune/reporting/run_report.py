@@ -193,17 +193,38 @@ def _sheets(
     run: Run, predictions: ValidationPredictions, model: Classifier, split: Split, issues: Sequence[LabelIssue]
 ) -> tuple[list[Any], str | None]:
     """Return sheets of mistakes, suspicious labels, the least certain and random images, and why maps are missing."""
+    confidence = torch.from_numpy(predictions.probabilities).amax(dim=1)
+    chosen = _choose_images(predictions, confidence, issues)
+    wanted = sorted({i for _, _, positions in chosen for i in positions})
+    cards, note = image_cards(run, predictions, model, split, wanted)
+    return [(title, text, [cards[i] for i in positions]) for title, text, positions in chosen if positions], note
+
+
+def image_cards(
+    run: Run, predictions: ValidationPredictions, model: Classifier, split: Split, wanted: Sequence[int]
+) -> tuple[dict[int, Any], str | None]:
+    """Return what the macro `card` shows of validation images, by position, and why saliency maps are missing.
+
+    Args:
+        run: the contents of its folder.
+        predictions: of the run, N.
+        model: of its best checkpoint.
+        split: its validation images, in any order.
+        wanted: positions among the N predictions.
+
+    Raises:
+        ValueError: the split is another one.
+    """
     position_in_split = {key: i for i, key in enumerate(split.keys)}
     if not position_in_split.keys() >= set(predictions.keys):
         raise ValueError("the validation images are others than those of the run.")
-    confidence, predicted = torch.from_numpy(predictions.probabilities).max(dim=1)
-    chosen = _choose_images(predictions, confidence, issues)
-    wanted = sorted({i for _, _, positions in chosen for i in positions})
+    predicted = torch.from_numpy(predictions.probabilities).argmax(dim=1)
     positions = [position_in_split[predictions.keys[i]] for i in wanted]
     images = torch.cat([batch for batch, _ in model.batches(split, positions=positions)])
-    maps, note = _saliency_maps(model, images, predicted[wanted])
-    cards = {i: _card(run, predictions, i, images[k], None if maps is None else maps[k]) for k, i in enumerate(wanted)}
-    return [(title, text, [cards[i] for i in positions]) for title, text, positions in chosen if positions], note
+    maps, note = _saliency_maps(model, images, predicted[list(wanted)])
+    return {
+        i: _card(run, predictions, i, images[k], None if maps is None else maps[k]) for k, i in enumerate(wanted)
+    }, note
 
 
 def _choose_images(

@@ -161,24 +161,6 @@ def test_install_works_from_any_directory(editable: bool, tmp_path: Path) -> Non
     assert list(empty.iterdir()) == []
 
 
-@pytest.mark.slow
-def test_demo_runs_offline_and_compares(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn")
-    done = subprocess.run(
-        [sys.executable, "-m", "finetune.demo"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "http_proxy": "http://127.0.0.1:9"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "Transfer against scratch" in done.stdout
-    assert "Careful" not in done.stdout
-    for page in ("compare.html", "differential/report.html"):
-        assert "</html>" in (tmp_path / "demo" / page).read_text(encoding="utf-8")
-        assert page in done.stdout
-
-
 def test_importing_the_package_imports_neither_torch_nor_hydra_and_composing_no_torch() -> None:
     code = (
         "import sys, finetune; assert not {'torch', 'hydra', 'omegaconf', 'numpy'} & set(sys.modules)\n"

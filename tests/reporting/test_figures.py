@@ -27,3 +27,16 @@ def test_cost_figure_joins_what_nothing_beats() -> None:
     points = [("cheap", 1.0, 0.8), ("dear", 3.0, 0.9), ("bad", 4.0, 0.7)]
     line = figures.cost_figure(points, "seconds").axes[0].lines[0]
     assert list(line.get_xdata()) == [1.0, 3.0]  # type: ignore[arg-type]
+
+
+def test_groups_figure_has_a_colour_for_each_group_and_a_line_for_each_run() -> None:
+    rows: list[dict[str, float]] = [
+        {"epoch": 1, "val/acc": 0.2},
+        {"epoch": 2},
+        {"epoch": 3, "val/acc": 0.6},
+    ]  # validated every second epoch
+    axes = figures.groups_figure({"a": [rows, rows[:1]], "b": [rows]}, chance=0.125).axes[0]
+    first, second, other, guessing = axes.lines
+    assert (list(first.get_xdata()), list(first.get_ydata())) == ([1, 3], [0.2, 0.6])  # type: ignore[arg-type]
+    assert first.get_color() == second.get_color() != other.get_color()
+    assert list(guessing.get_ydata()) == [0.125, 0.125]  # type: ignore[arg-type]
