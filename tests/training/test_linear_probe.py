@@ -53,11 +53,13 @@ def sklearn_head(features: Tensor, labels: Tensor, l2: float) -> LinearHead:
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("l2", [1.0, 0.01, 0.0001])
-def test_the_optimum_is_scikit_learns(classes: int, l2: float) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
+def test_the_optimum_is_scikit_learns(classes: int, l2: float, dtype: torch.dtype, tolerance: float) -> None:
     features, labels = blobs(classes)
+    features = features.to(dtype)
     expected = objective(sklearn_head(features, labels, l2), features, labels, l2)
     assert objective(fit_logistic(features, labels, classes, l2), features, labels, l2) == pytest.approx(
-        expected, abs=1e-6
+        expected, abs=tolerance
     )
 
 
@@ -72,6 +74,7 @@ def test_a_start_of_another_strength_leads_to_the_same_head() -> None:
 
 def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = blobs()
+    features = features.double()
     whole = fit_logistic(features, labels, 3, 0.01)
     monkeypatch.setattr(linear_probe, "BLOCK_ROWS", 7)
     parts = fit_logistic(features, labels, 3, 0.01)
