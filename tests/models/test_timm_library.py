@@ -122,6 +122,30 @@ def test_training_on_kept_features_is_training_on_pixels(
     assert torch.allclose(heads[0], heads[1], atol=1e-5 * max(1.0, float(heads[1].abs().max())))
 
 
+@pytest.mark.parametrize("family", [VIT, CONVNEXT], ids=["test_vit", "test_convnext2"])
+def test_a_trunk_of_which_the_end_is_trained_is_split_there(
+    family: TimmFamily, few: Path, trainer: Callable[..., Trainer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = "blocks.5" if family is VIT else "stages.3"
+    groups = [{"match": "@head"}, {"match": f"{last}|norm|head"}, {"match": ".*", "start": None}]
+    weights, losses = [], []
+    for cache in ("auto", "never"):
+        torch.manual_seed(0)
+        module = family.finetuner({"groups": groups, "cache": cache}, optimizer=partial(SGD, lr=0.01))
+        data = ImageDataModule(few, batch_size=3, num_workers=0, augment="none", cache_dir=tmp_path)
+        runner = trainer(2)
+        runner.fit(module, datamodule=data)
+        if cache == "auto":
+            told = " ".join(capsys.readouterr().out.split())  # a ViT takes its class token outside of any module
+            how = "more than its modules one after another" if family is VIT else f"before {last}, computed in"
+            assert how in told
+        weights.append(snapshot(module))
+        losses.append([float(runner.callback_metrics[name]) for name in ("train/loss", "val/loss")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for name, value in weights[1].items():
+        assert torch.allclose(weights[0][name], value, atol=1e-5), name
+
+
 # --- preprocessing -----------------------------------------------------------------------------------------------
 
 
