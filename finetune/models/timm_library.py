@@ -382,7 +382,7 @@ def _note_left(request: NetworkRequest, network: nn.Module, left: Sequence[str])
         raise ValueError(
             f"The weights of {request.name} do not fit it with {what}: they lack {', '.join(layers[:3])}{more}."
         )
-    return f", without {', '.join(left)}"
+    return f", without {', '.join(left)} (untrained)"
 
 
 @contextmanager

@@ -410,7 +410,18 @@ def test_weights_that_timm_loads_loosely_leave_no_layer_random(monkeypatch: pyte
         FineTuner("timm:dla46_c", 3)
     fake_hub(monkeypatch, {n: v for n, v in state.items() if n != "level3.tree1.tree1.bn1.weight"})
     module = FineTuner("timm:dla46_c", 3)  # a norm that does nothing: it is said
-    assert module.weights_source == "timm's timm/dla46_c.in1k, without level3.tree1.tree1.bn1.weight"
+    assert module.weights_source == "timm's timm/dla46_c.in1k, without level3.tree1.tree1.bn1.weight (untrained)"
+
+
+def test_weights_without_a_classifier_are_loaded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = timm.create_model("convnextv2_atto", num_classes=0)
+    state = {name: value for name, value in network.state_dict().items() if not name.startswith("head.")}
+    fake_hub(monkeypatch, state)  # of masked autoencoders: the norm after the pooling is not among them
+    module = FineTuner("timm:convnextv2_atto.fcmae", 3)
+    expected = "timm's timm/convnextv2_atto.fcmae, without head.norm.weight, head.norm.bias (untrained)"
+    assert module.weights_source == expected
+    assert module._backbone.head_names == ["head.fc.weight", "head.fc.bias"]
+    assert all(torch.equal(module.backbone.state_dict()[name], value) for name, value in state.items())
 
 
 def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
