@@ -231,6 +231,18 @@ def test_what_is_wrong_with_options_is_said_in_one_sentence(options: dict[str, A
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("model", "size", "message"),
+    [
+        ("test_vit", 65, "Input height .65. should be divisible by patch size .16."),
+        ("inception_v3", 64, "Kernel size can't be greater than actual input size"),
+    ],
+)
+def test_a_size_that_a_network_cannot_take_is_refused_before_any_training(model: str, size: int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"timm:{model} cannot take images of {size} pixels: .*{message}"):
+        FineTuner(f"timm:{model}", 3, weights="none", preprocess={"size": size})
+
+
 def test_options_are_for_models_that_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="model_options are for a model that is built by name"):
         FineTuner(torch.nn.Linear(3, 2), 2, head="", model_options={"drop_rate": 0.1})
