@@ -87,6 +87,7 @@ def _validate_keys(cfg: DictConfig, command: str) -> Iterator[str]:
         "": tuple(top),
         "data": conf_keys("data/_base.yaml"),
         "model": conf_keys("model/_base.yaml"),
+        "model.options": (),  # of the library's own constructor
         "model.preprocess": PREPROCESS_FIELDS,
         "loss": loss_keys(str(select(cfg, "loss._target_"))),
         "paths": conf_keys("paths/default.yaml"),
@@ -99,6 +100,8 @@ def _validate_keys(cfg: DictConfig, command: str) -> Iterator[str]:
             if not isinstance(value, Mapping):
                 if section in ("data", "model", "loss", "paths", "strategy", "trainer"):
                     yield f"{name} must be a group of keys, got {value}; give {name}.KEY=..., or a name of `{name}=`."
+                elif name in ("model.options", "model.preprocess"):
+                    yield f"{name} takes keys and values, {name}={{KEY: VALUE}}, got {value}."
                 continue
             prefix = f"{name}." if name else ""
             for key in value if known else ():

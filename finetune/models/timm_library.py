@@ -83,6 +83,8 @@ class TimmLibrary:
         size = _built_size(request, cfg)
         if request.weights != "none" and size not in (None, cfg.input_size[-1]):
             source += f", fitted to {size} pixels"
+        if request.size not in (None, cfg.input_size[-1]):
+            _require_size(request, network)
         return BuiltNetwork(network, _describe(request.name, network, cfg, size), source)
 
     def arguments(self, request: NetworkRequest, network: nn.Module) -> dict[str, Any]:
@@ -362,6 +364,24 @@ def _as_options(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in arguments.items()) or "no options"
 
 
+def _require_size(request: NetworkRequest, network: nn.Module) -> None:
+    """Run a new network on one image of a size that its weights were not made for: only timm knows which it can take.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    assert request.size is not None
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, request.in_channels, request.size, request.size))
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"{request.name} cannot take images of {request.size} pixels: {_first_line(error)}."
+        ) from error
+    finally:
+        network.train()
+
+
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return f"{lines[0]:.200}".rstrip(".:")
@@ -382,7 +402,7 @@ def _note_left(request: NetworkRequest, network: nn.Module, left: Sequence[str])
         raise ValueError(
             f"The weights of {request.name} do not fit it with {what}: they lack {', '.join(layers[:3])}{more}."
         )
-    return f", without {', '.join(left)}"
+    return f", without {', '.join(left)} (untrained)"
 
 
 @contextmanager

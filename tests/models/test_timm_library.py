@@ -122,6 +122,30 @@ def test_training_on_kept_features_is_training_on_pixels(
     assert torch.allclose(heads[0], heads[1], atol=1e-5 * max(1.0, float(heads[1].abs().max())))
 
 
+@pytest.mark.parametrize("family", [VIT, CONVNEXT], ids=["test_vit", "test_convnext2"])
+def test_a_trunk_of_which_the_end_is_trained_is_split_there(
+    family: TimmFamily, few: Path, trainer: Callable[..., Trainer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = "blocks.5" if family is VIT else "stages.3"
+    groups = [{"match": "@head"}, {"match": f"{last}|norm|head"}, {"match": ".*", "start": None}]
+    weights, losses = [], []
+    for cache in ("auto", "never"):
+        torch.manual_seed(0)
+        module = family.finetuner({"groups": groups, "cache": cache}, optimizer=partial(SGD, lr=0.01))
+        data = ImageDataModule(few, batch_size=3, num_workers=0, augment="none", cache_dir=tmp_path)
+        runner = trainer(2)
+        runner.fit(module, datamodule=data)
+        if cache == "auto":
+            told = " ".join(capsys.readouterr().out.split())  # a ViT takes its class token outside of any module
+            how = "more than its modules one after another" if family is VIT else f"before {last}, computed in"
+            assert how in told
+        weights.append(snapshot(module))
+        losses.append([float(runner.callback_metrics[name]) for name in ("train/loss", "val/loss")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for name, value in weights[1].items():
+        assert torch.allclose(weights[0][name], value, atol=1e-5), name
+
+
 # --- preprocessing -----------------------------------------------------------------------------------------------
 
 
@@ -205,6 +229,18 @@ def test_what_is_wrong_with_options_is_said_in_one_sentence(options: dict[str, A
     with pytest.raises(ValueError, match=message) as error:
         FineTuner("timm:test_vit", 3, weights="none", model_options=options, in_channels=4, preprocess={"size": 64})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "message"),
+    [
+        ("test_vit", 65, "Input height .65. should be divisible by patch size .16."),
+        ("inception_v3", 64, "Kernel size can't be greater than actual input size"),
+    ],
+)
+def test_a_size_that_a_network_cannot_take_is_refused_before_any_training(model: str, size: int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"timm:{model} cannot take images of {size} pixels: .*{message}"):
+        FineTuner(f"timm:{model}", 3, weights="none", preprocess={"size": size})
 
 
 def test_options_are_for_models_that_are_named(tmp_path: Path) -> None:
@@ -386,7 +422,18 @@ def test_weights_that_timm_loads_loosely_leave_no_layer_random(monkeypatch: pyte
         FineTuner("timm:dla46_c", 3)
     fake_hub(monkeypatch, {n: v for n, v in state.items() if n != "level3.tree1.tree1.bn1.weight"})
     module = FineTuner("timm:dla46_c", 3)  # a norm that does nothing: it is said
-    assert module.weights_source == "timm's timm/dla46_c.in1k, without level3.tree1.tree1.bn1.weight"
+    assert module.weights_source == "timm's timm/dla46_c.in1k, without level3.tree1.tree1.bn1.weight (untrained)"
+
+
+def test_weights_without_a_classifier_are_loaded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = timm.create_model("convnextv2_atto", num_classes=0)
+    state = {name: value for name, value in network.state_dict().items() if not name.startswith("head.")}
+    fake_hub(monkeypatch, state)  # of masked autoencoders: the norm after the pooling is not among them
+    module = FineTuner("timm:convnextv2_atto.fcmae", 3)
+    expected = "timm's timm/convnextv2_atto.fcmae, without head.norm.weight, head.norm.bias (untrained)"
+    assert module.weights_source == expected
+    assert module._backbone.head_names == ["head.fc.weight", "head.fc.bias"]
+    assert all(torch.equal(module.backbone.state_dict()[name], value) for name, value in state.items())
 
 
 def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
