@@ -83,6 +83,8 @@ class TimmLibrary:
         size = _built_size(request, cfg)
         if request.weights != "none" and size not in (None, cfg.input_size[-1]):
             source += f", fitted to {size} pixels"
+        if request.weights != "none" and cfg.crop_mode != "center":
+            source += f", cropped by the centre here (by timm: {cfg.crop_mode})"
         if request.size not in (None, cfg.input_size[-1]):
             _require_size(request, network)
         return BuiltNetwork(network, _describe(request.name, network, cfg, size), source)
