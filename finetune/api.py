@@ -43,7 +43,7 @@ def compose(overrides: Sequence[str] = (), command: str = "train", config_dir: s
 
     Args:
         overrides: the arguments of the command, one each.
-        command: train, evaluate, predict, export or check.
+        command: train, evaluate, predict, export, check or rank.
         config_dir: a folder with YAML files of your own, in folders like those of `finetune.conf_dir`.
 
     Raises:

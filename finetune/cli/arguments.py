@@ -128,6 +128,14 @@ def _quote_path(override: str, sweep: bool) -> str:
     return f'{key}="{escaped.replace(chr(34), chr(92) + chr(34))}"'
 
 
+def unquote_path(override: str) -> str:
+    """Return an override of a path as it is typed, without the quotes of `quote_paths`."""
+    key, _, value = override.partition("=")
+    if not PATH_KEY.fullmatch(key) or len(value) < 2 or value[0] != '"' or value[-1] != '"':
+        return override
+    return f"{key}={value[1:-1].replace(chr(92) + chr(34), chr(34))}"
+
+
 # --- resume= -----------------------------------------------------------------------------------------------------
 
 

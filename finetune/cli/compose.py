@@ -180,6 +180,9 @@ def explain_composition(error: BaseException, command: str) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{missing[1]} is missing: give it as {missing[1]}=..."
+    if ambiguous := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
+        key, value = ambiguous.groups()
+        return f"{key}={value}: a list is {key}=[{value}]; -m in front makes a run for each value."
     if match := _UNKNOWN_KEY.search(text):
         known = known_keys(command)
         return " ".join(text.split()) if match[1] in known else _explain_unknown_key(match[1], known, command)

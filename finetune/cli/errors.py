@@ -23,7 +23,7 @@ from finetune.cli import compose
 from finetune.io import paths
 from finetune.runtime import process
 
-HYDRA_COMMANDS = ("check", "train", "evaluate", "predict", "export")
+HYDRA_COMMANDS = ("check", "train", "evaluate", "predict", "export", "rank")
 
 BUG, USER_ERROR, SOME_FAILED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 

@@ -30,11 +30,13 @@ from finetune.data.datamodule import ImageDataModule
 from finetune.images.transforms import Preprocess
 from finetune.inference.classifier import Classifier, load
 from finetune.io import files, paths
+from finetune.models import candidates
+from finetune.models.candidates import Candidate
 from finetune.models.libraries import default_preprocess
 from finetune.runtime import hardware, process
 from finetune.runtime.console import IGNORED_WARNINGS, echo, field_line, make_console
 from finetune.runtime.process import cpu_count
-from finetune.training import resume_check
+from finetune.training import ranking, resume_check
 from finetune.training.callbacks import BestCheckpoint, LastCheckpoint, SeedEveryBatch
 from finetune.training.history import History
 from finetune.training.module import FineTuner
@@ -108,6 +110,58 @@ def model_name(cfg: DictConfig) -> str:
     prefix = f"{cfg.model.library}:"
     name = str(cfg.model.name)
     return name if cfg.model.library == "torchvision" or name.startswith(prefix) else f"{prefix}{name}"
+
+
+def make_candidates(cfg: DictConfig) -> list[Candidate]:
+    """Return the backbones to rank; print a line where there is no network for the default ones.
+
+    Raises:
+        ValueError: no weights are on this machine, and they cannot be downloaded.
+    """
+    if cfg.models is not None:
+        models: Any = OmegaConf.to_container(cfg.models) if not isinstance(cfg.models, str) else cfg.models
+        return candidates.parse_candidates(models, str(cfg.weights))
+    found, note = candidates.default_candidates(str(cfg.weights))
+    if note:
+        echo(field_line("Note", note))
+    return found
+
+
+def make_ranked_data(cfg: DictConfig) -> ImageDataModule:
+    """Find the images that backbones are ranked on; each network gets its own preprocessing later."""
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    if cfg.data.augment not in ("auto", "none") or cfg.data.random_erasing:
+        echo(field_line("Note", "backbones are ranked on the plain images, without augmentation."))
+    options = {**data_options(cfg), "augment": "auto", "random_erasing": 0.0}  # features are of the plain images
+    return ImageDataModule(**options, seed=cfg.seed).prepare()
+
+
+def make_ranked_module(cfg: DictConfig, candidate: Candidate, data: ImageDataModule, folder: Path) -> FineTuner:
+    """Make the network that `finetune.train model=... strategy=feature_extract` makes, where that would train it.
+
+    Args:
+        cfg: with the section trainer.
+        candidate: the model and its weights.
+        data: get the preprocessing of the weights.
+        folder: of the command.
+
+    Raises:
+        ValueError: the model or the weights are unknown, do not fit, or several devices were asked for.
+        FileNotFoundError: weights that are not there and cannot be downloaded.
+    """
+    seed_everything(cfg.seed, workers=True, verbose=False)  # random weights too are those of a run
+    data.preprocess = default_preprocess(candidate.model, candidate.weights)
+    module = FineTuner(
+        candidate.model,
+        data.classes,
+        "feature_extract",
+        weights=candidate.weights,
+        preprocess=data.final_preprocess.to_dict(),
+    )
+    trainer = _make_trainer(cfg, folder, logger=False, enable_checkpointing=False)
+    if trainer.world_size > 1:
+        raise ValueError(f"Backbones are ranked on one device, not on trainer.devices={cfg.trainer.devices}.")
+    return ranking.place(module, data, trainer)
 
 
 def make_classifier(cfg: DictConfig) -> Classifier:
@@ -199,10 +253,6 @@ def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -
         folder: of the run.
         mode_of: returns "min" or "max" for the name of a metric.
     """
-    options = {k: v for k, v in plain_values(cfg.trainer).items() if k != "compile"}
-    _check_devices(options["accelerator"], options["devices"])
-    if options["precision"] == "auto":
-        options["precision"] = hardware.native_precision(hardware.resolve_accelerator(options["accelerator"]))
     history = History(folder / "metrics.csv", cfg.monitor, mode_of(cfg.monitor))
     resumed_folder = paths.last_checkpoint_path(str(cfg.ckpt_path)).parent if cfg.ckpt_path is not None else None
     bar = [ProgressBar()] if make_console().is_terminal else []
@@ -216,17 +266,25 @@ def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -
         BestCheckpoint(folder / "checkpoints", cfg.monitor, resumed_folder, mode_of(cfg.monitor)),
         LastCheckpoint(folder / "checkpoints"),
     ]
+    return _make_trainer(
+        cfg, folder, callbacks=callbacks, logger=_logger(cfg), plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0
+    )
+
+
+def _make_trainer(cfg: DictConfig, folder: Path, **arguments: Any) -> Trainer:
+    """Make the Trainer that the configuration names, on devices that are there, in the precision that they compute."""
+    options = {k: v for k, v in plain_values(cfg.trainer).items() if k != "compile"}
+    _check_devices(options["accelerator"], options["devices"])
+    if options["precision"] == "auto":
+        options["precision"] = hardware.native_precision(hardware.resolve_accelerator(options["accelerator"]))
     make = instantiate.factory(options, Trainer)
     try:
         trainer: Trainer = make(
-            callbacks=callbacks,
-            logger=_logger(cfg),
-            plugins=[AtomicCheckpointIO()],
             default_root_dir=folder,
             enable_progress_bar=False,
             enable_model_summary=False,
-            num_sanity_val_steps=0,
             use_distributed_sampler=False,  # the data module's neither pads nor forgets the epoch
+            **arguments,
         )
     except (ValueError, TypeError) as error:
         raise ValueError(f"trainer: {error}") from error

@@ -20,6 +20,7 @@ EXAMPLES = {
         "-m optimizer.lr=1e-3,1e-2 seed=0,1,2    # 6 runs",
     ),
     "check": ("data.root=my_photos", "data=csv data.root=table.csv model=convnext_tiny"),
+    "rank": ("data.root=my_photos", "data.root=my_photos models=[resnet18,convnext*]"),
     "evaluate": ("ckpt=best.ckpt", "ckpt=best.ckpt data.root=other_photos"),
     "predict": ("ckpt=best.ckpt source=my_photos", "ckpt=best.ckpt source=photo.jpg top_k=3"),
     "export": ("ckpt=best.ckpt format=onnx",),

@@ -24,7 +24,7 @@ from finetune.cli.errors import TERMINATED, USER_ERROR, Exit
 from finetune.cli.jobs import JobRunner, Task, run_jobs
 from finetune.runtime.suggestions import unknown_name
 
-COMMANDS = ("check", "train", "evaluate", "predict", "export", "report", "models", "compare", "cache", "demo")
+COMMANDS = ("check", "rank", "train", "evaluate", "predict", "export", "report", "models", "compare", "cache", "demo")
 
 
 def console_script() -> None:

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from finetune.cli.arguments import override_key, unquote_path
 from finetune.runtime import process
 
 
@@ -48,6 +49,18 @@ def command_line(name: str) -> list[str]:
         return ["python", "-c", f"{imports}; {name}(OmegaConf.load({path!r}))"]
     words = STATE.argv if hydra_config.mode != RunMode.MULTIRUN else list(hydra_config.overrides.task)
     return ["python", "-m", f"finetune.{name}", *words]
+
+
+def train_words() -> list[str]:
+    """Return the words of `finetune.rank` that `finetune.train` takes too: those that say which images, and where."""
+    hydra_config = HydraConfig.get()
+    words = STATE.argv if hydra_config.mode != RunMode.MULTIRUN else list(hydra_config.overrides.task)
+    common = [
+        unquote_path(word)
+        for word in words
+        if override_key(word).split(".")[0].split("/")[0] in ("data", "trainer", "paths")
+    ]
+    return common if any(override_key(word) == "data" for word in common) else ["data=imagefolder", *common]
 
 
 def begin_run(cfg: DictConfig, name: str) -> Path:

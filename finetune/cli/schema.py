@@ -99,6 +99,7 @@ RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "strategy.groups.*.start": (float, 0, None),
     "strategy.groups.*.warmup": (float, 0, None),
     "strategy.groups.*.weight_decay": (float, 0, None),
+    "folds": (int, 3, 20),
     "top_k": (int, 1, None),
     "images": (int, 1, None),
     "tolerance": (float, 0, None),

@@ -87,6 +87,7 @@ def _validate_keys(cfg: DictConfig, command: str) -> Iterator[str]:
         "": tuple(top),
         "data": conf_keys("data/_base.yaml"),
         "model": conf_keys("model/_base.yaml"),
+        "model.options": (),  # of the library's own constructor
         "model.preprocess": PREPROCESS_FIELDS,
         "loss": loss_keys(str(select(cfg, "loss._target_"))),
         "paths": conf_keys("paths/default.yaml"),
@@ -99,6 +100,8 @@ def _validate_keys(cfg: DictConfig, command: str) -> Iterator[str]:
             if not isinstance(value, Mapping):
                 if section in ("data", "model", "loss", "paths", "strategy", "trainer"):
                     yield f"{name} must be a group of keys, got {value}; give {name}.KEY=..., or a name of `{name}=`."
+                elif name in ("model.options", "model.preprocess"):
+                    yield f"{name} takes keys and values, {name}={{KEY: VALUE}}, got {value}."
                 continue
             prefix = f"{name}." if name else ""
             for key in value if known else ():
@@ -129,12 +132,16 @@ def _validate_files(cfg: DictConfig) -> Iterator[str]:
             yield f"ckpt={error}"
     if cfg.get("copy_to") is not None and Path(str(cfg.copy_to)).is_file():
         yield f"copy_to={cfg.copy_to} is a file; give a folder."
-    for key, find_file in (("model.weights", weights_path), ("ckpt_path", last_checkpoint_path)):
+    for key, find_file in (
+        ("model.weights", weights_path),
+        ("weights", weights_path),
+        ("ckpt_path", last_checkpoint_path),
+    ):
         try:
             if (value := select(cfg, key)) is not None:
                 find_file(str(value))
         except FileNotFoundError as error:
-            yield str(error)
+            yield str(error).removeprefix("" if key == "model.weights" else "model.")
 
 
 def _validate_choices(cfg: DictConfig, command: str) -> Iterator[str]:
@@ -160,8 +167,12 @@ def _validate_choices(cfg: DictConfig, command: str) -> Iterator[str]:
 def _validate_augmentation(value: Mapping[Any, Any]) -> Iterator[str]:
     """Find what is no list of transforms, in a YAML file of the user's own."""
     listed: Any = value.get("transforms")
-    is_list = isinstance(listed, Sequence) and not isinstance(listed, str) and len(listed) > 0
-    if set(value) != {"transforms"} or not is_list or not all(select(item, "_target_") for item in listed):
+    if (
+        set(value) != {"transforms"}
+        or not _is_list(listed)
+        or not listed
+        or not all(select(item, "_target_") for item in listed)
+    ):
         yield (
             "data.augment takes a name, or a list of transforms: "
             f"{{transforms: [{{_target_: torchvision.transforms.v2.NAME, ...}}, ...]}}, got {value}."
@@ -179,9 +190,11 @@ def _validate_ranges(cfg: DictConfig) -> Iterator[str]:
     devices = select(cfg, "trainer.devices")
     if isinstance(devices, int | float) and _range_fault(devices, int, 1, None) and devices != -1:
         yield f"trainer.devices must be auto, a whole number from 1 on, or a list of devices, got {devices}."
-    classes = select(cfg, "data.classes")
+    classes, models = select(cfg, "data.classes"), select(cfg, "models")
     if isinstance(classes, str | int | float):
         yield f"data.classes is a list, data.classes=[{classes},...], got {classes}."
+    if models is not None and not (_is_name(models) or (_is_list(models) and models and all(map(_is_name, models)))):
+        yield f"models is a list of names, models=[resnet18,resnet50], got {models}."
 
 
 def _validate_targets(cfg: DictConfig) -> Iterator[str]:
@@ -192,7 +205,7 @@ def _validate_targets(cfg: DictConfig) -> Iterator[str]:
 
 
 def _validate_data(cfg: DictConfig, command: str) -> Iterator[str]:
-    if command in ("train", "check") and "data" in cfg:
+    if command in ("train", "check", "rank") and "data" in cfg:
         root = select(cfg, "data.root")
         if root is None and select(cfg, "data.dataset") is None:
             yield "data.root is missing: give the folder with your images (for data=csv, the table) as data.root=..."
@@ -243,6 +256,14 @@ def _validate_required(cfg: DictConfig, command: str) -> Iterator[str]:
         for key, default in values.items():
             if default is not None and isinstance(given, Mapping) and key in given and select(given, key) is None:
                 yield f"{section}.{key} must not be null; its default is {default}."
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _range_fault(value: Any, kind: type, minimum: float | None, maximum: float | None) -> str | None:

@@ -24,7 +24,7 @@ from finetune.io.paths import UNWRITABLE_ERRNOS
 
 ATTEMPTS = 4
 
-TIMEOUT_S = 30.0
+TIMEOUT_S, REACHABLE_S = 30.0, 5.0
 
 MAX_TOTAL_BYTES = 64 << 30
 
@@ -115,6 +115,17 @@ def fetch_file(url: str, target: Path, sha256_begins: str) -> None:
             part.unlink()
             raise DownloadError(f"what came is not the file: its SHA-256 is {digest}, not {sha256_begins}...")
         os.replace(part, target)
+
+
+def is_reachable(url: str) -> bool:
+    """Return whether an address answers within a few seconds."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACHABLE_S):
+            return True
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
+        return False
 
 
 class DownloadError(OSError):

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from finetune.models.specs import Family
 
-RANDOM_MODULES = (nn.modules.dropout._DropoutNd, StochasticDepth)
+_RATES = ("p", "drop_prob", "prob")
+"""Attributes of modules that are random in training: of torch's Dropouts and torchvision's StochasticDepth, of timm's
+DropPath and DropBlock, and of its PatchDropout."""
 
 
 def split_points(network: nn.Module, family: Family) -> list[str]:
@@ -191,9 +192,14 @@ def first_varying_module(network: nn.Module, split_point: str, skip: Sequence[st
             continue
         # such a norm takes part of its result from the other images of the batch
         mixes = isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None)
-        if mixes or (module.training and isinstance(module, RANDOM_MODULES)):
+        if mixes or (module.training and _is_random(module)):
             return path
     return None
+
+
+def _is_random(module: nn.Module) -> bool:
+    rates = [getattr(module, name, None) for name in _RATES]
+    return any(isinstance(rate, float | int) and rate > 0 for rate in rates)
 
 
 def weights_digest(network: nn.Module, split_point: str, skip: Sequence[str]) -> str:

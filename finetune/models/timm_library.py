@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -34,6 +36,10 @@ _SAID_ELSEWHERE = {
     "features_only": "a classifier has a head",
 }  # fmt: skip
 """Arguments of `create_model` that are none of `model.options`, with what to do."""
+
+
+class _MisfitError(ValueError):
+    """Weights are there, and do not fit the network that was asked for."""
 
 
 class TimmLibrary:
@@ -65,10 +71,11 @@ class TimmLibrary:
         elif request.weights == PACKAGE and request.name in PACKAGED:
             packaged = PACKAGED[request.name]
             reference = self._make(NetworkRequest(request.name))
-            network = self._make(request, in_order(packaged.read(), reference.state_dict()))
-            source = f"the package {packaged.distribution}"
+            network, left = self._load(request, in_order(packaged.read(), reference.state_dict()))
+            source = f"the package {packaged.distribution}{_note_left(request, network, left)}"
         elif request.weights == "default":
-            network, source = self._fetch(request, cfg), f"timm's {cfg.hf_hub_id or cfg.url or cfg.architecture}"
+            network, left = self._fetch(request, cfg)
+            source = f"timm's {cfg.hf_hub_id or cfg.url or cfg.architecture}{_note_left(request, network, left)}"
         else:
             known = ["default", "none", *([PACKAGE] if request.name in PACKAGED else [])]
             hint = f"Or give a local file ({' '.join(WEIGHT_FILES)}); others are tags of the name, {request.name}.TAG."
@@ -76,6 +83,10 @@ class TimmLibrary:
         size = _built_size(request, cfg)
         if request.weights != "none" and size not in (None, cfg.input_size[-1]):
             source += f", fitted to {size} pixels"
+        if request.weights != "none" and cfg.crop_mode != "center":
+            source += f", cropped by the centre here (by timm: {cfg.crop_mode})"
+        if request.size not in (None, cfg.input_size[-1]):
+            _require_size(request, network)
         return BuiltNetwork(network, _describe(request.name, network, cfg, size), source)
 
     def arguments(self, request: NetworkRequest, network: nn.Module) -> dict[str, Any]:
@@ -100,16 +111,13 @@ class TimmLibrary:
         complete = {k: v for k, v in wanted.items() if k.rpartition(".")[0] in heads} | {
             k: v for k, v in state.items() if k.rpartition(".")[0] not in heads
         }
-        num_classes = _config(request.name).num_classes or UNKNOWN_CLASSES  # timm is strict where they agree
+        num_classes = _config(request.name).num_classes or UNKNOWN_CLASSES  # timm is strict where they agree, if at all
         try:
-            return dict(self._make(request, complete, num_classes=num_classes, label_offset=0).state_dict())
-        except (
-            RuntimeError,
-            KeyError,
-            ValueError,
-            AttributeError,
-        ):  # the file of another network, which can be anything
+            network, left = self._load(request, complete, num_classes=num_classes, label_offset=0)
+        # the file of another network, which can be anything
+        except (RuntimeError, KeyError, ValueError, AttributeError, IndexError):
             return None
+        return None if left else dict(network.state_dict())
 
     def row(self, name: str) -> list[str]:
         """Return the facts of a network; its parameters are counted on torch's meta device."""
@@ -122,53 +130,65 @@ class TimmLibrary:
             parameters = "-"
         return [parameters, str(cfg.input_size[-1]), "-", ", ".join(_classifiers(cfg)), _weights_state(name, cfg)]
 
-    def _make(
-        self, request: NetworkRequest, state: Mapping[str, Tensor] | None = None, pretrained: bool = False, **facts: Any
-    ) -> nn.Module:
-        """Build a network with timm's own loading.
-
-        Args:
-            request: what is built.
-            state: tensors in timm's naming; None for those that timm knows of, or random ones.
-            pretrained: whether timm fetches weights.
-            facts: of the state, in place of those of timm's configuration.
-        """
+    def _make(self, request: NetworkRequest, **more: Any) -> nn.Module:
+        """Build a network; one whose weights have no classifier gets one that is replaced at once."""
         arguments = self.arguments(request, nn.Identity())
-        if not _config(request.name).num_classes:  # weights without a classifier, which would have none
-            arguments["num_classes"] = UNKNOWN_CLASSES
-        if state is not None or pretrained:
-            arguments["pretrained"] = True
-        if state is not None:
-            arguments["pretrained_cfg_overlay"] = {"state_dict": dict(state), **facts}
+        classes = {} if _config(request.name).num_classes else {"num_classes": UNKNOWN_CLASSES}
         try:
-            network = self.make(request.bare_name, **arguments)
-        except TypeError as error:
-            raise ValueError(
-                f"{request.name} cannot be built with {_as_options(self.arguments(request, nn.Identity()))}: {error}."
-            ) from error
-        except AssertionError as error:  # of sizes that do not go with its patches or windows
-            raise ValueError(f"{request.name} cannot be built for images of {request.size} pixels: {error}.") from error
+            network = self.make(request.bare_name, **arguments, **classes, **more)
+        except (TypeError, AssertionError) as error:
+            what = _as_options(arguments)
+            raise ValueError(f"{request.name} cannot be built with {what}: {_first_line(error)}.") from error
         network.pretrained_cfg.pop("state_dict", None)  # type: ignore[operator, union-attr]
         return network
 
-    def _fetch(self, request: NetworkRequest, cfg: Any) -> nn.Module:
+    def _load(
+        self, request: NetworkRequest, state: Mapping[str, Tensor] | None = None, **facts: Any
+    ) -> tuple[nn.Module, list[str]]:
+        """Build a network with weights, by timm's own loading.
+
+        Args:
+            request: what is built.
+            state: tensors in timm's naming; None for those that timm fetches.
+            facts: of the state, in place of those of timm's configuration.
+
+        Returns:
+            The network, and the names of the tensors outside the heads that the weights do not have.
+
+        Raises:
+            ValueError: the weights do not fit.
+        """
+        overlay = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": dict(state), **facts}}
+        with _missing_keys() as missing:
+            try:
+                network = self._make(request, pretrained=True, **overlay)
+            except RuntimeError as error:
+                if "state_dict" not in str(error):
+                    raise
+                what, reason = _as_options(request.options), " ".join(str(error).split())
+                raise _MisfitError(f"The weights of {request.name} do not fit it with {what}: {reason:.300}") from error
+        heads = _heads(network, _config(request.name))
+        return network, [k for k in missing if k.rpartition(".")[0] not in heads and "num_batches" not in k]
+
+    def _fetch(self, request: NetworkRequest, cfg: Any) -> tuple[nn.Module, list[str]]:
         if not cfg.has_weights:
             raise ValueError(
                 f"timm has no weights for {request.name}: give model.weights=FILE, or model.weights=none for random ones."
             )
         self._make(request)  # what is wrong with the options is said before anything is fetched
         cached = None if cfg.custom_load else _cached_file(cfg)
+        if cached is not None:  # timm would ask the hub whether it has changed, and wait where there is no network
+            return self._load(request, read_tensors(cached))
         try:
-            if cached is not None:  # timm would ask the hub whether it has changed, and wait where there is no network
-                return self._make(request, read_tensors(cached))
             _require_host(cfg)
-            return self._make(request, pretrained=True)
+            return self._load(request)
+        except _MisfitError:
+            raise
         # the hub's packages have exceptions of their own, which are no OSError
         except Exception as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
             raise FileNotFoundError(
                 f"The weights of {request.name} ({cfg.hf_hub_id or cfg.url}) are not on this machine and could not be "
-                f"downloaded ({reason[0]:.200}). Download them elsewhere and give model.weights=FILE (.safetensors or "
+                f"downloaded ({_first_line(error)}). Download them elsewhere and give model.weights=FILE (.safetensors or "
                 ".pth), or HF_HOME=FOLDER with the cache of that machine, or model.weights=none for random weights."
             ) from error
 
@@ -216,11 +236,17 @@ def image_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], int | Non
     for name, advice in _SAID_ELSEWHERE.items():
         if name in options:
             raise ValueError(f"model.options has {name}, which is no option here: {advice}.")
+    if options.get("global_pool", "avg") in ("", None):
+        raise ValueError(
+            "model.options.global_pool is empty: a classifier needs one value for each feature of an image."
+        )
     size = options.get("img_size")
-    if isinstance(size, Sequence):
+    if isinstance(size, list | tuple):
         if len(set(size)) != 1:
             raise ValueError(f"model.options.img_size={list(size)}: images are squares here, give one number.")
         size = size[0]
+    if size is not None and type(size) is not int:
+        raise ValueError(f"model.options.img_size takes a whole number of pixels, got {size!r}.")
     return {k: v for k, v in options.items() if k not in ("img_size", "in_chans")}, size, options.get("in_chans")
 
 
@@ -338,3 +364,65 @@ def _cached_file(cfg: Any) -> Path | None:
 
 def _as_options(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in arguments.items()) or "no options"
+
+
+def _require_size(request: NetworkRequest, network: nn.Module) -> None:
+    """Run a new network on one image of a size that its weights were not made for: only timm knows which it can take.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    assert request.size is not None
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, request.in_channels, request.size, request.size))
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"{request.name} cannot take images of {request.size} pixels: {_first_line(error)}."
+        ) from error
+    finally:
+        network.train()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{lines[0]:.200}".rstrip(".:")
+
+
+def _note_left(request: NetworkRequest, network: nn.Module, left: Sequence[str]) -> str:
+    """Return a remark on tensors that weights do not have; empty where they have all.
+
+    Raises:
+        ValueError: a layer, and not only a norm, would stay random.
+    """
+    if not left:
+        return ""
+    state = network.state_dict()
+    if layers := [name for name in left if state[name].ndim > 1]:
+        more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
+        what = _as_options(request.options)
+        raise ValueError(
+            f"The weights of {request.name} do not fit it with {what}: they lack {', '.join(layers[:3])}{more}."
+        )
+    return f", without {', '.join(left)} (untrained)"
+
+
+@contextmanager
+def _missing_keys() -> Iterator[list[str]]:
+    """Collect what timm's loading, which is not always strict, leaves as it was made; it tells that its log alone."""
+    missing: list[str] = []
+    original, logger = nn.Module.load_state_dict, logging.getLogger("timm")
+
+    def load_state_dict(module: nn.Module, *args: Any, **options: Any) -> Any:
+        result = original(module, *args, **options)
+        missing.extend(result.missing_keys)
+        return result
+
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    nn.Module.load_state_dict = load_state_dict  # type: ignore[assignment, method-assign]
+    try:
+        yield missing
+    finally:
+        nn.Module.load_state_dict = original  # type: ignore[method-assign]
+        logger.setLevel(level)

@@ -109,7 +109,7 @@ def load_weights(
             )
     state.update({k: v for k, v in given.items() if k in trunk})
     network.load_state_dict(state)  # by update: `state` has the version in it that torchvision's MNASNet asks for
-    ignored = len(loaded) - len(given)
+    ignored = sum(name.startswith(heads) for name in loaded)
     source = f"{len(given)} trunk tensors from {path}{remark}"
     record = read_model_record(path)
     head = None

@@ -127,13 +127,26 @@ class PairedTest:
 def compare_with_best(ranked: Sequence[Run]) -> list[PairedTest | None]:
     """Compare each run with the first; None for the first, and for runs that were evaluated on other images."""
     best = ranked[0]
+    return compare_with_first(
+        [
+            run.predictions.correct if run.predictions is not None and same_eval_images(run, best) else None
+            for run in ranked
+        ]
+    )
+
+
+def compare_with_first(correct: Sequence[Any]) -> list[PairedTest | None]:
+    """Compare predictions for the same images with the first of them; None for the first, and where there are none.
+
+    Args:
+        correct: for each, whether each image is predicted correctly (N,) bool, or None.
+    """
     counts: list[tuple[int, int] | None] = [None]
-    for run in ranked[1:]:
-        if run.predictions is None or best.predictions is None or not same_eval_images(run, best):
+    for own in correct[1:]:
+        if own is None or correct[0] is None:
             counts.append(None)
-            continue
-        best_correct, correct = best.predictions.correct, run.predictions.correct
-        counts.append((int(np.sum(best_correct & ~correct)), int(np.sum(correct & ~best_correct))))
+        else:
+            counts.append((int(np.sum(correct[0] & ~own)), int(np.sum(own & ~correct[0]))))
     p_values = iter(holm([mcnemar(*pair) for pair in counts if pair is not None]))
     return [None if pair is None else PairedTest(*pair, next(p_values)) for pair in counts]
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, PercentFormatter
 
 Row = Mapping[str, Any]
 
@@ -316,29 +316,42 @@ def curves_figure(runs: Mapping[str, Sequence[Row]], metrics: Sequence[str]) -> 
     return figure
 
 
-def cost_figure(points: Sequence[tuple[str, float, float]], cost_label: str, log: bool = False) -> Figure:
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Return for each point (cost, accuracy) whether no other is at least as good in both, and better in one."""
+    return [not any(q[0] <= p[0] and q[1] >= p[1] and q != p for q in points) for p in points]
+
+
+def cost_figure(
+    points: Sequence[tuple[str, float, float]],
+    cost_label: str,
+    log: bool = False,
+    accuracy_label: str = "best validation accuracy",
+) -> Figure:
     """Draw accuracy against a cost; a line joins the Pareto front, the points that no other beats in both.
 
     Args:
         points: name, cost, accuracy.
         cost_label: of the axis.
         log: whether the axis of the cost is logarithmic.
+        accuracy_label: of the other axis.
     """
-    front = [p for p in points if not any(q[1] <= p[1] and q[2] >= p[2] and q[1:] != p[1:] for q in points)]
+    on_front = pareto_front([(cost, acc) for _, cost, acc in points])
+    front = sorted(point[1:] for point, is_front in zip(points, on_front, strict=True) if is_front)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.8), layout="constrained")
         axes = figure.subplots()
-        axes.plot(*zip(*sorted((cost, acc) for _, cost, acc in front), strict=True), lw=1, color="#1f6feb", ls=":")
-        for name, cost, acc in points:
-            on_front = any(p[1:] == (cost, acc) for p in front)
-            axes.plot([cost], [acc], "o", ms=6, color="#1f6feb" if on_front else "#9aa5b1")
+        axes.plot(*zip(*front, strict=True), lw=1, color="#1f6feb", ls=":")
+        for (name, cost, acc), is_front in zip(points, on_front, strict=True):
+            axes.plot([cost], [acc], "o", ms=6, color="#1f6feb" if is_front else "#9aa5b1")
             if len(points) <= 12:
                 axes.annotate(_short(name), (cost, acc), xytext=(5, 4), textcoords="offset points", fontsize=7)
         if log:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # the usual one writes powers as formulas
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            few_decades = max(p[1] for p in points) < 20 * min(p[1] for p in points)  # one labelled tick, or none
+            axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            axes.xaxis.set_minor_formatter(EngFormatter(sep="") if few_decades else NullFormatter())
         axes.margins(x=0.2, y=0.15)
         axes.set_xlabel(cost_label)
-        axes.set_ylabel("best validation accuracy")
+        axes.set_ylabel(accuracy_label)
     return figure

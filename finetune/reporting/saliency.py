@@ -48,8 +48,7 @@ def target_layer(backbone: nn.Module, head: nn.Module, images: Tensor) -> nn.Mod
             return
         if module in with_parameters:
             called.append(module)
-        is_map = isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1
-        if is_map and not isinstance(module, nn.Dropout):
+        if _is_map(output) and not isinstance(module, nn.Dropout | nn.Identity | nn.Softmax):  # also of attentions
             candidates.append((module, len(called)))
 
     hooks = [m.register_forward_hook(record) for m in backbone.modules() if m is not backbone]
@@ -60,6 +59,14 @@ def target_layer(backbone: nn.Module, head: nn.Module, images: Tensor) -> nn.Mod
         for hook in hooks:
             hook.remove()
     return candidates[-1][0] if candidates and 2 * candidates[-1][1] > len(called) else None
+
+
+def _is_map(output: Any) -> bool:
+    """Return whether an output is (N, C, H, W) for square images, and not (N, H, W, C), or (N, heads, tokens, C)."""
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        return False
+    _, channels, height, width = output.shape
+    return height == width > 1 and channels != height
 
 
 def gradcam(module: FineTuner, images: Tensor, classes: Tensor) -> Tensor | None:

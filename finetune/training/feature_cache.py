@@ -171,7 +171,7 @@ def _extract(
 ) -> CachedFeatures:
     views = module.strategy.views
     train, val = (
-        feature_store.extract_features(_extraction_spec(module, data, trainer, split_point, split), data.cache)
+        feature_store.extract_features(extraction_spec(module, data, trainer, split_point, split), data.cache)
         for split in ("train", "val")
     )
     if trainer.is_global_zero:
@@ -179,15 +179,18 @@ def _extract(
         images = f"{views} x {len(data.splits['train'])}" if views > 1 else str(len(data.splits["train"]))
         seconds = train.seconds + val.seconds
         how = f"computed in {seconds:.1f} s" if seconds else "taken from the cache"
+        if seconds and not train.seconds:  # of an earlier run with other validation images, or of finetune.rank
+            how = f"the first taken from the cache, the others {how}"
         epochs = "all epochs" if until >= module.schedule.end else f"epochs 1 to {until}"
         text = f"of {images} + {len(data.splits['val'])} images before {split_point}, {how}, {size:,.0f} MiB in"
         echo(field_line("Features", f"{text} {data.cache.folder}; {epochs} train on them"))
     return CachedFeatures(train.store, val.store, split_point, module.backbone, until, views)
 
 
-def _extraction_spec(
+def extraction_spec(
     module: TrainableClassifier, data: ImageDataModule, trainer: Trainer, split_point: str, split: str
 ) -> feature_store.ExtractionSpec:
+    """Return which features a fit keeps of a split; whoever computes the same finds them in the cache."""
     training = split == "train"
     views = module.strategy.views if training else 1
     dtype = module.strategy.cache_dtype if training else "float32"  # evaluation is exact

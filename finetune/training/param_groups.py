@@ -12,14 +12,24 @@ from torch import nn
 from finetune.runtime.suggestions import unknown_name
 from finetune.training.strategy import ParamGroup, Strategy
 
-NORM_MODULES = (
+_NORMS = (
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
     nn.LayerNorm,
     nn.RMSNorm,
     nn.LocalResponseNorm,
 )
-"""Classes that `@norm` stands for, and whose statistics `frozen_norm` is about."""
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Return whether `@norm` stands for a module, and `frozen_norm` is about its statistics.
+
+    Norms of other libraries are known by their class's name and by what they hold: one number for each channel.
+    """
+    if isinstance(module, _NORMS):
+        return True
+    own = [p.ndim for p in module.parameters(recurse=False)]
+    return "norm" in type(module).__name__.lower() and bool(own) and set(own) == {1}
 
 
 class AssignedGroup(NamedTuple):
@@ -133,6 +143,6 @@ def _norm_names(network: nn.Module) -> set[str]:
     return {
         f"{path}.{n}" if path else n
         for path, module in network.named_modules()
-        if isinstance(module, NORM_MODULES)
+        if is_norm(module)
         for n, _ in module.named_parameters(recurse=False)
     }

@@ -175,5 +175,5 @@ def _trained_by(strategy: dict[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = str(value.get("name")) if isinstance(value, dict) else str(value)
+    text = str(value["name"] if isinstance(value, dict) and "name" in value else value)
     return text if len(text) < 120 else text[:117] + "..."

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from finetune.models.backbone import Backbone
 from finetune.models.probe import looks_untrained
 from finetune.runtime.console import echo, field_line, print_table
-from finetune.training.param_groups import NORM_MODULES, AssignedGroup, assign_parameters, names_before
+from finetune.training.param_groups import AssignedGroup, assign_parameters, is_norm, names_before
 from finetune.training.run_length import resolve_max_epochs
 from finetune.training.strategy import ParamGroup, Strategy
 
@@ -228,7 +228,7 @@ class FreezeSchedule:
                 active[path] = any(n in trainable for n in names)
             else:
                 active[path] = after_boundary or (active[path.rpartition(".")[0]] and not trunk_is_constant)
-            keeps_statistics = self.strategy.frozen_norm == "train" and isinstance(module, NORM_MODULES)
+            keeps_statistics = self.strategy.frozen_norm == "train" and is_norm(module)
             module.training = active[path] or keeps_statistics
         if self.family.aux and self.unused_aux_parameters(epoch):
             self.network.training = False  # the flag of the root alone decides whether auxiliary heads run

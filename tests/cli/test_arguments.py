@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra._internal.utils import get_args_parser
 
-from finetune.cli.arguments import is_hydra_flag, quote_paths, strip_dashes
+from finetune.cli.arguments import is_hydra_flag, quote_paths, strip_dashes, unquote_path
 from finetune.cli.schema import conf_keys
 
 
@@ -17,6 +17,7 @@ from finetune.cli.schema import conf_keys
         ("data.root=my photos", 'data.root="my photos"'),
         ("data.root=a=b,c(d)[e]", 'data.root="a=b,c(d)[e]"'),
         ("model.weights=größe/猫.pth", 'model.weights="größe/猫.pth"'),
+        ("weights=a b=c.pth", 'weights="a b=c.pth"'),
         ("ckpt_path=it's", 'ckpt_path="it\'s"'),
         ('data.root=say "a"', 'data.root="say \\"a\\""'),
         ("hydra.run.dir=out/x", 'hydra.run.dir="out/x"'),
@@ -33,6 +34,11 @@ from finetune.cli.schema import conf_keys
 )
 def test_quote_paths(given: str, quoted: str) -> None:
     assert quote_paths([given]) == [quoted]
+
+
+@pytest.mark.parametrize("typed", ["data.root=my photos", 'data.root=say "a"', "data.root=", "seed=1", 'x="1"'])
+def test_quotes_of_paths_can_be_taken_away(typed: str) -> None:
+    assert [unquote_path(word) for word in quote_paths([typed])] == [typed]
 
 
 def test_quote_paths_expands_home_and_keeps_choices_of_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -91,7 +97,7 @@ def test_every_flag_of_hydra_is_known() -> None:
 
 
 def test_no_key_is_taken_for_a_flag() -> None:
-    for command in ("train", "check", "evaluate", "predict", "export"):
+    for command in ("train", "check", "evaluate", "predict", "export", "rank"):
         assert [key for key in conf_keys(f"{command}.yaml") if is_hydra_flag(f"--{key}=1")] == []
 
 

@@ -72,3 +72,10 @@ def test_a_root_that_was_typed_is_not_where_examples_are_downloaded(
     assert faults_of("train", "data=hymenoptera", 'data.root="ants"') == []  # to be fetched there
     (tmp_path / "fotos").mkdir()
     assert faults_of("train", 'data.root="fotos"') == []
+
+
+def test_values_with_commas_are_a_list_or_a_sweep() -> None:
+    said = faults_of("train", "data.classes=ants,bees")
+    assert said == [
+        "data.classes=ants,bees: a list is data.classes=[ants,bees]; -m in front makes a run for each value."
+    ]

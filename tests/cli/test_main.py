@@ -28,4 +28,6 @@ def test_console_help_lists_the_commands(monkeypatch: pytest.MonkeyPatch, capsys
     with pytest.raises(SystemExit) as stop:
         main.console_script()
     assert stop.value.code == 0
-    assert "check, train, evaluate, predict, export, report, models, compare, cache, demo" in capsys.readouterr().out
+    assert (
+        "check, rank, train, evaluate, predict, export, report, models, compare, cache, demo" in capsys.readouterr().out
+    )

@@ -97,7 +97,7 @@ FILES = {
 }
 
 
-COMMANDS = ("train.yaml", "check.yaml", "evaluate.yaml", "predict.yaml", "export.yaml")
+COMMANDS = ("train.yaml", "check.yaml", "evaluate.yaml", "predict.yaml", "export.yaml", "rank.yaml")
 
 
 WITHOUT_A_LIST = {

@@ -24,6 +24,9 @@ WRONG = {
     "+model.wieghts=none": "no key 'model.wieghts'. The nearest are model.weights",
     "+model.preprocess={interpolation:cubic}": "no model.preprocess.interpolation 'cubic'. The nearest are bicubic",
     "+model.preprocess={sise:224}": "no key 'model.preprocess.sise'. The nearest are model.preprocess.size",
+    "model.preprocess=224": "model.preprocess takes keys and values, model.preprocess={KEY: VALUE}, got 224",
+    "model.options=0.1": "model.options takes keys and values, model.options={KEY: VALUE}, got 0.1",
+    "model.options=[drop_rate]": "model.options takes keys and values",
     "+loss.mixpu=1": "no key 'loss.mixpu'. The nearest are loss.mixup",
     "+paths.cache=x": "no key 'paths.cache'. The nearest are paths.cache",
     "+strategy.vews=3": "no key 'strategy.vews'. The nearest are strategy.views",
@@ -110,6 +113,7 @@ def test_every_wrong_word_is_answered_before_torch(word: str, tmp_path: Path, mo
         ("predict", ["ckpt=x", "source=x", "top_k=0"], "top_k must be"),
         ("evaluate", ["ckpt=x", "splitt=val"], "no key 'splitt'"),
         ("export", ["ckpt=x", "format=onxx"], "no format 'onxx'. The nearest are onnx"),
+        ("rank", ["folds=2"], "folds must be a whole number from 3 to 20"),
         ("check", ["phash_threshold=17"], "phash_threshold must be a whole number from 0 to 16"),
     ],
 )

@@ -123,3 +123,60 @@ def test_weights_with_a_head_of_several_layers_are_exported_and_compared(kind: s
     with torch.no_grad():
         torch.testing.assert_close(exported.run(images), module(images).softmax(dim=1))
     assert "the head of your own: Sequential" in (tmp_path / "model.json").read_text()
+
+
+# --- timm --------------------------------------------------------------------------------------------------------
+
+TIMM = [
+    ("test_resnet", 64, {}), ("test_convnext2", 64, {}), ("test_efficientnet", 64, {"in_chans": 1}),
+    ("test_vit", 64, {"global_pool": "avg"}), ("deit_tiny_distilled_patch16_224", 64, {}),
+    ("mobilenetv4_conv_small_035", 64, {"drop_path_rate": 0.1}),
+]  # fmt: skip
+
+
+def timm_module(name: str, size: int, options: dict[str, Any]) -> FineTuner:
+    pytest.importorskip("timm")
+    module = FineTuner(f"timm:{name}", 3, weights="none", preprocess={"size": size}, model_options=options)
+    with torch.no_grad():  # heads of zeros hide what enters them
+        for head in (n for n, p in module.backbone.named_parameters() if p.shape[:1] == (3,)):
+            module.backbone.get_parameter(head).normal_(std=0.1)
+    return module.eval()
+
+
+@pytest.mark.parametrize("kind", ["state_dict", "safetensors"])
+@pytest.mark.parametrize(("name", "size", "options"), TIMM, ids=[name for name, _, _ in TIMM])
+def test_weights_of_timms_networks_are_loaded_by_the_recipe(
+    name: str, size: int, options: dict[str, Any], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = timm_module(name, size, options)
+    exported = EXPORTERS[kind](module, tmp_path)
+    recipe = json.loads((tmp_path / "model.json").read_text())["load"]
+    assert recipe.startswith(f"network = timm.create_model('{name}', num_classes=3")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(f"import torch, timm, safetensors.torch\n{recipe}", names)
+    images = torch.randint(0, 256, (2, module.preprocess.channels, size, size), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = module(images)
+        assert torch.allclose(names["network"](module.preprocess.normalize(images)), expected, atol=1e-5)
+        assert torch.allclose(exported.run(images), expected.softmax(dim=1), atol=1e-5)
+    again = FineTuner(
+        module.model_name, 2, weights=str(exported.path), preprocess={"size": size}, model_options=options
+    )
+    first = next(iter(module.backbone.state_dict()))
+    assert torch.equal(again.backbone.state_dict()[first], module.backbone.state_dict()[first])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size", "options"), TIMM, ids=[name for name, _, _ in TIMM])
+def test_graphs_of_timms_networks_predict_the_same_at_every_batch(
+    name: str, size: int, options: dict[str, Any], tmp_path: Path
+) -> None:
+    module = timm_module(name, size, options)
+    graphs = [formats.export_onnx(module, tmp_path), formats.export_torch(module, tmp_path)]
+    for n in (1, 2, 5):
+        images = torch.randint(0, 256, (n, module.preprocess.channels, size, size), dtype=torch.uint8)
+        with torch.no_grad():
+            expected = module(images).softmax(dim=1)
+            for exported in graphs:
+                assert torch.allclose(exported.run(images), expected, atol=1e-4), exported.path

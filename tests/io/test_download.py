@@ -41,6 +41,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     released = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(state.status.pop(0) if state.status else 200)
+            self.end_headers()
+
         def do_GET(self) -> None:
             state.hits += 1
             asked = self.headers.get("Range")
@@ -327,3 +331,10 @@ def test_extract_of_names_that_cannot_be_is_one_error(members: dict[str, bytes],
     with pytest.raises(ValueError, match=r"a\.zip is not a whole zip file"):
         extract_zip(archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_address_is_reachable_or_not(server: SimpleNamespace) -> None:
+    assert download.is_reachable(server.url)
+    server.status = [404]
+    assert not download.is_reachable(server.url)
+    assert not download.is_reachable("http://127.0.0.1:9/nothing")

@@ -52,3 +52,39 @@ def test_half_dropout_drops_half_and_keeps_the_mean() -> None:
     partition.half_dropout(leaf).sum().backward()
     assert leaf.grad is not None
     assert set(leaf.grad.unique().tolist()) <= {0.0, 2.0}
+
+
+# --- what varies -------------------------------------------------------------------------------------------------
+
+
+class Varying(nn.Module):
+    """One module before its head, in training mode."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.some, self.fc = nn.Conv2d(3, 4, 3), module, nn.Linear(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("library", "kind", "arguments"),
+    [
+        ("torch.nn", "Dropout", (0.1,)), ("torchvision.ops", "StochasticDepth", (0.1, "row")),
+        ("torchvision.ops", "DropBlock2d", (0.1, 3)), ("timm.layers", "DropPath", (0.1,)),
+        ("timm.layers", "DropBlock2d", (0.1,)), ("timm.layers", "PatchDropout", (0.1,)),
+    ],
+)  # fmt: skip
+def test_a_module_that_draws_numbers_varies_unless_its_rate_is_0(
+    library: str, kind: str, arguments: tuple[float, ...]
+) -> None:
+    make = getattr(pytest.importorskip(library), kind)
+    drawing = Varying(make(*arguments)).train()
+    assert partition.first_varying_module(drawing, "fc", ()) == "some"
+    drawing.some.eval()
+    assert partition.first_varying_module(drawing, "fc", ()) is None
+    still = Varying(make(0.0, *arguments[1:])).train()
+    assert partition.first_varying_module(still, "fc", ()) is None
+
+
+def test_norms_over_a_batch_vary_and_others_do_not() -> None:
+    assert partition.first_varying_module(Varying(nn.BatchNorm2d(4)).train(), "fc", ()) == "some"
+    assert partition.first_varying_module(Varying(nn.GroupNorm(2, 4)).train(), "fc", ()) is None

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+import pytest
+
 from finetune.reporting import figures
+
+
+def test_pareto_front_is_what_nothing_beats() -> None:
+    points = [(1.0, 0.8), (3.0, 0.9), (4.0, 0.7), (1.0, 0.7), (3.0, 0.9), (2.0, 0.8)]
+    assert figures.pareto_front(points) == [True, True, False, False, True, False]
+
+
+@pytest.mark.parametrize(("costs", "labelled"), [((2.4, 7.7), ["2", "5"]), ((2.4, 77.0), ["10"])])
+def test_a_logarithmic_axis_has_a_number_on_it(costs: tuple[float, float], labelled: list[str]) -> None:
+    figure = figures.cost_figure([("a", costs[0], 0.8), ("b", costs[1], 0.9)], "milliseconds", log=True)
+    figure.draw_without_rendering()  # places the ticks
+    axis = figure.axes[0].xaxis
+    low, high = axis.get_view_interval()
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+    texts = [t.label1.get_text() for t in ticks if low <= t.get_loc() <= high and t.label1.get_text()]
+    assert [text for text in texts if text in ("2", "5", "10")] == labelled
 
 
 def test_cost_figure_joins_what_nothing_beats() -> None:

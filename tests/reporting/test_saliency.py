@@ -57,6 +57,26 @@ def test_maps_of_a_vit_are_none() -> None:
     )
 
 
+# a ViT's attention has outputs of four dimensions that are none of a map; a Swin's maps have their channels last
+@pytest.mark.parametrize(
+    ("name", "size", "has_maps"),
+    [
+        ("test_convnext2", 96, True), ("test_resnet", 96, True), ("test_efficientnet", 96, True), ("test_vit", 96, False),
+        ("test_vit4", 128, False), pytest.param("swin_tiny_patch4_window7_224", 224, False, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_maps_of_timms_networks(name: str, size: int, has_maps: bool) -> None:
+    pytest.importorskip("captum")
+    pytest.importorskip("timm")
+    module = FineTuner(f"timm:{name}", classes=3, weights="none", preprocess={"size": size, "resize": size})
+    images = torch.from_numpy(np.stack([np.asarray(make_image(i, size)) for i in range(2)])).permute(0, 3, 1, 2)
+    found = saliency.gradcam(Classifier(module, device="cpu").module, images, torch.tensor([0, 2]))
+    assert (found is not None) == has_maps
+    if found is not None:
+        assert found.shape == (2, size, size)
+        assert 0 <= float(found.min()) < float(found.max()) <= 1
+
+
 def test_maps_are_high_where_the_class_is() -> None:
     pytest.importorskip("captum")
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from finetune.io.store import Cache
+from finetune.models.partition import forward_to
 from finetune.training import feature_store
-from finetune.training.feature_store import VALUES, FeatureStore
+from finetune.training.feature_store import VALUES, ExtractionSpec, FeatureStore
 
 
 def test_rows_come_back_in_any_order(tmp_path: Path) -> None:
@@ -27,6 +29,39 @@ def test_rows_come_back_in_any_order(tmp_path: Path) -> None:
     assert len(file) == 10
     assert torch.equal(file.take([3, 9, 0]), values[[3, 9, 0]])
     assert file.take([1, 2]).is_contiguous(memory_format=torch.channels_last)
+
+
+class Cancelling(nn.Module):
+    """A convolution whose large mean a BatchNorm takes away, so that 16 bits lose what is left."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Linear(8, 2)
+        nn.init.normal_(self.conv.weight, 1.0, 0.1)
+        self.norm.momentum = 1.0
+        self.norm(self.conv(images))
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.norm(self.conv(images)).mean(dim=(2, 3)))
+
+
+def test_features_of_a_fused_network_are_found_again_in_16_bits(tmp_path: Path) -> None:
+    images = 1 + 0.02 * torch.randn(6, 3, 8, 8)
+    network = Cancelling(images)
+    spec = ExtractionSpec(
+        network, "fc", "fc", {"a": 1}, "features", 6, lambda: images.split(3), lambda: images[:1],
+        lambda: torch.autocast("cpu", torch.bfloat16), fuse=True,
+    )  # fmt: skip
+    with torch.no_grad():
+        whole = forward_to(network, "fc", images)
+        with spec.context():
+            rounded = forward_to(network, "fc", images)
+    assert float((rounded - whole).norm() / whole.norm()) > 0.05
+    assert feature_store.extract_features(spec, Cache(tmp_path)).seconds > 0
+    assert feature_store.extract_features(spec, Cache(tmp_path)).seconds == 0
+    nn.init.normal_(network.conv.weight, 1.0, 0.1)  # which the key does not say here
+    assert feature_store.extract_features(spec, Cache(tmp_path)).seconds > 0
 
 
 @pytest.mark.slow

@@ -9,9 +9,10 @@ import torch
 import torchvision
 from torch import nn
 
+from finetune import FineTuner
 from finetune.models.backbone import names_under
 from finetune.models.specs import find_family
-from finetune.training.param_groups import assign_parameters, names_before
+from finetune.training.param_groups import assign_parameters, is_norm, names_before
 from finetune.training.schedule import FreezeSchedule
 from finetune.training.strategy import Strategy
 from tests.training.helpers import HEAD, SHIPPED, schedule_of
@@ -94,3 +95,95 @@ def test_names_before_unknown_boundary_is_an_error(network: nn.Module) -> None:
     assert names_before(network, "drop") == {n for n, _ in network.named_parameters()} - set(HEAD)
     with pytest.raises(ValueError, match="no module 'avgpool' to be its feature boundary"):
         names_before(network, "avgpool")
+
+
+# --- timm --------------------------------------------------------------------------------------------------------
+
+TIMM = [
+    "test_vit", "test_vit4", "test_convnext2", "test_resnet", "test_efficientnet", "test_efficientnet_gn",
+    "test_efficientnet_ln", "test_efficientnet_evos", "test_nfnet", "test_mambaout",
+]  # fmt: skip
+
+
+def timm_network(name: str) -> nn.Module:
+    with torch.device("meta"):
+        network: nn.Module = pytest.importorskip("timm").create_model(name, num_classes=3)
+    return network
+
+
+@pytest.mark.parametrize("strategy", SHIPPED)
+@pytest.mark.parametrize("name", TIMM)
+def test_shipped_strategies_claim_every_parameter_of_timms_networks_once(name: str, strategy: str) -> None:
+    network = timm_network(name)
+    head = [n for n, p in network.named_parameters() if p.shape[:1] == (3,)]
+    assert len(head) == 2
+    assigned = assign_parameters(Strategy.load(strategy), network, head)
+    assert sorted(n for _, names in assigned for n in names) == sorted(n for n, _ in network.named_parameters())
+    assert assigned[0].names == head
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_norms_are_those_of_timms_layers(name: str) -> None:
+    network, layers = timm_network(name), pytest.importorskip("timm").layers
+
+    classes = (
+        nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, layers.LayerNorm2d, layers.RmsNorm, layers.BatchNormAct2d,
+        layers.GroupNormAct, layers.LayerNormAct2d, layers.EvoNorm2dS0,
+    )  # fmt: skip
+    expected = [path for path, module in network.named_modules() if isinstance(module, classes)]
+    assert [path for path, module in network.named_modules() if is_norm(module)] == expected
+    assert bool(expected) == (name != "test_nfnet")  # "NF" is for norm-free
+    groups = [{"match": "@norm", "optional": True}, {"match": ".*", "start": None}]
+    assigned = assign_parameters(Strategy.load({"groups": groups}), network, [])
+    named = {n.rpartition(".")[0] for group, names in assigned if group.match == "@norm" for n in names}
+    assert named == {path for path in expected if any(True for _ in network.get_submodule(path).parameters())}
+
+
+@pytest.mark.parametrize("name", ["BatchNormAct2d", "FrozenBatchNormAct2d", "GroupNorm1", "RmsNorm2d", "RmsNormAct2d",
+                                  "SimpleNorm", "SimpleNorm2d", "FilterResponseNormTlu2d", "EvoNorm2dB0"])  # fmt: skip
+def test_each_norm_of_timm_with_parameters_is_one(name: str) -> None:
+    made = getattr(pytest.importorskip("timm").layers, name)(8)
+    assert is_norm(made) == bool(list(made.parameters()))
+
+
+def test_what_is_named_after_norms_is_none() -> None:
+    layers = pytest.importorskip("timm").layers
+    assert not is_norm(layers.NormMlpClassifierHead(8, 3))
+    assert not is_norm(layers.ConvNormAct(3, 8))
+    assert not is_norm(layers.LayerScale(8))
+    assert not is_norm(nn.PReLU(8))
+
+    class NormalizedLinear(nn.Linear):
+        """Its weights are a matrix."""
+
+    assert not is_norm(NormalizedLinear(8, 3))
+
+
+@pytest.mark.parametrize(("name", "count"), [("test_vit", 13), ("test_vit4", 19), ("test_convnext2", 9)])
+def test_bitfit_trains_timms_norms_and_biases(name: str, count: int) -> None:
+    network = timm_network(name)
+    head = [n for n, p in network.named_parameters() if p.shape[:1] == (3,)]
+    assigned = assign_parameters(Strategy.load("bitfit"), network, head)
+    trained = {n for group, names in assigned if group.start is not None for n in names}
+    norms = {n for n in trained if n.endswith("weight") and network.get_parameter(n).ndim == 1}
+    assert len(norms) == count  # counted in what timm prints of the network
+    assert {n for n, _ in network.named_parameters() if n.endswith("bias")} <= trained
+
+
+@pytest.mark.parametrize("strategy", ["layer_decay", "gradual"])
+def test_class_token_and_positions_are_the_earliest_part(strategy: str) -> None:
+    network = timm_network("test_vit")
+    assigned = assign_parameters(Strategy.load(strategy), network, ["head.weight", "head.bias"])
+    assert {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= set(assigned[-1].names)
+    if strategy == "layer_decay":
+        assert assigned[-1].group.lr == min(group.lr for group, _ in assigned)
+        assert "blocks.5.mlp.fc2.weight" in assigned[1].names
+    else:
+        assert [group.start for group, _ in assigned] == [0, 1, 2, 3, 4]
+
+
+def test_lp_ft_trains_the_head_first_and_then_all_of_a_vit() -> None:
+    module = FineTuner("timm:test_vit", 3, "lp_ft", weights="none")
+    module.schedule.max_epochs = 6
+    assert module.schedule.trainable_names(0) == {"head.weight", "head.bias"}
+    assert module.schedule.trainable_names(2) == {n for n, _ in module.backbone.named_parameters()}
