@@ -120,7 +120,8 @@ def test_a_photograph_that_is_no_longer_carried_is_named(tmp_path: Path, monkeyp
 
 
 def test_every_address_of_the_configuration_that_is_not_on_the_network_has_its_maker() -> None:
-    addresses = [dict(OmegaConf.load(path)).get("url") for path in (paths.CONF / "data").glob("*.yaml")]
+    found: list[Any] = [OmegaConf.load(path) for path in (paths.CONF / "data").glob("*.yaml")]
+    addresses = [config.get("url") for config in found]
     local = {address for address in addresses if address and not address.startswith("http")}
     assert local == examples.MAKERS.keys()
 
