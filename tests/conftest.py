@@ -31,6 +31,7 @@ SHARED = Path(os.environ.get("FINETUNE_SHARED", Path(__file__).parents[2] / "sha
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error")
     config.addinivalue_line("filterwarnings", "ignore:You defined a `validation_step` but have no")  # on purpose here
+    config.addinivalue_line("filterwarnings", "ignore:GPU available but not used")  # tests choose the CPU
     for message in IGNORED_WARNINGS:
         config.addinivalue_line("filterwarnings", f"ignore:{message}")
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from finetune.cli.arguments import SWEEP_FLAGS
 from finetune.cli.groups import group_options
 from finetune.io import paths
+from finetune.models.specs import FAMILIES
 
 EXAMPLES = {
     "train": (
@@ -86,7 +87,7 @@ def _option_lists(cfg: DictConfig) -> str:
     if not lists:
         return ""
     if "model" in lists:
-        lists["model"] = [f"`python -m finetune.models` lists the {len(lists['model'])} of them"]
+        lists["model"] = [f"`python -m finetune.models` lists the {len(FAMILIES)} of them; those of timm are timm:NAME"]
     width = max(map(len, lists))
     return (
         "== Groups (group=option) ==\n"

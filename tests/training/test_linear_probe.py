@@ -65,6 +65,7 @@ def test_the_optimum_is_scikit_learns(classes: int, l2: float, dtype: torch.dtyp
 
 def test_a_start_of_another_strength_leads_to_the_same_head() -> None:
     features, labels = blobs()
+    features = features.double()
     cold = fit_logistic(features, labels, 3, 0.01)
     warm = fit_logistic(features, labels, 3, 0.01, start=fit_logistic(features[:60], labels[:60], 3, 1.0))
     assert torch.allclose(cold.logits(features), warm.logits(features), atol=1e-3)
