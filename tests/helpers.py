@@ -21,6 +21,12 @@ from finetune.images.info import scan_images
 from finetune.io.store import METADATA_FILE, Cache
 from finetune.reporting.runs import Run, ValidationPredictions
 
+REAL_TRUNKS = {
+    "squeezenet1_1": "weights/squeezenet1_1-imagenet-features.pth",
+    "timm:tf_efficientnet_lite0": "weights/tf_efficientnet_lite0-imagenet.pth",
+}
+"""Networks whose ImageNet weights lie in the folder of real data, and where."""
+
 COLOURS = {"cat": (200, 60, 40), "dog": (40, 180, 60), "emu": (50, 70, 200)}
 
 

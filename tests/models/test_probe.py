@@ -9,9 +9,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from finetune.models.backbone import Backbone
 from finetune.models.probe import looks_untrained, modules_after_head
 from finetune.models.specs import find_family
-from tests.helpers import Functional, SmallNetwork
+from tests.helpers import REAL_TRUNKS, Functional, SmallNetwork
 
 NAMES = ["resnet18", "squeezenet1_1", "vgg11", "alexnet", "mobilenet_v3_small", "shufflenet_v2_x0_5", "swin_t"]
 
@@ -27,12 +28,10 @@ def test_random_networks_look_untrained_and_one_step_of_training_shows(name: str
 
 
 @pytest.mark.real
-def test_real_weights_look_trained(shared: Path) -> None:
-    network = torchvision.models.squeezenet1_1()
-    network.load_state_dict(
-        torch.load(shared / "weights" / "squeezenet1_1-imagenet-features.pth", weights_only=True), strict=False
-    )
-    assert not looks_untrained(network, ("classifier.1",))
+@pytest.mark.parametrize("model", REAL_TRUNKS)
+def test_real_weights_look_trained(model: str, shared: Path) -> None:
+    backbone = Backbone.create(model, str(shared / REAL_TRUNKS[model]))
+    assert not looks_untrained(backbone.network, backbone.family.new)
 
 
 class After(nn.Module):

@@ -22,7 +22,7 @@ from finetune.models.backbone import Backbone
 from finetune.models.specs import FAMILIES, Family
 from finetune.training import feature_store
 from finetune.training.feature_store import VALUES
-from tests.helpers import ONE_OF_EACH_FAMILY, SMALLEST_OF_FAMILY, Functional, write_images
+from tests.helpers import ONE_OF_EACH_FAMILY, REAL_TRUNKS, SMALLEST_OF_FAMILY, Functional, write_images
 
 LAYER4 = {"groups": [{"match": "@head"}, {"match": "layer4"}, {"match": ".*", "start": None}]}
 
@@ -403,8 +403,9 @@ def test_metadata_say_what_is_kept(fit: Fit, tmp_path: Path) -> None:
 
 @pytest.mark.real
 @pytest.mark.slow
+@pytest.mark.parametrize("model", REAL_TRUNKS)
 def test_cached_training_gives_the_head_of_uncached_training_on_real_data(
-    shared: Path, trainer: Callable[..., Trainer], tmp_path: Path
+    model: str, shared: Path, trainer: Callable[..., Trainer], tmp_path: Path
 ) -> None:
     def head(cache: str) -> Tensor:
         torch.manual_seed(0)
@@ -413,10 +414,12 @@ def test_cached_training_gives_the_head_of_uncached_training_on_real_data(
         from finetune.training.strategy import Strategy
 
         module = FineTuner(
-            "squeezenet1_1", ["ants", "bees"], replace(Strategy.load("feature_extract"), cache=cache),
-            weights=str(shared / "weights" / "squeezenet1_1-imagenet-features.pth"),
+            model, ["ants", "bees"], replace(Strategy.load("feature_extract"), cache=cache),
+            weights=str(shared / REAL_TRUNKS[model]),
         )  # fmt: skip
-        module.backbone.classifier[0].p = 0.0  # type: ignore[index,union-attr]
+        for layer in module.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0
         data = ImageDataModule(shared / "data" / "hymenoptera_data", per_class=20, batch_size=8, cache_dir=tmp_path)
         trainer(3).fit(module, datamodule=data)
         assert module.results["val"]["acc"] > 0.7
