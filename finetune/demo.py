@@ -38,7 +38,11 @@ def demo(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m finetune.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="where its runs go (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="further arguments of every training")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
+    if fixed := [word for word in options.overrides if word.startswith(("data=", "data.root="))]:
+        raise ValueError(
+            f"{fixed[0]}: the demonstration is about its patches. Your own images are `python -m finetune.train`."
+        )
     out, started = options.out, time.perf_counter()
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
         raise ValueError(f"The demonstration needs {', '.join(missing)}: pip install 'finetune-lightning[demo]'")

@@ -52,15 +52,31 @@ def command_line(name: str) -> list[str]:
 
 
 def train_words() -> list[str]:
-    """Return the words of `finetune.rank` that `finetune.train` takes too: those that say which images, and where."""
+    """Return the words of `finetune.rank` that `finetune.train` takes too: those that say which images, and where.
+
+    Without augmentation: the ranking has none, and its features are those of plain images.
+    """
     hydra_config = HydraConfig.get()
     words = STATE.argv if hydra_config.mode != RunMode.MULTIRUN else list(hydra_config.overrides.task)
+    augmentation = ("data.augment", "data/augment", "data.random_erasing")
     common = [
         unquote_path(word)
         for word in words
         if override_key(word).split(".")[0].split("/")[0] in ("data", "trainer", "paths")
+        and override_key(word) not in augmentation
     ]
-    return common if any(override_key(word) == "data" for word in common) else ["data=imagefolder", *common]
+    names = [*common] if any(override_key(word) == "data" for word in common) else ["data=imagefolder", *common]
+    return [*_config_dir(words), *names]
+
+
+def _config_dir(words: Sequence[str]) -> list[str]:
+    """Return the flag that names a folder of YAML files, with its value."""
+    for i, word in enumerate(words):
+        if word in ("--config-dir", "-cd"):
+            return list(words[i : i + 2])
+        if word.startswith("--config-dir="):
+            return [word]
+    return []
 
 
 def begin_run(cfg: DictConfig, name: str) -> Path:

@@ -225,7 +225,7 @@ def _new_network(module: FineTuner) -> nn.Module:
     if constructor is None:
         return copy.deepcopy(module.backbone)
     network = constructor.call()
-    if "in_chans" not in constructor.arguments:
+    if module.preprocess.channels != RGB and "in_chans" not in constructor.arguments:
         adapt_channels(network, module.preprocess.channels)
     if isinstance(record := module.hparams["head"], Mapping):
         network.set_submodule(record["path"], copy.deepcopy(module.head).cpu())

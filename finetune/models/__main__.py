@@ -38,11 +38,12 @@ def matching(pattern: str) -> list[str]:
 def rows(names: Sequence[str]) -> list[list[str]]:
     """Return a row a model: name, parameters, input size in pixels, ImageNet top-1 in %, head, state of the weights.
 
-    The state says whether the file of the default weights is on this machine.
+    The state says whether the file of the default weights is on this machine. Parameters of timm's networks are counted by
+    building each, for at most a hundred.
     """
     from finetune.models.libraries import find_library
 
-    return [[name, *find_library(name).row(name)] for name in names]
+    return [[name, *find_library(name).row(name, counts=len(names) <= 100)] for name in names]
 
 
 def list_models(argv: Sequence[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from finetune.models.head_layers import require_fitting_head
 from finetune.models.libraries import default_preprocess, find_library, split_options, transforms_input
 from finetune.models.probe import modules_after_head
 from finetune.models.specs import Family, NetworkRequest
-from finetune.models.weights import load_weights
+from finetune.models.weights import load_weights, read_model_record
 from finetune.runtime.suggestions import unknown_name
 
 HEAD_INITS: dict[str, Callable[[Tensor], object] | None] = {
@@ -75,20 +75,23 @@ class Backbone:
             weights: "default", "none", a name of the model's weights enum ("IMAGENET1K_V2"), "package" for those that a
                 Python package carries, or a local file.
             transform_input: overrides the flag of inception and googlenet, which no state dict holds.
-            size: side in pixels of the images that a vision transformer is for, a multiple of its patches' size; None
+            size: side in pixels of the images; that of a vision transformer is a multiple of its patches' size. None
                 takes that of its preprocessing. The position embeddings of weights for another size are interpolated.
             in_channels: of the images. For another number than three the first convolution is adapted, see
                 `adaptation.adapt_weight`, and so is the preprocessing. Inception and googlenet do not re-normalise such
                 images: the preprocessing does what their `transform_input` did.
-            options: further arguments of the library's constructor, {"drop_path_rate": 0.1} for example.
+            options: further arguments of the library's constructor, {"drop_path_rate": 0.1} for example; those of the
+                training stay where the weights are a checkpoint of this package.
 
         Raises:
             ValueError: the name, the weights or an option are unknown, a file does not fit, or the channels cannot be adapted.
             FileNotFoundError: there is no such file, or the weights cannot be downloaded.
         """
         library, weights = find_library(name), str(weights or "none")
-        rest, size, in_channels = split_options(options, size, in_channels)
         path = weights_path(weights)
+        record = read_model_record(path) if path else None
+        options = {**(record.model_options if record is not None else {}), **(options or {})}
+        rest, size, in_channels = split_options(name, options, size, in_channels)
         require_channels(in_channels)
         preprocess = default_preprocess(name, weights, in_channels, transform_input)
         transform = transforms_input(name, weights, transform_input) and in_channels == RGB
@@ -98,8 +101,7 @@ class Backbone:
         )
         built = library.build(request)
         network, family, source = built.network, built.family, built.weights_source
-        if size is not None and family.size_argument:
-            preprocess = preprocess.updated({"size": size})
+        preprocess = preprocess.updated({"size": size})
         head = None
         if path:
             source, head = load_weights(network, path, family, partial(library.convert, request))

@@ -69,7 +69,7 @@ def default_candidates(weights: str) -> tuple[list[Candidate], str]:
             "brings some; or give backbones whose files you have: "
             f"models=[squeezenet1_1@FILE,resnet18@FILE], or put torchvision's files into {cached_weights(find_weights(missing[0], 'default')).parent}."
         )
-    note = f"no connection: the {len(here)} backbones whose weights are on this machine. models=[NAME@FILE,...] adds others."
+    note = f"no connection: the {len(here)} backbones of torchvision and of packages whose weights are on this machine. models=[NAME@FILE,...] adds others."
     return here, note
 
 

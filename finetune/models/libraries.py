@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -23,6 +23,8 @@ class Library(Protocol):
 
     factory: str
     """The function that builds a network for a user without this package; empty where there is none."""
+    reserved: ClassVar[dict[str, str]]
+    """Arguments of it that are no options here, with what to do instead."""
 
     def preprocess(self, name: str, weights: str) -> Preprocess:
         """Return the preprocessing of weights for RGB images, without building or fetching anything.
@@ -51,14 +53,15 @@ class Library(Protocol):
     def convert(self, request: NetworkRequest, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Return the tensors of a file as a network has them that was built so; None where the library cannot say."""
 
-    def row(self, name: str) -> list[str]:
-        """Return what the table of models says of one: see `models.__main__.rows`."""
+    def row(self, name: str, counts: bool) -> list[str]:
+        """Return what the table of models says of one, see `models.__main__.rows`; parameters if they are to be counted."""
 
 
 class OwnLibrary:
     """Families of the user's own, see `specs.register`; they come with their weights."""
 
     factory = ""
+    reserved: ClassVar[dict[str, str]] = {}
 
     def preprocess(self, name: str, weights: str) -> Preprocess:
         """Return the preprocessing of the family."""
@@ -98,7 +101,7 @@ class OwnLibrary:
         """Return None: there is one naming."""
         return None
 
-    def row(self, name: str) -> list[str]:
+    def row(self, name: str, counts: bool) -> list[str]:
         """Return what is known without building it."""
         return ["-", "-", "-", FAMILIES[name].head, "your own"]
 
@@ -125,6 +128,11 @@ def find_library(name: str) -> Library:
         raise
 
 
+def library_versions(name: str) -> dict[str, str]:
+    """Return the version of the package that has the code of a network, beside torch's and torchvision's."""
+    return {"timm": timm_library.import_timm().__version__} if name.startswith(f"{timm_library.PREFIX}:") else {}
+
+
 def default_preprocess(
     name: str,
     weights: str | None = "default",
@@ -148,7 +156,7 @@ def default_preprocess(
         ValueError: the model or the weights are unknown, or a checkpoint is damaged.
         FileNotFoundError: there is no such file.
     """
-    _, size, in_channels = split_options(options, None, in_channels)
+    _, size, in_channels = split_options(name, options, None, in_channels)
     preprocess = _own_preprocess(name, str(weights or "none"))
     if in_channels != RGB and transforms_input(name, weights, transform_input):
         preprocess = _with_input_transform(preprocess)
@@ -158,14 +166,25 @@ def default_preprocess(
 
 
 def split_options(
-    options: Mapping[str, Any] | None, size: int | None, in_channels: int
+    name: str, options: Mapping[str, Any] | None, size: int | None, in_channels: int
 ) -> tuple[dict[str, Any], int | None, int]:
-    """Return the options of a constructor without image size and channels, and these two.
+    """Return the options of a constructor without image size and channels, and these two: they are arguments here too.
 
     Raises:
         ValueError: they are said twice and differ, or an option is said elsewhere.
     """
-    rest, own_size, own_channels = timm_library.image_options(options or {})
+    options = options or {}
+    for key, advice in find_library(name).reserved.items():
+        if key in options:
+            raise ValueError(f"model.options has {key}, which is no option here: {advice}.")
+    rest = {key: value for key, value in options.items() if key not in ("img_size", "in_chans")}
+    own_size, own_channels = options.get("img_size"), options.get("in_chans")
+    if isinstance(own_size, list | tuple):
+        if len(set(own_size)) != 1:
+            raise ValueError(f"model.options.img_size={list(own_size)}: images are squares here, give one number.")
+        own_size = own_size[0]
+    if own_size is not None and type(own_size) is not int:
+        raise ValueError(f"model.options.img_size takes a whole number of pixels, got {own_size!r}.")
     if own_size is not None and size not in (None, own_size):
         raise ValueError(
             f"model.options.img_size={own_size}, and the images have {size} pixels (data.image_size): say one."

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ class ClassifierNetwork:
         if not (exact_head and torch.is_autocast_enabled(images.device.type)):
             return self.logits_and_aux(images)[0]
         with self._heads_in_32_bits():
-            output = self.module.forward(images)  # not compiled: a compiled call would not see the hooks
+            output = self.module.forward(images)  # not compiled: a compiled call has the layers as they were
         return output[0] if isinstance(output, tuple) else output
 
     def logits_from(self, features: Tensor, split_point: str, exact_head: bool = False) -> Tensor:
@@ -96,8 +97,19 @@ class ClassifierNetwork:
             return partition.run_to_logits(modules, features)
 
     def head_inputs(self, images: Tensor) -> Tensor:
-        """Compute what enters the head for images (N, C, H, W), as rows (N, D)."""
-        return self.pool(partition.forward_to(self.module, self.head_path, self.normalize(images)))
+        """Compute what enters the head for images (N, C, H, W), as rows (N, D); of several heads, side by side."""
+        images = self.normalize(images)
+        if len(self._head_paths) == 1:
+            return self.pool(partition.forward_to(self.module, self.head_path, images))
+        entered: list[Tensor] = []
+        heads = [partition.first_leaf(self.module.get_submodule(path)) for path in self._head_paths]
+        handles = [head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0])) for head in heads]
+        try:
+            self.module.forward(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return torch.cat([self.pool(values) for values in entered], dim=1)
 
     def pool(self, values: Tensor) -> Tensor:
         """Return what enters the head as rows (N, D) float32; maps (SqueezeNet's) are averaged over their pixels."""
@@ -107,18 +119,22 @@ class ClassifierNetwork:
     @contextmanager
     def _heads_in_32_bits(self) -> Iterator[None]:
         heads = [self.module.get_submodule(path) for path in self._head_paths]
-        handles = [m.register_forward_hook(_in_32_bits) for head in heads for m in partition.leaves(head)]
+        layers = list(dict.fromkeys(layer for head in heads for layer in partition.leaves(head)))
+        before = [vars(layer).get("forward") for layer in layers]
+        for layer in layers:  # in place of `forward`: a hook would call it again, on what it may have changed in place
+            vars(layer)["forward"] = partial(_in_32_bits, layer.forward)
         try:
             yield
         finally:
-            for handle in handles:
-                handle.remove()
+            for layer, own in zip(layers, before, strict=True):
+                del vars(layer)["forward"]
+                vars(layer).update({"forward": own} if own is not None else {})
 
 
-def _in_32_bits(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-    """Return what a layer computes from its inputs in 32 bits, in place of its output under autocast."""
+def _in_32_bits(forward: Callable[..., Any], *inputs: Tensor, **options: Any) -> Any:
+    """Call a layer on its inputs in 32 bits, whatever autocast says."""
     with torch.autocast(inputs[0].device.type, enabled=False):
-        return layer.forward(*(value.float() for value in inputs))
+        return forward(*(value.float() for value in inputs), **options)
 
 
 def channels_last(images: Tensor) -> Tensor:

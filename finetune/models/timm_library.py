@@ -7,9 +7,9 @@ import logging
 import math
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
@@ -29,14 +29,6 @@ PREFIX = "timm"
 UNKNOWN_CLASSES = 2
 """Outputs of a head that is replaced at once, where the weights have none."""
 
-_SAID_ELSEWHERE = {
-    "num_classes": "there is an output for each class", "pretrained": "give model.weights",
-    "pretrained_cfg": "the tag is part of the name, model.name=NAME.TAG, and model.preprocess changes the rest",
-    "pretrained_cfg_overlay": "give model.weights or model.preprocess", "checkpoint_path": "give model.weights=FILE",
-    "features_only": "a classifier has a head",
-}  # fmt: skip
-"""Arguments of `create_model` that are none of `model.options`, with what to do."""
-
 
 class _MisfitError(ValueError):
     """Weights are there, and do not fit the network that was asked for."""
@@ -46,6 +38,13 @@ class TimmLibrary:
     """The classification networks of timm, described by their `pretrained_cfg`."""
 
     factory = "timm.create_model"
+
+    reserved: ClassVar = {
+        "num_classes": "there is an output for each class", "pretrained": "give model.weights",
+        "pretrained_cfg": "the tag is part of the name, model.name=NAME.TAG, and model.preprocess changes the rest",
+        "pretrained_cfg_overlay": "give model.weights or model.preprocess", "checkpoint_path": "give model.weights=FILE",
+        "features_only": "a classifier has a head", "aux_logits": "the auxiliary heads of timm's networks are not trained",
+    }  # fmt: skip
 
     def preprocess(self, name: str, weights: str) -> Preprocess:
         """Return the preprocessing that goes with a tag of weights; that of an architecture's first tag without one."""
@@ -66,6 +65,10 @@ class TimmLibrary:
     def build(self, request: NetworkRequest) -> BuiltNetwork:
         """Build a network with timm's own loading, which fits position embeddings and first convolution to the images."""
         cfg = _config(request.name)
+        if request.options.get("global_pool", "avg") in ("", None):
+            raise ValueError(
+                "model.options.global_pool is empty: a classifier needs one value for each feature of an image."
+            )
         if request.weights == "none":
             network, source = self._make(request), "random weights"
         elif request.weights == PACKAGE and request.name in PACKAGED:
@@ -119,15 +122,15 @@ class TimmLibrary:
             return None
         return None if left else dict(network.state_dict())
 
-    def row(self, name: str) -> list[str]:
+    def row(self, name: str, counts: bool) -> list[str]:
         """Return the facts of a network; its parameters are counted on torch's meta device."""
         cfg, bare = _config(name), NetworkRequest(name).bare_name
-        try:
-            with torch.device("meta"):
+        parameters = "-"
+        if counts:
+            # some compute with their weights while they are built
+            with suppress(RuntimeError, NotImplementedError), torch.device("meta"):
                 network = import_timm().create_model(bare)
-            parameters = f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M"
-        except (RuntimeError, NotImplementedError):  # it computes with its weights while it is built
-            parameters = "-"
+                parameters = f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M"
         return [parameters, str(cfg.input_size[-1]), "-", ", ".join(_classifiers(cfg)), _weights_state(name, cfg)]
 
     def _make(self, request: NetworkRequest, **more: Any) -> nn.Module:
@@ -184,6 +187,10 @@ class TimmLibrary:
             return self._load(request)
         except _MisfitError:
             raise
+        except (KeyError, IndexError, AttributeError, TypeError) as error:  # of timm's own code, with what was fetched
+            raise ValueError(
+                f"timm cannot load its weights of {request.name}: {type(error).__name__} {error}."
+            ) from error
         # the hub's packages have exceptions of their own, which are no OSError
         except Exception as error:
             raise FileNotFoundError(
@@ -222,32 +229,6 @@ def list_tagged_names() -> list[str]:
 def is_installed() -> bool:
     """Return whether timm can be imported, without importing it."""
     return importlib.util.find_spec("timm") is not None
-
-
-def image_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], int | None, int | None]:
-    """Take the image size and the channels out of options, as they are arguments of this package too.
-
-    Returns:
-        The other options, `img_size` and `in_chans`; None where they are not given.
-
-    Raises:
-        ValueError: an option is said elsewhere.
-    """
-    for name, advice in _SAID_ELSEWHERE.items():
-        if name in options:
-            raise ValueError(f"model.options has {name}, which is no option here: {advice}.")
-    if options.get("global_pool", "avg") in ("", None):
-        raise ValueError(
-            "model.options.global_pool is empty: a classifier needs one value for each feature of an image."
-        )
-    size = options.get("img_size")
-    if isinstance(size, list | tuple):
-        if len(set(size)) != 1:
-            raise ValueError(f"model.options.img_size={list(size)}: images are squares here, give one number.")
-        size = size[0]
-    if size is not None and type(size) is not int:
-        raise ValueError(f"model.options.img_size takes a whole number of pixels, got {size!r}.")
-    return {k: v for k, v in options.items() if k not in ("img_size", "in_chans")}, size, options.get("in_chans")
 
 
 def import_timm() -> Any:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlparse
 
 import torch
@@ -26,6 +26,13 @@ class TorchvisionLibrary:
     """The networks of torchvision, with the facts of `specs.FAMILIES`."""
 
     factory = "torchvision.models.get_model"
+
+    reserved: ClassVar = {
+        "num_classes": "there is an output for each class", "weights": "give model.weights",
+        "image_size": "give data.image_size", "aux_logits": "loss.aux=0 switches the auxiliary loss off",
+        "transform_input": "it follows the weights, or FineTuner(transform_input=)",
+        "init_weights": "random weights are initialised",
+    }  # fmt: skip
 
     def preprocess(self, name: str, weights: str) -> Preprocess:
         """Return the preprocessing of an entry of the model's weights enum."""
@@ -70,7 +77,7 @@ class TorchvisionLibrary:
         """Return None: torchvision has one naming."""
         return None
 
-    def row(self, name: str) -> list[str]:
+    def row(self, name: str, counts: bool) -> list[str]:
         """Return what the default weights are and whether their file is here."""
         weights = find_weights(name, "default")
         top1 = weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]

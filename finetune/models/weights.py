@@ -78,17 +78,26 @@ def load_weights(
     for key in ("state_dict", "model"):
         if isinstance(data.get(key), Mapping):
             data = data[key]
+    record = read_model_record(path)
+    if record is not None and not _is_of_family(record.model, family):
+        raise ValueError(
+            f"{path} is a checkpoint of {record.model}, not of {family.names[0]}: give model={record.model}."
+        )
     state = network.state_dict()
     loaded = {_strip_wrappers(k, set(state)): v for k, v in data.items() if isinstance(v, Tensor)}
     heads = tuple(f"{p}." for p in (*family.new, *family.aux))
     trunk = {k: v for k, v in state.items() if not k.startswith(heads)}
     given = {k: v for k, v in loaded.items() if not k.startswith(heads)}
     remark = ""
-    if {k: v.shape for k, v in given.items()} != {k: v.shape for k, v in trunk.items()}:
+    is_fitting = {k: v.shape for k, v in given.items()} == {k: v.shape for k, v in trunk.items()}
+    if not is_fitting and not given.keys() > trunk.keys():  # with all of the trunk and more it is another network's
         converted = convert(loaded)
         if converted is not None:
+            fitted = [k for k, v in converted.items() if k in given and given[k].shape != v.shape]
             given = {k: v for k, v in converted.items() if not k.startswith(heads)}
-            remark = f", fitted by {type(network).__module__.partition('.')[0]}"
+            remark = f", fitted by {type(network).__module__.partition('.')[0]}" + (
+                f": {', '.join(fitted)}" if fitted else ""
+            )
     _adapt_to_channels(network, given)
     remark += _adapt_to_size(network, given)
     # auxiliary branches are often dropped before saving, and old files lack BatchNorm's counters
@@ -111,7 +120,6 @@ def load_weights(
     network.load_state_dict(state)  # by update: `state` has the version in it that torchvision's MNASNet asks for
     ignored = sum(name.startswith(heads) for name in loaded)
     source = f"{len(given)} trunk tensors from {path}{remark}"
-    record = read_model_record(path)
     head = None
     if record is not None:
         head = StoredHead(record.classes, {k: v for k, v in loaded.items() if k.startswith(heads)}, path)
@@ -138,11 +146,16 @@ def _adapt_to_size(network: nn.Module, given: dict[str, Tensor]) -> str:
     return fit_positions(given, network.image_size, network.patch_size)
 
 
+def _is_of_family(model: str, family: Family) -> bool:
+    """Return whether a checkpoint's model is one of a family, whatever the tag of its first weights; "custom" may be any."""
+    return (
+        not family.names or model == "custom" or model.partition(".")[0] in {n.partition(".")[0] for n in family.names}
+    )
+
+
 def _advice(path: Path, family: Family, network: nn.Module, given: Mapping[str, Tensor]) -> str:
     """Return what to do with a file that does not fit."""
     record = read_model_record(path)
-    if record is not None and record.model not in family.names:
-        return f"It is a checkpoint of {record.model}: give model={record.model}."
     found = first_convolution(network)
     weight = given.get(f"{found[0]}.weight") if found is not None else None
     if found is not None and weight is not None and weight.ndim == 4 and weight.shape[1] != found[1].in_channels:

@@ -49,13 +49,23 @@ class Group:
 
     @property
     def accuracies(self) -> list[float]:
-        """Return the validation accuracy of each run's best epoch."""
-        return [run.acc for run in self.runs]
+        """Return the validation accuracy after the last epoch of each run, which nobody has chosen."""
+        return [float(run.metrics["last"]["val/acc"]) for run in self.runs]
+
+    @property
+    def n_correct(self) -> list[int]:
+        """Return how many validation images each run predicts correctly after its last epoch."""
+        return [round(acc * run.metrics["n_val"]) for acc, run in zip(self.accuracies, self.runs, strict=True)]
 
     @property
     def mean(self) -> float:
         """Return the mean of the accuracies."""
         return statistics.mean(self.accuracies)
+
+    @property
+    def best_mean(self) -> float:
+        """Return the mean of the accuracies of each run's best epoch."""
+        return statistics.mean(run.acc for run in self.runs)
 
     @property
     def seconds(self) -> float:
@@ -64,7 +74,7 @@ class Group:
 
     @property
     def matrix(self) -> list[list[int]]:
-        """Return the sum of the confusion matrices."""
+        """Return the sum of the confusion matrices, each of the best epoch."""
         return np.sum([run.metrics["confusion_matrix"] for run in self.runs], axis=0).tolist()
 
 
@@ -89,6 +99,7 @@ def summary(groups: Sequence[Group], seconds: float) -> dict[str, Any]:
     metrics = groups[0].runs[0].metrics
     return {
         **{group.name: group.mean for group in groups},
+        "best_epochs": {group.name: group.best_mean for group in groups},
         "chance": _chance(metrics),
         "n_train": metrics["n_train"],
         "n_val": metrics["n_val"],
@@ -101,10 +112,9 @@ def summary(groups: Sequence[Group], seconds: float) -> dict[str, Any]:
 def _run_values(run: Run) -> dict[str, Any]:
     return {
         "folder": str(run.folder),
-        "acc": run.acc,
-        "correct": run.n_correct,
-        "epoch": run.metrics["best"]["epoch"],
-        "last_acc": run.metrics["last"].get("val/acc"),
+        "acc": run.metrics["last"]["val/acc"],
+        "best_acc": run.acc,
+        "best_epoch": run.metrics["best"]["epoch"],
         "seconds": run.metrics["seconds"]["total"],
     }
 
@@ -117,11 +127,14 @@ def _chance(metrics: Mapping[str, Any]) -> float:
 
 def _print(groups: Sequence[Group]) -> None:
     metrics = groups[0].runs[0].metrics
-    columns = ["", "mean", "spread", f"correct of {metrics['n_val']}", "seconds", ""]
-    rows = [[g.title, html.percent(g.mean), _spread(g), _correct(g), f"{g.seconds:.0f}", ""] for g in groups]
+    columns = ["", "mean", "spread", f"of {metrics['n_val']}", "best epoch", "s"]
+    rows = [
+        [g.title, html.percent(g.mean), _spread(g), _correct(g), html.percent(g.best_mean), f"{g.seconds:.0f}"]
+        for g in groups
+    ]
     rows.append(["guessing", html.percent(_chance(metrics)), "", "", "", ""])
-    n = len(groups[0].runs)
-    print_table(f"Validation accuracy, {metrics['n_train']} images to learn from, {n} seeds", columns, rows)
+    title = f"Accuracy after the last epoch, {metrics['n_train']} images to learn from, {len(groups[0].runs)} seeds"
+    print_table(title, columns, rows)
 
 
 def _spread(group: Group) -> str:
@@ -130,7 +143,7 @@ def _spread(group: Group) -> str:
 
 
 def _correct(group: Group) -> str:
-    return ", ".join(str(run.n_correct) for run in group.runs)
+    return ", ".join(map(str, group.n_correct))
 
 
 # --- the page ----------------------------------------------------------------------------------------------------
@@ -139,7 +152,7 @@ def _correct(group: Group) -> str:
 def _page(groups: Sequence[Group], folder: Path, commands: Mapping[str, str]) -> dict[str, Any]:
     first = groups[0].runs[0]
     metrics = first.metrics
-    best, last = max(groups[:-1] or groups, key=lambda group: group.mean), groups[-1]
+    best, last = groups[min(1, len(groups) - 1)], groups[-1]
     shown = [best] if best is last else [best, last]
     cards, note = _cards(best.runs[0])
     return {

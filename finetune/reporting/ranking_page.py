@@ -47,7 +47,7 @@ def print_progress(result: RankedBackbone) -> None:
         echo(field_line("Failed", f"{result.candidate.model}: {result.reason}"))
         return
     how = "features taken from the cache" if result.is_from_cache else "features computed"
-    how += "" if result.kept else ", which cannot be kept"
+    how += f", not kept ({result.obstacle})" if result.obstacle else ""
     echo(field_line("Done", f"{result.candidate.model}, {result.weights_source}: {how}, {result.seconds:.1f} s in all"))
 
 
@@ -168,7 +168,7 @@ class Ranking:
             "failed": [(self.labels[r.candidate], r.reason) for r in self.results if r.reason],
             "n_insignificant": sum(test is not None and not test.significant for test in self.tests),
             "plots": [html.svg(figure, "accuracy against cost") for figure in drawn] if len(self.ranked) > 1 else [],
-            "kept": self.ranked[0].kept,
+            "kept": not self.ranked[0].obstacle,
             "train": self.train_command(self.ranked[0].candidate),
             "again": shlex.join(self._command),
             "versions": hardware.installed_versions(),

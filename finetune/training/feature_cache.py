@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from finetune.data.datamodule import ImageDataModule
 from finetune.models import partition
+from finetune.models.libraries import library_versions
 from finetune.runtime.console import echo, field_line
 from finetune.training import feature_store
 from finetune.training.feature_store import FeatureLoader, FeatureStore
@@ -206,6 +207,7 @@ def extraction_spec(
     key = {
         "model": module.model_name,
         **({"options": module._backbone.options} if module._backbone.options else {}),
+        **library_versions(module.model_name),
         "weights": partition.weights_digest(module.backbone, split_point, module.family.aux_roots),
         "transform_input": bool(module.transform_input),
         "split_point": split_point,

@@ -47,8 +47,8 @@ class RankedBackbone:
     seconds: float = 0.0
     """For building the network, its features (nothing if they were kept) and the heads."""
     is_from_cache: bool = False
-    kept: bool = True
-    """Whether its features are in the cache now."""
+    obstacle: str = ""
+    """Why its features are not in the cache now; empty if they are."""
 
     @property
     def n_correct(self) -> int:
@@ -125,14 +125,14 @@ def rank_backbone(
         ValueError: features are not finite.
     """
     trainer: Any = data.trainer
-    split_point = module.family.feature_boundary
+    split_point, obstacle = module.family.feature_boundary, ""
     spec = extraction_spec(module, data, trainer, split_point, "train")
     try:
         extraction = feature_store.extract_features(spec, data.cache)
-        kept, is_from_cache = True, extraction.seconds == 0
+        is_from_cache = extraction.seconds == 0
         features = head_inputs(module, extraction.store, split_point)
-    except (OSError, ValueError):  # the disk is full, or the network is more than modules one after another
-        kept = is_from_cache = False
+    except (OSError, ValueError) as error:  # the disk is full, or the network is more than modules one after another
+        is_from_cache, obstacle = False, str(error)
         features = head_inputs_of_images(module, spec)
     labels = torch.tensor(data.splits["train"].labels)
     result = linear_probe.cross_validate(features, labels, len(data.classes), folds)
@@ -146,7 +146,7 @@ def rank_backbone(
         parameters=count_parameters(module.backbone),
         seconds=seconds,
         is_from_cache=is_from_cache,
-        kept=kept,
+        obstacle=obstacle,
     )
 
 

@@ -37,7 +37,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def accuracies(out: Path, name: str) -> list[float]:
-    return [json.loads((out / name / seed / "metrics.json").read_text())["best"]["val/acc"] for seed in "01"]
+    return [json.loads((out / name / seed / "metrics.json").read_text())["last"]["val/acc"] for seed in "01"]
 
 
 def test_summary_has_the_means_of_the_runs(shown: tuple[Path, str]) -> None:
@@ -47,7 +47,6 @@ def test_summary_has_the_means_of_the_runs(shown: tuple[Path, str]) -> None:
         first, second = accuracies(out, name)
         assert summary[name] == pytest.approx((first + second) / 2)
         assert [run["acc"] for run in summary["runs"][name]] == [first, second]
-        assert [run["correct"] for run in summary["runs"][name]] == [round(192 * first), round(192 * second)]
     assert (summary["n_train"], summary["n_val"], summary["chance"]) == (8, 192, 0.125)
     assert summary["seconds"] > 0
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from finetune import FineTuner
 from finetune.images.transforms import Preprocess
 from finetune.models import specs
 from finetune.models.libraries import default_preprocess, find_library, split_options, transforms_input
@@ -58,7 +59,7 @@ def test_a_family_of_ones_own_is_built_by_its_function() -> None:
     assert built.weights_source == "as built by its family"
     assert built.network(torch.zeros(2, 1, 4, 4)).shape == (2, 3)
     assert library.preprocess("mynet", "default").mean == (0.5, 0.5, 0.5)
-    assert library.row("mynet") == ["-", "-", "-", "2", "your own"]
+    assert library.row("mynet", counts=True) == ["-", "-", "-", "2", "your own"]
     with pytest.raises(ValueError, match=r"model.options=.*mynet is built by your own function, without"):
         library.build(NetworkRequest("mynet", options={"depth": 3}))
 
@@ -82,7 +83,7 @@ def test_registered_names_are_found() -> None:
 def test_size_and_channels_are_taken_out_of_the_options(
     options: Any, size: int | None, channels: int, expected: tuple[Any, ...]
 ) -> None:
-    assert split_options(options, size, channels) == expected
+    assert split_options("timm:test_vit", options, size, channels) == expected
 
 
 def test_preprocessing_follows_size_and_channels_of_the_options() -> None:
@@ -96,3 +97,36 @@ def test_timms_inception_does_not_normalise_again() -> None:
     pytest.importorskip("timm")
     assert transforms_input("inception_v3", "default")
     assert not transforms_input("timm:inception_v3", "default")
+
+
+@pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_vit", "resnet18"])
+def test_the_size_among_the_options_is_that_of_the_images(name: str) -> None:
+    pytest.importorskip("timm")
+    module = FineTuner(name, 3, weights="none", model_options={"img_size": 64})
+    assert module.preprocess.size == 64
+    assert default_preprocess(name, options={"img_size": 64}).size == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "timm:inception_v3",
+            {"aux_logits": True},
+            "has aux_logits, .* auxiliary heads of timm's networks are not trained",
+        ),
+        ("inception_v3", {"aux_logits": False}, "has aux_logits, .*loss.aux=0"),
+        ("inception_v3", {"transform_input": True}, "has transform_input, .*follows the weights"),
+        ("vit_b_32", {"image_size": 64}, "has image_size, .*data.image_size"),
+        ("resnet18", {"depth": 3}, r"resnet18 cannot be built with model.options=\{'depth': 3\}"),
+    ],
+)
+def test_options_that_are_said_elsewhere_or_unknown_are_refused(name: str, options: Any, message: str) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=message):
+        FineTuner(name, 3, weights="none", model_options=options)
+
+
+def test_options_of_torchvisions_networks_reach_their_constructor() -> None:
+    module = FineTuner("mobilenet_v2", 3, weights="none", model_options={"dropout": 0.7})
+    assert module.backbone.get_submodule("classifier.0").p == 0.7

@@ -118,3 +118,28 @@ def test_what_follows_a_head_in_the_middle_is_computed_from_its_32_bits() -> Non
 def test_training_is_left_to_autocast() -> None:
     module = evaluated(FineTuner(HeadInTheMiddle(), 5, head="fc", preprocess={"size": 32}))
     assert in_bf16(module.train(), images_of(32)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.SiLU])
+def test_layers_of_a_head_that_change_their_input_in_place_are_called_once(act: Any) -> None:
+    head = nn.Sequential(nn.Linear(512, 16), act(inplace=True), nn.Linear(16, 3))
+    module = FineTuner("resnet18", 3, weights="none", head=head).eval()
+    images = images_of(64)
+    entered: list[Tensor] = []
+    handle = module.backbone.get_submodule("fc.0").register_forward_pre_hook(lambda _, x: entered.append(x[0].clone()))
+    logits = in_bf16(module, images)
+    handle.remove()
+    with torch.no_grad():
+        assert torch.allclose(logits, module.head(entered[0].float()), atol=1e-5)
+    assert "forward" not in vars(module.head[1])  # type: ignore[index]
+
+
+def test_inputs_of_several_heads_stand_side_by_side() -> None:
+    timm = pytest.importorskip("timm")
+    module = FineTuner("timm:deit_tiny_distilled_patch16_224", 3, weights="none", preprocess={"size": 32}).eval()
+    plain = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3, img_size=32).eval()
+    plain.load_state_dict(module.backbone.state_dict())
+    images = images_of(32)
+    with torch.no_grad():
+        tokens = plain.forward_features(module.preprocess.normalize(images))
+        assert torch.allclose(module.features(images), tokens[:, :2].flatten(1), atol=1e-5)

@@ -205,7 +205,7 @@ def test_default_preprocess_of_a_registered_family(monkeypatch: pytest.MonkeyPat
 def test_weights_from_a_checkpoint_of_another_model_names_it(tmp_path: Path) -> None:
     save_small_checkpoint(tmp_path / "model.ckpt")
     with pytest.raises(
-        ValueError, match=r"does not fit ResNet: it lacks .* It is a checkpoint of squeezenet1_1: give model="
+        ValueError, match=r"is a checkpoint of squeezenet1_1, not of resnet18: give model=squeezenet1_1\."
     ):
         FineTuner("resnet18", classes=2, weights=str(tmp_path / "model.ckpt"))
 
@@ -278,3 +278,25 @@ def test_input_that_googlenet_renormalises_is_the_same_in_other_channels(channel
         )
     assert torch.allclose(found, expected, atol=1e-5)
     assert not torch.allclose(found[0], found[1], atol=1e-2)
+
+
+def test_a_checkpoint_of_another_network_is_refused_though_every_shape_fits(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    FineTuner("timm:tf_efficientnet_lite0", 3, weights="none").save(tmp_path / "a.ckpt")
+    with pytest.raises(
+        ValueError, match="is a checkpoint of timm:tf_efficientnet_lite0, not of timm:efficientnet_lite0: give"
+    ):
+        FineTuner("timm:efficientnet_lite0", 3, weights=tmp_path / "a.ckpt")
+
+
+def test_weights_from_a_checkpoint_bring_the_options_of_their_network(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    first = FineTuner("timm:test_resnet", 3, weights="none", model_options={"global_pool": "max"})
+    first.save(tmp_path / "a.ckpt")
+    module = FineTuner("timm:test_resnet", 3, weights=tmp_path / "a.ckpt").eval()
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(module.features(images), first.eval().features(images))
+    assert module.hparams["model_options"] == {"global_pool": "max"}
+    other = FineTuner("timm:test_resnet", 3, weights=tmp_path / "a.ckpt", model_options={"global_pool": "avg"})
+    assert other.hparams["model_options"] == {"global_pool": "avg"}

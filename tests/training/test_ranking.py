@@ -100,7 +100,7 @@ def test_a_network_that_cannot_be_split_is_ranked_all_the_same(
             monkeypatch.setattr(feature_store, "extract_features", refuse)
         folds = ranking.assign_folds(data, 3, 0)
         results.append(ranking.rank_backbone(module, data, Candidate("resnet18", "none"), folds, 0.0))
-    assert [result.kept for result in results] == [True, False]
+    assert [bool(result.obstacle) for result in results] == [False, True]
     assert (results[0].correct == results[1].correct).all()
 
 
