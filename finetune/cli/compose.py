@@ -137,6 +137,7 @@ def _find_mistyped_root(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[s
         and "data.root" in keys
         and not {"data", "experiment"} & keys
         and not Path(str(root)).expanduser().exists()
+        and select(cfg, "data.url") is not None
     ):
         yield (
             f"data.root={root}: there is no such folder (looked from {Path.cwd()}). "
@@ -190,6 +191,9 @@ def explain_composition(error: BaseException, command: str) -> str:
 
 
 def _explain_unknown_key(key: str, known: Sequence[str], command: str) -> str:
+    section, _, name = key.rpartition(".")
+    if section in ("model.options", "model.preprocess") and section in known:
+        return f"{key}: {section} is given as a whole, '{section}={{{name}: VALUE}}'."
     meant = [k for k in known if ("." in k) >= ("." in key) and not k.endswith("._target_")]
     close = [k for k in meant if _last_part(k) == _last_part(key)][:3] or closest_matches(key, meant)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""

@@ -7,12 +7,14 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from finetune.cli import compose
+from finetune.cli.arguments import SWEEP_FLAGS, prepare_arguments
 from finetune.runtime.console import make_console
 
 MARK = ".demonstration"
@@ -21,8 +23,20 @@ MARK = ".demonstration"
 WIDTH = 80
 
 
+def require_valid(commands: Iterable[Sequence[str]]) -> None:
+    """Check the arguments of several commands before anything of an earlier series is replaced.
+
+    Raises:
+        ValueError: lists what is wrong with the first run of one of them.
+    """
+    for words in commands:
+        first = compose.first_point(prepare_arguments("train", [word for word in words if word not in SWEEP_FLAGS]))
+        if first is not None:
+            compose.compose("train", first)
+
+
 def clear_folders(out: Path, names: Sequence[str]) -> None:
-    """Make empty folders below `out`, in place of those that an earlier series left there.
+    """Make empty folders below `out`, in place of those that an earlier series left there; its pages are removed.
 
     Raises:
         FileExistsError: `out` holds something else.
@@ -31,6 +45,8 @@ def clear_folders(out: Path, names: Sequence[str]) -> None:
         raise FileExistsError(f"{out} is not empty, and not of a demonstration; --out FOLDER takes another.")
     out.mkdir(parents=True, exist_ok=True)
     (out / MARK).touch()
+    for page in (out / "index.html", out / "summary.json"):
+        page.unlink(missing_ok=True)
     for folder in (out / name for name in names):
         if folder.exists():
             shutil.rmtree(folder)

@@ -56,6 +56,7 @@ def find_faults(cfg: DictConfig, command: str) -> Iterator[str]:
     yield from _validate_choices(cfg, command)
     yield from _validate_ranges(cfg)
     yield from _validate_targets(cfg)
+    yield from _validate_name(cfg)
     yield from _validate_data(cfg, command)
     yield from _validate_combinations(cfg)
 
@@ -202,6 +203,18 @@ def _validate_targets(cfg: DictConfig) -> Iterator[str]:
     for key, value in _leaves(OmegaConf.to_container(cfg, resolve=False)):
         if key.split(".")[-1] == "_target_" and value is not None and not str(value).startswith(allowed_prefixes()):
             yield f"{key}={value} is not allowed. {describe_allowed_targets()}"
+
+
+def _validate_name(cfg: DictConfig) -> Iterator[str]:
+    """Find a name that timm does not have; only timm knows, and it imports torch."""
+    if select(cfg, "model.library") != "timm" or OmegaConf.is_missing(cfg.model, "name"):
+        return
+    from finetune.models import timm_library
+
+    try:
+        timm_library.require_name(f"timm:{str(cfg.model.name).removeprefix('timm:')}")
+    except ValueError as error:
+        yield str(error)
 
 
 def _validate_data(cfg: DictConfig, command: str) -> Iterator[str]:

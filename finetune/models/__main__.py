@@ -4,35 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from fnmatch import fnmatch
 
 from finetune.cli.main import argparse_command
-from finetune.models.specs import FAMILIES
-from finetune.runtime.suggestions import unknown_name
-
-
-def matching(pattern: str) -> list[str]:
-    """Return the names that contain the pattern, or match it where it has * or ?.
-
-    A pattern that begins with `timm:` is for timm's networks; with a dot in it, for those with the tags of their weights.
-
-    Raises:
-        ValueError: no name does; the message names the nearest three. Or timm is not installed.
-    """
-    from finetune.models import packaged_weights, timm_library
-
-    wild = any(c in pattern for c in "*?[")
-    known = sorted(FAMILIES)
-    if pattern.startswith(f"{timm_library.PREFIX}:"):
-        timm_library.import_timm()
-        known = timm_library.list_tagged_names() if "." in pattern else timm_library.list_names()
-    elif timm_library.is_installed():
-        known += packaged_weights.PACKAGED  # their weights are here, or can be installed
-    names = [n for n in known if (fnmatch(n, pattern) if wild else pattern in n)]
-    if not names:
-        hint = "`python -m finetune.models` lists all; 'timm:*' those of timm."
-        raise ValueError(unknown_name("model like", pattern, known, hint))
-    return names
 
 
 def rows(names: Sequence[str]) -> list[list[str]]:
@@ -56,12 +29,18 @@ def list_models(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "pattern", nargs="?", default="", help="part of a name, a pattern such as 'resnet*', or 'timm:conv*'"
     )
-    names = matching(parser.parse_args(argv).pattern)
+    pattern = parser.parse_args(argv).pattern
 
+    from finetune.models.candidates import matching_names  # torch
     from finetune.runtime.console import print_table
 
-    columns = ["model", "parameters", "pixels", "top-1 %", "head", "weights"]
-    print_table(f"{len(names)} models (default ImageNet weights)", columns, rows(names), right_to=4)
+    names = matching_names(pattern)
+
+    columns, cells = ["model", "parameters", "pixels", "top-1 %", "head", "weights"], rows(names)
+    shown = [i for i in range(len(columns)) if columns[i] in ("model", "weights") or {row[i] for row in cells} != {"-"}]
+    title = f"{len(names)} model{'s' if len(names) > 1 else ''} (default ImageNet weights)"
+    table = [[row[i] for i in shown] for row in cells]
+    print_table(title, [columns[i] for i in shown], table, right_to=len(shown) - 2)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

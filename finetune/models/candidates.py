@@ -11,6 +11,7 @@ from finetune.models import timm_library
 from finetune.models.packaged_weights import PACKAGE, PACKAGED
 from finetune.models.specs import FAMILIES
 from finetune.models.torchvision_library import cached_weights, find_weights
+from finetune.runtime.suggestions import unknown_name
 
 DEFAULT_MODELS = (
     "squeezenet1_1", "mobilenet_v3_large", "efficientnet_b0", "resnet18", "resnet50", "convnext_tiny",
@@ -50,6 +51,31 @@ def _matching(name: str) -> list[str]:
         return [name]
     is_timm = name.startswith(f"{timm_library.PREFIX}:")
     return [known for known in (timm_library.list_names() if is_timm else FAMILIES) if fnmatch(known, name)] or [name]
+
+
+def matching_names(pattern: str) -> list[str]:
+    """Return the names that contain the pattern, or match it where it has * or ?.
+
+    A pattern that begins with `timm:` is for timm's networks; with a dot in it, for those with the tags of their weights.
+
+    Raises:
+        ValueError: no name does; the message names the nearest three. Or timm is not installed.
+    """
+    wild = any(c in pattern for c in "*?[")
+    known = sorted(FAMILIES)
+    if pattern.startswith(f"{timm_library.PREFIX}:"):
+        timm_library.import_timm()
+        known = timm_library.list_tagged_names() if "." in pattern else timm_library.list_names()
+    elif timm_library.is_installed():
+        known += PACKAGED  # their weights are here, or can be installed
+    # of the packaged ones also without the prefix
+    names = [
+        n for n in known if (fnmatch(n, pattern) or fnmatch(n.partition(":")[2], pattern) if wild else pattern in n)
+    ]
+    if not names:
+        hint = "`python -m finetune.models` lists all; 'timm:*' those of timm."
+        raise ValueError(unknown_name("model like", pattern, known, hint))
+    return names
 
 
 def default_candidates(weights: str) -> tuple[list[Candidate], str]:

@@ -197,6 +197,11 @@ class TimmLibrary:
                 f"The weights of {request.name} ({cfg.hf_hub_id or cfg.url}) are not on this machine and could not be "
                 f"downloaded ({_first_line(error)}). Download them elsewhere and give model.weights=FILE (.safetensors or "
                 ".pth), or HF_HOME=FOLDER with the cache of that machine, or model.weights=none for random weights."
+                + (
+                    f" Or model.weights={PACKAGE}: those of {PACKAGED[request.name].distribution}."
+                    if request.name in PACKAGED
+                    else ""
+                )
             ) from error
 
 
@@ -214,6 +219,15 @@ def _require_host(cfg: Any) -> None:
             socket.getaddrinfo(url.hostname, url.port)
         except OSError as error:
             raise OSError(f"{url.hostname}: {error.strerror or error}") from error
+
+
+def require_name(name: str) -> None:
+    """Check that timm has an architecture, and a tag, of a name.
+
+    Raises:
+        ValueError: it has none, or is not installed.
+    """
+    _config(name)
 
 
 def list_names() -> list[str]:
@@ -326,7 +340,7 @@ def _split_points(network: nn.Module, boundary: str) -> tuple[str, ...]:
 def _weights_state(name: str, cfg: Any) -> str:
     packaged = PACKAGED.get(name)
     if packaged is not None and packaged.find() is not None:
-        return f"here ({PACKAGE})"
+        return PACKAGE
     if not cfg.has_weights:
         return "none"
     return "here" if _cached_file(cfg) is not None else "to fetch"

@@ -68,7 +68,7 @@ class RankedBackbone:
 
 def failed_backbone(candidate: Candidate, error: Exception) -> RankedBackbone:
     """Return the row of a backbone that failed, with the reason."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).replace("model.weights=", f"{candidate.model}@")  # as this command takes it
     is_ours = isinstance(error, ValueError | OSError) and text
     return RankedBackbone(candidate, reason=text if is_ours else f"{type(error).__name__}: {text}")
 
