@@ -71,7 +71,7 @@ def test_without_a_network_those_whose_weights_are_here_are_taken(asked: list[st
     put_weights("resnet18")
     found, note = default_candidates("default")
     assert found == [Candidate("resnet18", "default"), Candidate("resnet34", "default")]
-    assert "the 2 backbones whose weights are on this machine" in note
+    assert "the 2 backbones of torchvision and of packages whose weights are on this machine" in note
     assert asked == [find_weights("squeezenet1_1", "default").url]
 
 
