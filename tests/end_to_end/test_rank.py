@@ -16,14 +16,15 @@ TINY = ("data.image_size=32", "data.num_workers=0", "trainer=cpu", "folds=3", "w
 
 
 def test_rank_then_train_on_the_same_features(
-    photos: Path, command: Command, capsys: pytest.CaptureFixture[str]
+    photos: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = "models=[squeezenet1_1,resnet18,resnet81,googlenet@nothing.pth]"
+    cache = f"paths.cache_dir={tmp_path / 'cache'}"  # other tests compute features of these images too
     augmented = (
         "data.augment=basic",
         "data.random_erasing=0.2",
     )  # changes nothing in the ranking, and is not passed on
-    folder, code = command("rank", f"data.root={photos}", *TINY, *augmented, models, "report=true")
+    folder, code = command("rank", f"data.root={photos}", *TINY, *augmented, cache, models, "report=true")
     assert code == 3  # two failed
     printed = capsys.readouterr().out
     rows = read_table(folder / "ranking.csv")
