@@ -209,10 +209,10 @@ def _validate_name(cfg: DictConfig) -> Iterator[str]:
     """Find a name that timm does not have; only timm knows, and it imports torch."""
     if select(cfg, "model.library") != "timm" or OmegaConf.is_missing(cfg.model, "name"):
         return
-    from finetune.models import timm_library
+    from finetune.models import timm_catalog
 
     try:
-        timm_library.require_name(f"timm:{str(cfg.model.name).removeprefix('timm:')}")
+        timm_catalog.find_config(str(cfg.model.name))
     except ValueError as error:
         yield str(error)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 from finetune.io import download
-from finetune.models import timm_library
+from finetune.models import timm_catalog
 from finetune.models.packaged_weights import PACKAGE, PACKAGED
 from finetune.models.specs import FAMILIES
 from finetune.models.torchvision_library import cached_weights, find_weights
@@ -49,8 +49,8 @@ def _matching(name: str) -> list[str]:
     """Return the names that a pattern matches; one that matches none stays, and fails by its name."""
     if not set("*?[") & set(name):
         return [name]
-    is_timm = name.startswith(f"{timm_library.PREFIX}:")
-    return [known for known in (timm_library.list_names() if is_timm else FAMILIES) if fnmatch(known, name)] or [name]
+    is_timm = name.startswith(f"{timm_catalog.PREFIX}:")
+    return [known for known in (timm_catalog.list_names() if is_timm else FAMILIES) if fnmatch(known, name)] or [name]
 
 
 def matching_names(pattern: str) -> list[str]:
@@ -63,10 +63,10 @@ def matching_names(pattern: str) -> list[str]:
     """
     wild = any(c in pattern for c in "*?[")
     known = sorted(FAMILIES)
-    if pattern.startswith(f"{timm_library.PREFIX}:"):
-        timm_library.import_timm()
-        known = timm_library.list_tagged_names() if "." in pattern else timm_library.list_names()
-    elif timm_library.is_installed():
+    if pattern.startswith(f"{timm_catalog.PREFIX}:"):
+        timm_catalog.import_timm()
+        known = timm_catalog.list_tagged_names() if "." in pattern else timm_catalog.list_names()
+    elif timm_catalog.is_installed():
         known += PACKAGED  # their weights are here, or can be installed
     # of the packaged ones also without the prefix
     names = [
@@ -101,7 +101,7 @@ def default_candidates(weights: str) -> tuple[list[Candidate], str]:
 
 def _candidates_here() -> Iterator[Candidate]:
     yield from (Candidate(name, "default") for name in FAMILIES if _is_here(name))
-    if timm_library.is_installed():
+    if timm_catalog.is_installed():
         yield from (Candidate(name, PACKAGE) for name, packaged in PACKAGED.items() if packaged.find() is not None)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from finetune.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from finetune.io.paths import weights_path
-from finetune.models import timm_library
+from finetune.models import timm_catalog
 from finetune.models.adaptation import RGB, adapt_channels
 from finetune.models.specs import FAMILIES, BuiltNetwork, NetworkRequest, find_family
 from finetune.models.timm_library import TimmLibrary
@@ -115,13 +115,13 @@ def find_library(name: str) -> Library:
     Raises:
         ValueError: there is no such model; the message names the nearest three, and timm's where timm has it.
     """
-    if name.startswith(f"{timm_library.PREFIX}:"):
+    if name.startswith(f"{timm_catalog.PREFIX}:"):
         return TIMM
     try:
         return OWN if find_family(name).build is not None else TORCHVISION
     except ValueError as error:
-        named = f"{timm_library.PREFIX}:{name.partition('.')[0]}"
-        if named in timm_library.list_names():
+        named = f"{timm_catalog.PREFIX}:{name.partition('.')[0]}"
+        if named in timm_catalog.list_names():
             raise ValueError(
                 f"There is no model {name!r} of torchvision, but timm has it: model=timm:{name}."
             ) from error
@@ -130,7 +130,7 @@ def find_library(name: str) -> Library:
 
 def library_versions(name: str) -> dict[str, str]:
     """Return the version of the package that has the code of a network, beside torch's and torchvision's."""
-    return {"timm": timm_library.import_timm().__version__} if name.startswith(f"{timm_library.PREFIX}:") else {}
+    return {"timm": timm_catalog.import_timm().__version__} if name.startswith(f"{timm_catalog.PREFIX}:") else {}
 
 
 def default_preprocess(

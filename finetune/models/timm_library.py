@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlparse
-from urllib.request import getproxies
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +17,8 @@ from finetune.io.tensors import read_tensors
 from finetune.models.adaptation import RGB
 from finetune.models.packaged_weights import PACKAGE, PACKAGED, in_order
 from finetune.models.specs import BuiltNetwork, Family, NetworkRequest
+from finetune.models.timm_catalog import cached_file, find_config, import_timm, require_host
 from finetune.runtime.suggestions import unknown_name
-
-PREFIX = "timm"
 
 UNKNOWN_CLASSES = 2
 """Outputs of a head that is replaced at once, where the weights have none."""
@@ -48,7 +42,7 @@ class TimmLibrary:
 
     def preprocess(self, name: str, weights: str) -> Preprocess:
         """Return the preprocessing that goes with a tag of weights; that of an architecture's first tag without one."""
-        cfg = import_timm().data.resolve_data_config(pretrained_cfg=_config(name).to_dict())
+        cfg = import_timm().data.resolve_data_config(pretrained_cfg=find_config(name).to_dict())
         size = int(cfg["input_size"][-1])
         return Preprocess(
             size=size,
@@ -64,7 +58,7 @@ class TimmLibrary:
 
     def build(self, request: NetworkRequest) -> BuiltNetwork:
         """Build a network with timm's own loading, which fits position embeddings and first convolution to the images."""
-        cfg = _config(request.name)
+        cfg = find_config(request.name)
         if request.options.get("global_pool", "avg") in ("", None):
             raise ValueError(
                 "model.options.global_pool is empty: a classifier needs one value for each feature of an image."
@@ -94,7 +88,7 @@ class TimmLibrary:
 
     def arguments(self, request: NetworkRequest, network: nn.Module) -> dict[str, Any]:
         """Return the arguments of `create_model` that a request stands for."""
-        cfg, arguments = _config(request.name), dict(request.options)
+        cfg, arguments = find_config(request.name), dict(request.options)
         if request.in_channels != cfg.input_size[0]:
             arguments["in_chans"] = request.in_channels
         size = _built_size(request, cfg)
@@ -110,11 +104,13 @@ class TimmLibrary:
     def convert(self, request: NetworkRequest, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Return the tensors of a file as timm's own loading leaves them: renamed, and fitted to size and channels."""
         wanted = self._make(NetworkRequest(request.name, options=request.options)).state_dict()
-        heads = _classifiers(_config(request.name))
+        heads = _classifiers(find_config(request.name))
         complete = {k: v for k, v in wanted.items() if k.rpartition(".")[0] in heads} | {
             k: v for k, v in state.items() if k.rpartition(".")[0] not in heads
         }
-        num_classes = _config(request.name).num_classes or UNKNOWN_CLASSES  # timm is strict where they agree, if at all
+        num_classes = (
+            find_config(request.name).num_classes or UNKNOWN_CLASSES
+        )  # timm is strict where they agree, if at all
         try:
             network, left = self._load(request, complete, num_classes=num_classes, label_offset=0)
         # the file of another network, which can be anything
@@ -124,7 +120,7 @@ class TimmLibrary:
 
     def row(self, name: str, counts: bool) -> list[str]:
         """Return the facts of a network; its parameters are counted on torch's meta device."""
-        cfg, bare = _config(name), NetworkRequest(name).bare_name
+        cfg, bare = find_config(name), NetworkRequest(name).bare_name
         parameters = "-"
         if counts:
             # some compute with their weights while they are built
@@ -136,7 +132,7 @@ class TimmLibrary:
     def _make(self, request: NetworkRequest, **more: Any) -> nn.Module:
         """Build a network; one whose weights have no classifier gets one that is replaced at once."""
         arguments = self.arguments(request, nn.Identity())
-        classes = {} if _config(request.name).num_classes else {"num_classes": UNKNOWN_CLASSES}
+        classes = {} if find_config(request.name).num_classes else {"num_classes": UNKNOWN_CLASSES}
         try:
             network = self.make(request.bare_name, **arguments, **classes, **more)
         except (TypeError, AssertionError) as error:
@@ -170,7 +166,7 @@ class TimmLibrary:
                     raise
                 what, reason = _as_options(request.options), " ".join(str(error).split())
                 raise _MisfitError(f"The weights of {request.name} do not fit it with {what}: {reason:.300}") from error
-        heads = _heads(network, _config(request.name))
+        heads = _heads(network, find_config(request.name))
         return network, [k for k in missing if k.rpartition(".")[0] not in heads and "num_batches" not in k]
 
     def _fetch(self, request: NetworkRequest, cfg: Any) -> tuple[nn.Module, list[str]]:
@@ -179,11 +175,11 @@ class TimmLibrary:
                 f"timm has no weights for {request.name}: give model.weights=FILE, or model.weights=none for random ones."
             )
         self._make(request)  # what is wrong with the options is said before anything is fetched
-        cached = None if cfg.custom_load else _cached_file(cfg)
+        cached = None if cfg.custom_load else cached_file(cfg)
         if cached is not None:  # timm would ask the hub whether it has changed, and wait where there is no network
             return self._load(request, read_tensors(cached))
         try:
-            _require_host(cfg)
+            require_host(cfg)
             return self._load(request)
         except _MisfitError:
             raise
@@ -203,80 +199,6 @@ class TimmLibrary:
                     else ""
                 )
             ) from error
-
-
-def _require_host(cfg: Any) -> None:
-    """Look up the host that weights come from: the hub's own code tries for a minute.
-
-    Raises:
-        OSError: there is no such host, as on a machine without a network.
-    """
-    from huggingface_hub import constants
-
-    url = urlparse(constants.ENDPOINT if cfg.hf_hub_id else cfg.url)
-    if not getproxies() and url.hostname:  # a proxy has a look-up of its own
-        try:
-            socket.getaddrinfo(url.hostname, url.port)
-        except OSError as error:
-            raise OSError(f"{url.hostname}: {error.strerror or error}") from error
-
-
-def require_name(name: str) -> None:
-    """Check that timm has an architecture, and a tag, of a name.
-
-    Raises:
-        ValueError: it has none, or is not installed.
-    """
-    _config(name)
-
-
-def list_names() -> list[str]:
-    """Return the names of timm's architectures, with the prefix; none where timm is not installed."""
-    return [f"{PREFIX}:{name}" for name in import_timm().list_models()] if is_installed() else []
-
-
-def list_tagged_names() -> list[str]:
-    """Return the names of timm's architectures with the tags of their weights, with the prefix."""
-    return [f"{PREFIX}:{name}" for name in import_timm().list_pretrained()]
-
-
-def is_installed() -> bool:
-    """Return whether timm can be imported, without importing it."""
-    return importlib.util.find_spec("timm") is not None
-
-
-def import_timm() -> Any:
-    """Import timm.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    try:
-        import timm
-        import timm.data
-    except ImportError as error:
-        raise ValueError(
-            "Models named timm:NAME need the package timm, which is not installed: pip install 'finetune-lightning[timm]'"
-        ) from error
-    return timm
-
-
-def _config(name: str) -> Any:
-    """Return the `PretrainedCfg` of a name with or without a tag.
-
-    Raises:
-        ValueError: timm is not installed, or has no such name.
-    """
-    timm, bare = import_timm(), NetworkRequest(name).bare_name
-    architecture, _, tag = bare.partition(".")
-    if not timm.is_model(architecture):
-        raise ValueError(
-            unknown_name("model of timm", bare, timm.list_models(), "`python -m finetune.models 'timm:*'` lists all.")
-        )
-    tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{architecture}.*")]
-    if tag and tag not in tags:
-        raise ValueError(unknown_name(f"tag of timm's {architecture}", tag, tags, "Without one, it is the first."))
-    return timm.get_pretrained_cfg(bare) or timm.models.PretrainedCfg(architecture=architecture)
 
 
 def _classifiers(cfg: Any) -> tuple[str, ...]:
@@ -343,18 +265,7 @@ def _weights_state(name: str, cfg: Any) -> str:
         return PACKAGE
     if not cfg.has_weights:
         return "none"
-    return "here" if _cached_file(cfg) is not None else "to fetch"
-
-
-def _cached_file(cfg: Any) -> Path | None:
-    """Return the file of weights in the cache of the Hugging Face hub, if it is there."""
-    if not cfg.hf_hub_id:
-        return None
-    from huggingface_hub import try_to_load_from_cache
-
-    names = [cfg.hf_hub_filename] if cfg.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
-    found = [try_to_load_from_cache(cfg.hf_hub_id, name) for name in names]
-    return next((Path(path) for path in found if isinstance(path, str)), None)
+    return "here" if cached_file(cfg) is not None else "to fetch"
 
 
 def _as_options(arguments: Mapping[str, Any]) -> str:

@@ -100,6 +100,25 @@ def load_weights(
             )
     _adapt_to_channels(network, given)
     remark += _adapt_to_size(network, given)
+    _require_fit(path, family, network, trunk, given)
+    state.update({k: v for k, v in given.items() if k in trunk})
+    network.load_state_dict(state)  # by update: `state` has the version in it that torchvision's MNASNet asks for
+    ignored = sum(name.startswith(heads) for name in loaded)
+    source = f"{len(given)} trunk tensors from {path}{remark}"
+    head = None
+    if record is not None:
+        head = StoredHead(record.classes, {k: v for k, v in loaded.items() if k.startswith(heads)}, path)
+    return LoadedWeights(source + (f" ({ignored} of its heads ignored)" if ignored else ""), head)
+
+
+def _require_fit(
+    path: Path, family: Family, network: nn.Module, trunk: Mapping[str, Tensor], given: Mapping[str, Tensor]
+) -> None:
+    """Refuse a file whose tensors are not those of the trunk.
+
+    Raises:
+        ValueError: some are missing, have another shape, or belong to another network; names them.
+    """
     # auxiliary branches are often dropped before saving, and old files lack BatchNorm's counters
     optional = tuple(f"{path}." for path in family.aux_roots)
     missing = [k for k in trunk if not (k in given or k.endswith("num_batches_tracked") or k.startswith(optional))]
@@ -116,14 +135,6 @@ def load_weights(
                 f"{path} does not fit {type(network).__name__}: it {problem} {', '.join(names[:3])}{more}. "
                 + _advice(path, family, network, given)
             )
-    state.update({k: v for k, v in given.items() if k in trunk})
-    network.load_state_dict(state)  # by update: `state` has the version in it that torchvision's MNASNet asks for
-    ignored = sum(name.startswith(heads) for name in loaded)
-    source = f"{len(given)} trunk tensors from {path}{remark}"
-    head = None
-    if record is not None:
-        head = StoredHead(record.classes, {k: v for k, v in loaded.items() if k.startswith(heads)}, path)
-    return LoadedWeights(source + (f" ({ignored} of its heads ignored)" if ignored else ""), head)
 
 
 def _adapt_to_channels(network: nn.Module, given: dict[str, Tensor]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 from finetune import FineTuner, ImageDataModule
-from finetune.models import timm_library
+from finetune.models import timm_catalog, timm_library
 from finetune.models.libraries import default_preprocess, find_library
 from tests.helpers import write_images
 from tests.models.helpers import CONVNEXT, TIMM_FAMILIES, VIT, TimmFamily
@@ -386,8 +386,8 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, state: dict[str, Tensor] | Excepti
         return dict(state)
 
     monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", fetch)
-    monkeypatch.setattr(timm_library, "getproxies", lambda: {"https": "http://127.0.0.1:1"})  # no host is looked up
-    monkeypatch.setattr(timm_library, "_cached_file", lambda cfg: None)
+    monkeypatch.setattr(timm_catalog, "getproxies", lambda: {"https": "http://127.0.0.1:1"})  # no host is looked up
+    monkeypatch.setattr(timm_library, "cached_file", lambda cfg: None)
 
 
 def test_default_weights_are_timms(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Test that `finetune.models.timm_library` fetches weights from a hub, here on 127.0.0.1, and needs it once."""
+"""Test `finetune.models.timm_catalog`: weights come from a hub, here on 127.0.0.1, which is needed once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.models import timm_library
+from finetune.models import timm_catalog
 from finetune.models.backbone import Backbone
 
 timm = pytest.importorskip("timm")
@@ -112,7 +112,7 @@ def test_a_machine_without_a_network_is_told_what_to_do_at_once(
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://no-such-host.invalid")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(timm_library, "getproxies", dict)
+    monkeypatch.setattr(timm_catalog, "getproxies", dict)
     with pytest.raises(
         FileNotFoundError, match=r"timm:test_resnet \(timm/test_resnet.r160_in1k\) .*no-such-host.invalid.*=FILE"
     ):
