@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from finetune.checkpoints.metadata import DataRecord
-from finetune.data import loaders, pixel_cache, sources, splitting
+from finetune.data import loaders, pixel_cache, sources, splitting, trainer_state
 from finetune.data.readers import read_with
 from finetune.data.splits import Split, digest, fingerprint, sample_content
+from finetune.data.splitting import SplitOptions
 from finetune.data.transforms import ImageTransforms, Transform, to_pixels
-from finetune.images import info
+from finetune.images import decode, info
 from finetune.images.info import ImageInfo
-from finetune.images.transforms import Preprocess
+from finetune.images.transforms import RESIZES, Preprocess
 from finetune.io import download, listing
 from finetune.io.store import Cache
 from finetune.runtime import hardware
@@ -70,14 +71,25 @@ class ImageDataModule(LightningDataModule):
         sha1: str | None = None,
         sha256: str | None = None,
         tree_sha256: str | None = None,
+        layout: str = "auto",
+        class_depth: int | str = "auto",
+        columns: Mapping[str, str] | None = None,
+        images: str | Path | None = None,
         val: str | None = None,
         val_fraction: float = 0.2,
         split_seed: int = 0,
+        group: str | None = None,
+        folds: int | None = None,
+        fold: int = 0,
         classes: Sequence[str] | None = None,
         per_class: int | None = None,
+        sampler: str = "none",
         batch_size: int = 32,
         num_workers: int | str = "auto",
         image_size: int | None = None,
+        resize: str = "crop",
+        depth: str | Sequence[float] = "auto",
+        max_pixels: int | None = None,
         augment: str = "auto",
         random_erasing: float = 0.0,
         train_transform: Transform | None = None,
@@ -101,14 +113,32 @@ class ImageDataModule(LightningDataModule):
             sha1: of the archive at `url`.
             sha256: of the archive at `url`.
             tree_sha256: of the extracted files, see `download.tree_digest`.
+            layout: how a folder is read: "classes" (a folder per class), "splits" (train/ and others, with a folder per
+                class each), "inside_out" (a folder per class, with train/ and others in each), or "auto".
+            class_depth: which level of nested folders names the class, counted from 1, "leaf" for the innermost one, or
+                "auto".
+            columns: which column of a table is what: {"path": "image_id", "label": "breed", "split": "fold", "group":
+                "patient_id"}; the usual names are found without it.
+            images: the folder that a table's paths are relative to, if it is neither the table's own nor `root`.
             val: the split to validate on instead of "val".
             val_fraction: share of train held out, by class, where there is no such split.
-            split_seed: of that share.
+            split_seed: of that share, and of the folds.
+            group: what keeps images on one side of every split: a column of the table, or a regular expression on the
+                path of each image, whose first group (or whole match) names the group.
+            folds: divide the training images, stratified by class, into so many folds and validate on one of them.
+            fold: which, counted from 0.
             classes: keep only these.
             per_class: keep only this many training images of each class.
+            sampler: "balanced" draws every class equally often, "sqrt" by the square root of its frequency, "none" every
+                image once an epoch.
             batch_size: images a step and process.
             num_workers: processes that decode images; "auto" looks at the cores and the number of images.
             image_size: pixels; None is the preprocessing's own.
+            resize: how an image becomes square: "crop" (its middle), "squash" (both sides to the size) or "pad" (all of
+                it, and the mean colour beside it).
+            depth: counts of images of more than 8 bits that become black and white: "auto" (those of the training
+                images), "full" (all of the file's type) or [low, high].
+            max_pixels: larger images are refused; None is `decode.MAX_PIXELS`.
             augment: "none", "basic", "trivial", "rand", "augmix", or "auto": none in the epochs in which a FineTuner's
                 trunk is frozen, basic in others.
             random_erasing: probability with which a rectangle of an augmented image is filled with the mean colour.
@@ -134,23 +164,26 @@ class ImageDataModule(LightningDataModule):
         """
         super().__init__()
         self.transforms = ImageTransforms(augment, random_erasing, train_transform, eval_transform)
-        if cache_images not in CACHE_IMAGES:
-            raise ValueError(unknown_name("data.cache_images", cache_images, CACHE_IMAGES))
-        if batch_size < 1:
-            raise ValueError(f"data.batch_size must be 1 or more, got {batch_size}.")
         self.root = Path(root).expanduser() if root is not None else None
         self.dataset, self.split_arguments = dataset, splits
         self.archive = download.Archive(url, sha1=sha1, sha256=sha256, tree_sha256=tree_sha256) if url else None
+        self.reading = sources.ReadOptions(layout, class_depth, columns, Path(images).expanduser() if images else None)
         names = [str(c) for c in classes] if classes else None
-        self.splitting = splitting.SplitOptions(val or "val", val_fraction, split_seed, names, per_class, on_bad_file)
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.image_size, self.preprocess, self.cache_images = image_size, preprocess, cache_images
-        self.loader = loader
-        self.cache = Cache(cache_dir, cache_gib)
+        share = (val or "val", val_fraction, split_seed)
+        self.splitting = SplitOptions(*share, names, per_class, on_bad_file, group, folds, fold)
+        self.batch_size, self.num_workers, self.sampler, self.seed = batch_size, num_workers, sampler, seed
+        self.image_size, self.preprocess, self.resize = image_size, preprocess, resize
+        self.decoding = decode.Decoding(depth, max_pixels or decode.MAX_PIXELS)
+        self.loader, self.cache_images, self.cache = loader, cache_images, Cache(cache_dir, cache_gib)
+        self._forget()
+        self._require_choices()
+        self._require_loader()
+
+    def _forget(self) -> None:
+        """Begin without images and without a network."""
         self.features: FeatureSource | None = None
         """Features in place of pixels, while a FineTuner's fit uses them."""
         self._network_preprocess: Preprocess | None = None
-        self._require_loader()
         self.unaugmented_epochs = 0
         """With augment="auto", the first epochs in which images are not augmented."""
         self.classes: list[str] = []
@@ -163,6 +196,18 @@ class ImageDataModule(LightningDataModule):
         self._pixels: dict[str, pixel_cache.PixelCache] = {}
         self._fingerprints: dict[str, str] = {}
         self._record: DataRecord | None = None
+
+    def _require_choices(self) -> None:
+        """Refuse unknown words and numbers out of range."""
+        for key, value, known in (
+            ("cache_images", self.cache_images, CACHE_IMAGES),
+            ("sampler", self.sampler, loaders.SAMPLERS),
+            ("resize", self.resize, RESIZES),
+        ):
+            if value not in known:
+                raise ValueError(unknown_name(f"data.{key}", value, known))
+        if self.batch_size < 1:
+            raise ValueError(f"data.batch_size must be 1 or more, got {self.batch_size}.")
 
     # --- finding the images ------------------------------------------------------------------------------------
 
@@ -180,7 +225,7 @@ class ImageDataModule(LightningDataModule):
             ValueError: neither a root nor a data set was given.
             FileNotFoundError: there is no such folder.
         """
-        return sources.open_source(self.root, self.dataset, self.split_arguments)
+        return sources.open_source(self.root, self.dataset, self.split_arguments, self.reading)
 
     def setup(self, stage: str | None = None) -> None:
         """Find files, classes and splits; the same in every process."""
@@ -284,13 +329,15 @@ class ImageDataModule(LightningDataModule):
 
         On a CPU 8 are as fast as 32, and take a quarter of the memory.
         """
-        return max(8 if self._on_cpu() else min(64, 4 * self.batch_size), self.batch_size)
+        return max(8 if trainer_state.on_cpu(self.trainer) else min(64, 4 * self.batch_size), self.batch_size)
 
     def workers(self) -> int:
         """Return the number of worker processes of a loader."""
         if self.num_workers != "auto":
             return int(self.num_workers)
-        return hardware.default_num_workers(len(self.splits["train"]), self._on_cpu(), processes=self._rank()[1])
+        return hardware.default_num_workers(
+            len(self.splits["train"]), trainer_state.on_cpu(self.trainer), processes=trainer_state.rank(self.trainer)[1]
+        )
 
     @property
     def augment(self) -> str:
@@ -307,7 +354,7 @@ class ImageDataModule(LightningDataModule):
         if self.loader is not None:  # the cache holds RGB bytes
             return "read again in every epoch, by the loader" if epochs > 1 else ""
         parts = [split for name, split in self.splits.items() if name != "test"]
-        budget = hardware.free_memory() // 4 // self._rank()[1]
+        budget = hardware.free_memory() // 4 // trainer_state.rank(self.trainer)[1]
         self._pixels, text = pixel_cache.cache_pixels(
             parts, self.image_info, self.cache_images, epochs, self.cache, budget
         )
@@ -346,7 +393,7 @@ class ImageDataModule(LightningDataModule):
 
         FineTuner normalises them; for another module, see `Preprocess.normalize`.
         """
-        return self._switchable("train", self._training_batches(done=self._batches_done))
+        return self._switchable("train", self._training_batches(done=lambda: trainer_state.batches_done(self.trainer)))
 
     def val_dataloader(self) -> Any:
         """Return the batches in order, each image once over all processes."""
@@ -367,7 +414,7 @@ class ImageDataModule(LightningDataModule):
     def _evaluation_loader(self, name: str) -> Any:
         if name not in self.splits:
             raise ValueError(unknown_name("split", name, self.splits))
-        rank, world = self._rank()
+        rank, world = trainer_state.rank(self.trainer)
         # no padding to equal lengths: it would count some images twice
         mine = range(len(self.splits[name]))[rank::world]
         return self._switchable(name, loaders.in_order(((0, i) for i in mine), self.evaluation_batch))
@@ -378,12 +425,16 @@ class ImageDataModule(LightningDataModule):
             fits = trainer is not None and trainer.state.fn == TrainerFn.FITTING
             if self.features is None or not fits:
                 return None
-            return self.features.loader(name, self._current_epoch(), self.splits[name].labels, batches)
+            return self.features.loader(
+                name, trainer_state.current_epoch(self.trainer), self.splits[name].labels, batches
+            )
 
         return loaders.SwitchableLoader(lambda: len(batches), features, lambda: self._loader(name, batches))
 
     def _training_batches(self, done: Callable[[], int] = lambda: 0) -> loaders.BalancedBatchSampler:
-        order = loaders.EpochSampler(self._checked_order, self._current_epoch, *self._rank())
+        order = loaders.EpochSampler(
+            self._checked_order, lambda: trainer_state.current_epoch(self.trainer), *trainer_state.rank(self.trainer)
+        )
         return loaders.BalancedBatchSampler(order, self.batch_size, done=done)
 
     def batch_keys(self, batch_idx: int) -> list[str]:
@@ -431,9 +482,9 @@ class ImageDataModule(LightningDataModule):
             batches,
             num_workers,
             batch_bytes=images * self._image_bytes,
-            processes=self._rank()[1],
+            processes=trainer_state.rank(self.trainer)[1],
             persistent_workers=persistent and num_workers > 0,
-            pin_memory=torch.cuda.is_available() and not self._on_cpu(),
+            pin_memory=torch.cuda.is_available() and not trainer_state.on_cpu(self.trainer),
         )
 
     @property
@@ -442,26 +493,3 @@ class ImageDataModule(LightningDataModule):
         return (
             preprocess.channels * preprocess.size**2 * (4 if self.loader is not None or self.transforms.has_own else 1)
         )
-
-    # --- what the Trainer says ---------------------------------------------------------------------------------
-
-    def _on_cpu(self) -> bool:
-        trainer: Any = self.trainer
-        return trainer is None or trainer.strategy.root_device.type == "cpu"
-
-    def _current_epoch(self) -> int:
-        # epoch_progress, and not current_epoch: the iterator of an epoch is made before Lightning counts it
-        trainer: Any = self.trainer
-        return int(trainer.fit_loop.epoch_progress.current.processed) if trainer is not None else 0
-
-    def _batches_done(self) -> int:
-        """Return how many batches of the current epoch an interrupted run had trained on."""
-        trainer: Any = self.trainer
-        if trainer is None:
-            return 0
-        epochs = trainer.fit_loop.epoch_progress.current
-        in_the_middle = epochs.started > epochs.processed
-        return int(trainer.fit_loop.epoch_loop.batch_progress.current.processed) if in_the_middle else 0
-
-    def _rank(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)

@@ -18,6 +18,9 @@ from finetune.runtime import hardware
 from finetune.runtime.seeding import derive_seed, seed_cpu
 
 Transform = Callable[[Tensor], Tensor]
+SAMPLERS = ("none", "sqrt", "balanced")
+"""How often images of rare classes are drawn in an epoch."""
+
 WORKER_TIMEOUT_S = 600
 """No batch takes that long: a worker process that has not answered by then never will."""
 

@@ -6,6 +6,7 @@ A further kind of source is one class of the `Source` protocol in a file of its 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,16 @@ from finetune.data.dataset_source import DatasetSource
 from finetune.data.folder_source import FolderSource
 from finetune.data.readers import LabelledImages
 from finetune.data.table_source import TableSource
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How folders and tables are read; see `ImageDataModule`."""
+
+    layout: str = "auto"
+    class_depth: int | str = "auto"
+    columns: Mapping[str, str] | None = None
+    images: Path | None = None
 
 
 class Source(Protocol):
@@ -36,6 +47,7 @@ def open_source(
     root: Path | None,
     dataset: Callable[..., Any] | None = None,
     split_arguments: Mapping[str, Mapping[str, Any]] | None = None,
+    options: ReadOptions | None = None,
 ) -> Source:
     """Return the source that a root, or a torchvision data set, stands for.
 

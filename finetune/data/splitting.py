@@ -26,6 +26,9 @@ class SplitOptions:
     classes: list[str] | None = None
     per_class: int | None = None
     on_bad_file: str = "skip"
+    group: str | None = None
+    folds: int | None = None
+    fold: int = 0
 
     def __post_init__(self) -> None:
         if self.on_bad_file not in ON_BAD_FILE:

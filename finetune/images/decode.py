@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +26,15 @@ MAX_PIXELS = 89_478_485
 
 MAX_RATIO = 200
 """Largest ratio of the longer side to the shorter."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How files become pixels of 8 bits."""
+
+    depth: str | Sequence[float] = "auto"
+    max_pixels: int = MAX_PIXELS
+
 
 _JPEG = frozenset([".jpg", ".jpeg", ".jfif"])
 

@@ -38,6 +38,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+RESIZES = ("crop", "squash", "pad")
+"""How an image becomes square."""
+
 MAX_SIZE = 4096
 """Largest side in pixels: the preprocessing that a file asks for must not fill the memory."""
 

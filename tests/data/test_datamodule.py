@@ -17,6 +17,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from finetune import FineTuner, ImageDataModule, Preprocess
+from finetune.data import trainer_state
 from finetune.runtime.seeding import derive_seed
 from finetune.training.strategy import Strategy
 from tests.data.helpers import SMALL_PREPROCESS, OwnDataset, make_data, split_sizes
@@ -41,7 +42,7 @@ def test_evaluation_loader_over_ranks_counts_each_image_once(photos: Path, monke
     seen: list[int] = []
     for rank in range(5):
         data = make_data(photos)
-        monkeypatch.setattr(data, "_rank", lambda rank=rank: (rank, 5))
+        monkeypatch.setattr(trainer_state, "rank", lambda trainer, rank=rank: (rank, 5))
         seen += [int(label) for _, labels in data.val_dataloader() for label in labels]
     assert sorted(seen) == sorted(data.splits["val"].labels)
 

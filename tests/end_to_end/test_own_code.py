@@ -26,6 +26,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
 
 from finetune import FineTuner, ImageDataModule
+from finetune.data import trainer_state
 from finetune.training.callbacks import BestCheckpoint, EpochAveraging
 from tests.helpers import CLASSES, Functional, SmallNetwork, make_batches, make_finetuner
 from tests.training.helpers import changed_tensors, snapshot
@@ -46,17 +47,16 @@ def plain_sgd(loss_of: Callable[[nn.Module, Tensor, Tensor], Tensor], photos: Pa
     torch.manual_seed(7)
     module = make_finetuner("resnet18", preprocess={"size": 32})
     data = data_of(photos, augment="none").prepare()
-    current = [0]
-    data._current_epoch = lambda: current[0]  # type: ignore[method-assign]
     order = data.train_dataloader()
     module.train()
     optimizer = torch.optim.SGD(module.head.parameters(), lr=lr)
     for epoch in range(epochs):
-        current[0] = epoch
-        for images, labels in order:
-            optimizer.zero_grad()
-            loss_of(module, images, labels).backward()
-            optimizer.step()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trainer_state, "current_epoch", lambda trainer, epoch=epoch: epoch)
+            for images, labels in order:
+                optimizer.zero_grad()
+                loss_of(module, images, labels).backward()
+                optimizer.step()
     return head_weights(module)
 
 
