@@ -23,7 +23,7 @@ from finetune.data.transforms import ImageTransforms, Transform, to_pixels
 from finetune.images import decode, info
 from finetune.images.info import ImageInfo
 from finetune.images.transforms import RESIZES, Preprocess
-from finetune.io import download, listing
+from finetune.io import download, formats
 from finetune.io.store import Cache
 from finetune.runtime import hardware
 from finetune.runtime.suggestions import unknown_name
@@ -153,7 +153,7 @@ class ImageDataModule(LightningDataModule):
             preprocess: what the network needs; None takes it from the FineTuner that the Trainer fits.
             loader: a function that reads a file, for images of other channels or depths than 8-bit grey and RGB: path to
                 pixels (C, H, W), uint8, or float32 in 0..1. Files are not scanned then: one that it cannot read ends the
-                run. A folder's files are still those with the endings of images (`listing.EXTENSIONS`); a table may name
+                run. A folder's files are still those with the endings of images (`io.formats.EXTENSIONS`); a table may name
                 any file. It must be picklable where worker processes are started afresh.
             seed: of order and augmentation.
             cache_dir: where features and pixels are kept; None is `~/.cache/finetune`.
@@ -245,7 +245,7 @@ class ImageDataModule(LightningDataModule):
                 self.image_info = info.hash_files(paths)
             result = splitting.split_images(found, self.splitting, self.image_info, self.root)
             self.classes, self.splits, self.bad_files = result.classes, result.splits, result.bad_files
-            self.notes = [*listing.note_on_skipped_files(source.skipped_files), *result.notes]
+            self.notes = [*source.notes, *formats.note_on_skipped_files(source.skipped_files), *result.notes]
         self.teardown()
 
     def adapt_to(self, classes: Sequence[str], preprocess: Preprocess, unaugmented_epochs: int) -> Preprocess:

@@ -1,22 +1,48 @@
-"""Find images in folders: one per split, or one per class."""
+"""Find images in folders: a folder per split, per class, or per class and split."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from finetune.data import layout_hints
+from finetune.data.image_folders import Folder, read_tree
+from finetune.data.layout import Doubt, Layout, resolve
 from finetune.data.readers import FileReader, LabelledImages
-from finetune.io import listing
-from finetune.io.listing import SPLIT_FOLDERS
+from finetune.io.formats import EXTENSIONS, is_image
+from finetune.io.listing import is_hidden
 
 
 @dataclass
 class FolderSource:
-    """A folder with a folder per split, or per class."""
+    """A folder, read by its layout; see `layout`."""
 
     root: Path
+    layout: str = "auto"
+    class_depth: int | str = "auto"
     skipped_files: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def tree(self) -> Folder:
+        """Return the names of all that lies below the root."""
+        return read_tree(self.root)
+
+    @cached_property
+    def found(self) -> Layout:
+        """Return which images are of which split and class.
+
+        Raises:
+            ValueError: the folder is laid out in no known way.
+        """
+        return resolve(self.tree, self.layout, self.class_depth)
+
+    @property
+    def doubts(self) -> list[Doubt]:
+        """Return the ways in which the folder could be read but is not."""
+        return self.found.doubts
 
     def prepare(self) -> None:
         """Do nothing: the folder is there."""
@@ -25,26 +51,19 @@ class FolderSource:
         """Return the images of train and of the splits beside it; of a folder per class, all are train.
 
         Raises:
-            ValueError: there is neither train nor a folder per class.
+            ValueError: there is no train, or no folder per class.
         """
-        folders = split_folders(self.root)
-        if folders["train"] is not None:
-            pass
-        elif any(folders.values()):
-            names = ", ".join(path.name for path in folders.values() if path is not None)
-            raise ValueError(
-                f"data.root={self.root} has {names} but no train folder. Add train/, or give a folder that holds a folder "
-                "per class and nothing else."
-            )
-        elif listing.subfolders(self.root):
-            folders = {"train": self.root}
-        else:
-            loose = sum(listing.is_image(name) for name in os.listdir(self.root))
-            raise ValueError(
-                f"data.root={self.root} has no folders in it ({loose} images lie loose there). It needs a folder per "
-                "class, or train/ and val/ with a folder per class each."
-            )
-        return {split: self._read_classes(folder) for split, folder in folders.items() if folder is not None}
+        found = self.found.images
+        if self.found.kind != "classes" and "train" not in found:
+            raise ValueError(layout_hints.no_train(read_tree(self.root), found))
+        if list(found.get("", {})) == [*found.get("", {})][:1] and (
+            text := layout_hints.only_class(read_tree(self.root))
+        ):
+            raise ValueError(text)
+        if self.found.kind == "classes" and (text := layout_hints.too_low(self.root)):
+            self.notes.append(text)
+        self._add_notes()
+        return {split or "train": self._labelled(split) for split in found}
 
     def evaluation_splits(self, split: str) -> dict[str, LabelledImages]:
         """Return the images of one split, or of a folder per class.
@@ -52,40 +71,41 @@ class FolderSource:
         Raises:
             ValueError: there are splits, and not this one.
         """
-        folders = {name: path for name, path in split_folders(self.root).items() if path is not None}
-        if not folders:
-            return {"": self._read_classes(self.root)}
-        if split not in folders:
+        found = self.found.images
+        self._add_notes()
+        if self.found.kind == "classes":
+            return {"": self._labelled("")}
+        if split in self.found.unlabelled:
+            folder = self.found.unlabelled[split]
             raise ValueError(
-                f"{self.root} has no {split} folder, it has {', '.join(folders)}. Say split=..., or give one of them."
+                f"{folder} has images and no folders of classes: without labels nothing can be evaluated. "
+                f"python -m finetune.predict CHECKPOINT {folder} answers what they show."
             )
-        return {split: self._read_classes(folders[split])}
+        if split not in found:
+            raise ValueError(
+                f"{self.root} has no {split} folder, it has {', '.join(found)}. Say split=..., or give one of them."
+            )
+        return {split: self._labelled(split)}
 
-    def _read_classes(self, folder: Path) -> LabelledImages:
-        """Return the images of a folder per class, named by their paths from the root."""
-        keys, labels, paths = [], [], []
-        classes = listing.subfolders(folder)
-        if not classes:
-            raise ValueError(f"{folder} has no folders in it; it needs a folder of images per class.")
-        for name in classes:
-            images, skipped = listing.list_images(folder / name)
-            keys += [Path(os.path.relpath(path, self.root)).as_posix() for path in images]
-            labels += [name] * len(images)
-            paths += images
-            self.skipped_files += skipped
-        empty = sorted(set(classes) - set(labels))
+    def _add_notes(self) -> None:
+        loose = [path for path in self.found.loose if is_image(os.path.basename(path))]
+        if loose:
+            self.notes.append(
+                f"{len(loose)} images lie beside the folders of classes and are not read: {loose[0]} for one"
+            )
+        self.notes += [*self.found.notes, *map(str, self.found.doubts)]
+        self.skipped_files += [path for path in self.found.others if not is_hidden(os.path.basename(path))]
+
+    def _labelled(self, split: str) -> LabelledImages:
+        """Return the images of a split, named by their paths from the root."""
+        classes = self.found.images[split]
+        labels = [name for name, paths in classes.items() for _ in paths]
+        paths = [path for of_class in classes.values() for path in of_class]
+        empty = [name for name, of_class in classes.items() if not of_class]
         if empty:
             raise ValueError(
-                f"{folder}: no images in {', '.join(empty)}. Add some or remove the folder. "
-                f"Images are {' '.join(sorted(listing.EXTENSIONS))}."
+                f"{self.found.folders[split]}: no images in {', '.join(empty)}. Add some or remove the folder. "
+                f"Images are {' '.join(sorted(EXTENSIONS))}."
             )
+        keys = [Path(os.path.relpath(path, self.root)).as_posix() for path in paths]
         return LabelledImages(keys, labels, FileReader(paths))
-
-
-def split_folders(root: Path) -> dict[str, Path | None]:
-    """Return the folder of each split below a root, by the names that it may have."""
-    names = listing.subfolders(root)
-    return {
-        split: next((root / name for word in words for name in names if name.lower() == word), None)
-        for split, words in SPLIT_FOLDERS.items()
-    }

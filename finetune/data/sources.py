@@ -33,6 +33,10 @@ class Source(Protocol):
     def skipped_files(self) -> list[str]:
         """Return the files that are no images."""
 
+    @property
+    def notes(self) -> list[str]:
+        """Return sentences on how the images were found."""
+
     def prepare(self) -> None:
         """Fetch what is missing, in one process a machine."""
 
@@ -66,4 +70,5 @@ def open_source(
         raise ValueError("data.root is missing: give the folder with your images.")
     if not root.exists():
         raise FileNotFoundError(f"data.root={root}: there is no such folder (looked from {Path.cwd()}).")
-    return TableSource(root) if root.is_file() else FolderSource(root)
+    options = options or ReadOptions()
+    return TableSource(root) if root.is_file() else FolderSource(root, options.layout, options.class_depth)

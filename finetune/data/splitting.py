@@ -9,7 +9,7 @@ from pathlib import Path
 from finetune.data.readers import LabelledImages
 from finetune.data.splits import Split, content_groups, sample_per_class
 from finetune.images.info import ImageInfo
-from finetune.io import listing
+from finetune.io.formats import EXTENSIONS
 from finetune.runtime.seeding import stratified_holdout
 from finetune.runtime.suggestions import unknown_name
 
@@ -117,7 +117,7 @@ def _require_all_classes(train: Split, classes: Sequence[str], root: Path | None
     if empty:
         raise ValueError(
             f"There are no readable training images of {', '.join(empty)} in {root}. Add some, remove the "
-            f"folder, or leave the class out with data.classes. Images are {' '.join(sorted(listing.EXTENSIONS))}."
+            f"folder, or leave the class out with data.classes. Images are {' '.join(sorted(EXTENSIONS))}."
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune.data.readers import FileReader, LabelledImages
-from finetune.io.listing import SPLIT_FOLDERS
+from finetune.data.split_names import split_of
 
 
 @dataclass
@@ -17,6 +17,7 @@ class TableSource:
 
     table: Path
     skipped_files: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def prepare(self) -> None:
         """Do nothing: the table is there."""
@@ -56,8 +57,7 @@ def _table_rows(table: Path) -> dict[str, tuple[list[str], list[str]]]:
                     f"got {', '.join(rows.fieldnames or []) or 'an empty file'}."
                 )
         for number, row in enumerate(rows, start=2):
-            split = (row.get("split") or "train").strip()
-            split = next((s for s, words in SPLIT_FOLDERS.items() if split in words), "")
+            split = split_of(row.get("split") or "train")
             if not (row["path"] and row["label"] and split):
                 raise ValueError(f"{table}, line {number}: needs a path, a label and a split of train, val or test.")
             keys, labels = found[split]

@@ -14,7 +14,7 @@ from finetune.data.readers import FileReader, LabelledImages, subset
 from finetune.data.splits import Split, sample_content
 from finetune.data.splitting import label_numbers, without_bad_files
 from finetune.images import info
-from finetune.io import listing
+from finetune.io import formats
 from finetune.runtime.suggestions import unknown_name
 
 
@@ -61,7 +61,7 @@ def find_eval_data(record: DataRecord, classes: Sequence[str], name: str, data: 
         if same is not None:
             return same
     new = _new_data(found, classes, name, data)
-    return replace(new, notes=[*new.notes, *listing.note_on_skipped_files(source.skipped_files)])
+    return replace(new, notes=[*new.notes, *source.notes, *formats.note_on_skipped_files(source.skipped_files)])
 
 
 def count_trained_on(record: DataRecord, images: EvalDataset) -> EvalDataset:

@@ -24,10 +24,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from finetune.data import image_folders
 from finetune.data.loaders import make_loader
 from finetune.images import decode
 from finetune.images.decode import BadImageError
-from finetune.io import listing
+from finetune.io import formats
+from finetune.io.formats import EXTENSIONS
 from finetune.runtime import process
 
 ImageInput = str | Path | Image.Image | np.ndarray | Tensor
@@ -78,9 +80,9 @@ def find_inputs(source: str) -> Inputs:
         return Inputs([source], 1)
     path = Path(source).expanduser()
     if path.is_dir():
-        found, others = listing.list_images(path)
-        notes = listing.note_on_skipped_files(others)
-        some = _some(found, source, f"Images are {' '.join(sorted(listing.EXTENSIONS))}.")
+        found, others = image_folders.list_images(path)
+        notes = formats.note_on_skipped_files(others)
+        some = _some(found, source, f"Images are {' '.join(sorted(EXTENSIONS))}.")
         return replace(some, notes=notes, folder=path)
     if path.is_file():
         return _some(_listed(path), source) if path.suffix.lower() in TABLES else Inputs([str(path)], 1)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from finetune.data.folder_source import split_folders
 from finetune.images.info import ImageInfo
 from finetune.images.transforms import Preprocess
 from finetune.inspection.duplicates import BLANK, duplicates
 from finetune.inspection.finding import Finding, are, count_of, have, list_names
 from finetune.inspection.scan import DatasetScan
-from finetune.io import listing
+from finetune.io import formats
+from finetune.io.formats import EXTENSIONS
 from finetune.metrics import statistics
 
 PHASH_THRESHOLD = 6
@@ -71,22 +71,16 @@ def _unreadable(scan: DatasetScan) -> Iterator[Finding]:
     if skipped:
         yield Finding(
             "not_read", "warning",
-            f"{count_of(len(skipped), 'file')} {are(len(skipped))} not read by training ({listing.count_extensions(skipped)}).",
+            f"{count_of(len(skipped), 'file')} {are(len(skipped))} not read by training ({formats.count_extensions(skipped)}).",
             "If a file is an image that belongs to the data, save it as .jpg or .png in the folder of its class. "
-            f"Training reads {' '.join(sorted(listing.EXTENSIONS))}.",
+            f"Training reads {' '.join(sorted(EXTENSIONS))}.",
             [[key] for key in skipped],
         )  # fmt: skip
 
 
 def _layout(scan: DatasetScan) -> Iterator[Finding]:
-    folders = scan.classes.get("", [])
-    if folders and scan.root.is_dir():
-        deeper = [name for name in folders if any(split_folders(scan.root / name).values())]
-        if deeper:
-            yield Finding(
-                "wrong_root", "problem", f"{list_names(deeper)} holds folders of splits: it is read as a class here.",
-                f"Give the folder that holds train: data.root={scan.root / deeper[0]}",
-            )  # fmt: skip
+    for doubt in scan.doubts:
+        yield Finding("layout", "problem", doubt.message, doubt.advice)
     if scan.unread_folders:
         yield Finding(
             "folders_not_read", "warning", f"Folders beside those of the splits are not read: {list_names(scan.unread_folders)}.",

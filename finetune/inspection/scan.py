@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune.data import splits
-from finetune.data.folder_source import split_folders
+from finetune.data.image_folders import read_tree
+from finetune.data.layout import Doubt, Layout, resolve
+from finetune.data.sources import ReadOptions
 from finetune.data.table_source import TableSource
 from finetune.images.info import ImageInfo
-from finetune.io import listing
+from finetune.io.listing import is_hidden
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class DatasetScan:
     """Split -> names of its class folders, the empty ones included."""
     unread_folders: list[str] = field(default_factory=list)
     """Folders beside those of the splits."""
+    doubts: list[Doubt] = field(default_factory=list)
+    """Other ways in which the folder could be read."""
     holdout: set[str] = field(default_factory=set)
     """Names of the files that training would hold out, where the data have no val split."""
 
@@ -85,8 +89,8 @@ class DatasetScan:
         self.images = [image for image in self.images if image.label in names]
 
 
-def scan_folder(root: Path) -> DatasetScan:
-    """List everything below a folder, or in a table, whether its layout is correct or not; no image is opened yet.
+def scan_folder(root: Path, options: ReadOptions | None = None) -> DatasetScan:
+    """List the files that training would read, and those that it would not; no image is opened yet.
 
     Raises:
         ValueError: a table cannot be read.
@@ -98,29 +102,21 @@ def scan_folder(root: Path) -> DatasetScan:
             rows = zip(images.keys, images.reader.paths or [], images.labels, strict=True)
             scan.images += [ScannedImage(key, path, split, label) for key, path, label in rows]
         return scan
-    folders = {split: path for split, path in split_folders(root).items() if path is not None} or {"": root}
-    if "" not in folders:
-        split_names = {path.name for path in folders.values()}
-        scan.unread_folders = [name for name in listing.subfolders(root) if name not in split_names]
-    for split, folder in folders.items():
-        scan.classes[split] = listing.subfolders(folder)
-        loose = sorted(entry.path for entry in os.scandir(folder) if entry.is_file())
-        in_classes = (path for name in scan.classes[split] for path in listing.walk_files(folder / name))
-        for path in (*loose, *in_classes):
-            _add_file(scan, split, folder, path)
+    options, tree = options or ReadOptions(), read_tree(root)
+    try:
+        found = resolve(tree, options.layout, options.class_depth)
+    except ValueError:  # which is a finding of its own: its files are looked at all the same
+        found = resolve(tree, "classes", 1) if tree.folders else Layout("classes", {}, loose=tree.own_paths())
+    scan.doubts, scan.unread_folders = found.doubts, found.unread_folders
+    for split, classes in found.images.items():
+        scan.classes[split] = list(classes)
+        labelled = [(path, label) for label, paths in classes.items() for path in paths]
+        scan.images += [ScannedImage(scan.name_of(path), path, split, label) for path, label in labelled]
+    scan.nested_files = [scan.name_of(path) for path in found.nested]
+    for path in (*found.loose, *found.others):
+        hidden = is_hidden(os.path.basename(path))
+        (scan.hidden_files if hidden else scan.skipped_files).append(scan.name_of(path))
     return scan
-
-
-def _add_file(scan: DatasetScan, split: str, folder: Path, path: str) -> None:
-    parts, key = Path(path).relative_to(folder).parts, scan.name_of(path)
-    if listing.is_hidden(parts[-1]):
-        scan.hidden_files.append(key)
-    elif len(parts) == 1 or not listing.is_image(parts[-1]):
-        scan.skipped_files.append(key)
-    else:
-        scan.images.append(ScannedImage(key, path, split, parts[0]))
-        if len(parts) > 2:
-            scan.nested_files.append(key)
 
 
 def scan_splits(

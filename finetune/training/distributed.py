@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from finetune.data.datamodule import ImageDataModule
 from finetune.training.losses import weights_of_mean
 from finetune.training.param_groups import group_names
 
@@ -96,6 +95,7 @@ def describe_step(trainer: Trainer, batch_idx: int) -> str:
     return f"{text}, with the images {', '.join(names[:NAMED_IMAGES])}{more}."
 
 
-def _image_data(trainer: Trainer) -> ImageDataModule | None:
+def _image_data(trainer: Trainer) -> Any:
+    """Return the data module if it is an `ImageDataModule`, which names the images of a batch; else None."""
     data = getattr(trainer, "datamodule", None)
-    return data if isinstance(data, ImageDataModule) else None
+    return data if hasattr(data, "batch_keys") else None

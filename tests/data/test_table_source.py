@@ -32,7 +32,7 @@ def test_csv_with_and_without_split(make_images: Callable[..., Path]) -> None:
     [
         ([["file", "label"], ["a", "b"]], r"needs the columns path, label.*got file, label"),
         ([["path", "label"], ["a.png", ""]], r"line 2: needs a path, a label"),
-        ([["path", "label", "split"], ["a.png", "cat", "holdout"]], r"line 2.*train, val or test"),
+        ([["path", "label", "split"], ["a.png", "cat", "spare"]], r"line 2.*train, val or test"),
     ],
 )
 def test_csv_errors_name_the_line(rows: list[list[str]], message: str, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torchvision.datasets import folder
 
-from finetune.io import listing
+from finetune.data import image_folders
+from finetune.io import formats, listing
 from finetune.io.listing import list_images, subfolders
 
 
@@ -24,11 +25,11 @@ def test_the_images_and_classes_are_those_that_torchvision_takes(tmp_path: Path)
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert set(folder.IMG_EXTENSIONS) == listing.EXTENSIONS - {".jfif"}
+    assert set(folder.IMG_EXTENSIONS) == formats.EXTENSIONS - {".jfif"}
     classes, numbers = folder.find_classes(str(tmp_path))
     assert listing.subfolders(tmp_path) == classes
     theirs = folder.make_dataset(str(tmp_path), numbers, folder.IMG_EXTENSIONS)
-    assert [path for name in classes for path in listing.list_images(tmp_path / name)[0]] == [
+    assert [path for name in classes for path in image_folders.list_images(tmp_path / name)[0]] == [
         path for path, _ in theirs
     ]
 
@@ -43,9 +44,9 @@ def test_walk_files_is_sorted_and_follows_links(tmp_path: Path) -> None:
 
 
 def test_skipped_files_are_counted_by_their_endings() -> None:
-    assert listing.note_on_skipped_files([]) == []
-    assert listing.note_on_skipped_files(["a/b.GIF"])[0].endswith(": 1 .gif")
-    (note,) = listing.note_on_skipped_files(["a.gif", "b.GIF", "README", "c.txt", "d.gif"])
+    assert formats.note_on_skipped_files([]) == []
+    assert formats.note_on_skipped_files(["a/b.GIF"])[0].endswith(": 1 .gif")
+    (note,) = formats.note_on_skipped_files(["a.gif", "b.GIF", "README", "c.txt", "d.gif"])
     assert note.startswith("5 files")
     assert note.endswith(": 3 .gif, 1 no extension, 1 .txt")
 
