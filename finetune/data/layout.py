@@ -180,7 +180,7 @@ def _is_unlabelled(folder: Folder, folders: dict[str, Folder]) -> bool:
 def _read_inside_out(tree: Folder, depth: ClassDepth, asked: bool) -> Layout | None:
     classes = {name: folder for name, folder in tree.folders.items() if has_images(folder)}
     inner = {name: split_folders(folder)[0] for name, folder in classes.items()}
-    whole = {name for name, splits in inner.items() if "train" in splits and (len(splits) > 1 or asked)}
+    whole = [name for name, splits in inner.items() if "train" in splits and (len(splits) > 1 or asked)]
     if not whole and not asked:
         return None
     data_sets = [classes[name] for name in whole if not is_flat(inner[name]["train"])]
@@ -190,7 +190,7 @@ def _read_inside_out(tree: Folder, depth: ClassDepth, asked: bool) -> Layout | N
     if mixed or len(classes) < 2:
         if not asked and len(classes) < 2:
             return None
-        raise ValueError(layout_hints.half_inside_out(tree, sorted(whole), mixed))
+        raise ValueError(layout_hints.half_inside_out(tree, whole, mixed))
     result = Layout("inside_out", {})
     result.loose += tree.own_paths()
     for name, splits in inner.items():

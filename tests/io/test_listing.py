@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from torchvision.datasets import folder
+import pytest
 
-from finetune.data import image_folders
-from finetune.io import formats, listing
-from finetune.io.listing import list_images, subfolders
-
-
-def test_the_images_and_classes_are_those_that_torchvision_takes(tmp_path: Path) -> None:
-    for name in (
-        "b/2.png",
-        "b/10.JPG",
-        "b/in/x.webp",
-        "B/1.tiff",
-        "a b/1.jpeg",
-        "a b/notes.txt",
-        "10/1.bmp",
-        "9/1.ppm",
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert set(folder.IMG_EXTENSIONS) == formats.EXTENSIONS - {".jfif"}
-    classes, numbers = folder.find_classes(str(tmp_path))
-    assert listing.subfolders(tmp_path) == classes
-    theirs = folder.make_dataset(str(tmp_path), numbers, folder.IMG_EXTENSIONS)
-    assert [path for name in classes for path in image_folders.list_images(tmp_path / name)[0]] == [
-        path for path, _ in theirs
-    ]
+from finetune.io import listing
+from finetune.io.listing import subfolders
 
 
 def test_walk_files_is_sorted_and_follows_links(tmp_path: Path) -> None:
@@ -41,39 +17,6 @@ def test_walk_files_is_sorted_and_follows_links(tmp_path: Path) -> None:
     (tmp_path / "root" / "c").symlink_to(tmp_path / "elsewhere")
     found = [Path(path).relative_to(tmp_path / "root").as_posix() for path in listing.walk_files(tmp_path / "root")]
     assert found == ["b.png", "a/2.png", "c/1.png"]
-
-
-def test_skipped_files_are_counted_by_their_endings() -> None:
-    assert formats.note_on_skipped_files([]) == []
-    assert formats.note_on_skipped_files(["a/b.GIF"])[0].endswith(": 1 .gif")
-    (note,) = formats.note_on_skipped_files(["a.gif", "b.GIF", "README", "c.txt", "d.gif"])
-    assert note.startswith("5 files")
-    assert note.endswith(": 3 .gif, 1 no extension, 1 .txt")
-
-
-def test_list_images_skips_hidden_and_lists_other_kinds(tmp_path: Path) -> None:
-    for name in (
-        "a.JPG",
-        "b.jpeg",
-        "c.gif",
-        "notes.txt",
-        "._a.jpg",
-        ".DS_Store",
-        "Thumbs.db",
-        "sub/d.png",
-        "__MACOSX/e.png",
-    ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    images, skipped = list_images(tmp_path)
-    assert [Path(p).name for p in images] == ["a.JPG", "b.jpeg", "d.png"]
-    assert [Path(p).name for p in skipped] == ["c.gif", "notes.txt"]
-
-
-def test_list_images_visits_each_folder_once_in_a_loop_of_links(tmp_path: Path) -> None:
-    (tmp_path / "a.png").touch()
-    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
-    assert len(list_images(tmp_path)[0]) == 1
 
 
 def test_subfolders_are_sorted_as_torchvision_sorts(tmp_path: Path) -> None:
@@ -91,7 +34,12 @@ def test_subfolders_leave_out_links_that_lead_back(tmp_path: Path) -> None:
     assert subfolders(tmp_path / "root") == ["cat", "dog"]
 
 
-def test_list_images_passes_over_pipes(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.jpg")
-    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing")
-    assert list_images(tmp_path) == ([str(tmp_path / "gone.jpg")], [])
+@pytest.mark.parametrize(
+    "name", ["@eaDir", "lost+found", "$RECYCLE.BIN", "__MACOSX", ".ipynb_checkpoints", "_annotations.coco", "#recycle"]
+)
+def test_folders_of_systems_and_tools_are_passed_over(name: str, tmp_path: Path) -> None:
+    for folder in (name, "cat"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.png").touch()
+    assert subfolders(tmp_path) == ["cat"]
+    assert [Path(path).parent.name for path in listing.walk_files(tmp_path)] == ["cat"]
