@@ -55,10 +55,8 @@ class FolderSource:
         """
         found = self.found.images
         if self.found.kind != "classes" and "train" not in found:
-            raise ValueError(layout_hints.no_train(read_tree(self.root), found))
-        if list(found.get("", {})) == [*found.get("", {})][:1] and (
-            text := layout_hints.only_class(read_tree(self.root))
-        ):
+            raise ValueError(layout_hints.no_train(self.tree, found))
+        if len(found.get("", ())) == 1 and (text := layout_hints.only_class(self.tree)):
             raise ValueError(text)
         if self.found.kind == "classes" and (text := layout_hints.too_low(self.root)):
             self.notes.append(text)
@@ -79,7 +77,7 @@ class FolderSource:
             folder = self.found.unlabelled[split]
             raise ValueError(
                 f"{folder} has images and no folders of classes: without labels nothing can be evaluated. "
-                f"python -m finetune.predict CHECKPOINT {folder} answers what they show."
+                f"python -m finetune.predict ckpt=RUN source={folder} answers what they show."
             )
         if split not in found:
             raise ValueError(
@@ -93,7 +91,8 @@ class FolderSource:
             self.notes.append(
                 f"{len(loose)} images lie beside the folders of classes and are not read: {loose[0]} for one"
             )
-        self.notes += [*self.found.notes, *map(str, self.found.doubts)]
+        nested = [self.found.nested_note] if self.found.nested_note else []
+        self.notes += [*self.found.notes, *nested, *map(str, self.found.doubts)]
         self.skipped_files += [path for path in self.found.others if not is_hidden(os.path.basename(path))]
 
     def _labelled(self, split: str) -> LabelledImages:

@@ -46,6 +46,8 @@ class Layout:
     """Split -> path of its folder, which holds images and no classes."""
     notes: list[str] = field(default_factory=list)
     """Sentences on what was done."""
+    nested_note: str = ""
+    """A sentence on folders within those of classes."""
     doubts: list[Doubt] = field(default_factory=list)
 
 
@@ -283,7 +285,7 @@ def _note_nested(result: Layout, split: str, folder: Folder) -> None:
     if not flat and len(set(all_names)) == len(all_names) > len(deep):
         result.doubts.append(Doubt(message, advice))
     else:
-        result.notes.append(f"{message} {advice}")
+        result.nested_note = f"{message} {advice}"
 
 
 Rule = Callable[[Folder, ClassDepth, bool], Layout | None]

@@ -75,7 +75,7 @@ def unlabelled(folder: Folder) -> str:
     count = sum(len(own_images(inner)) for inner in folder.walk())
     return (
         f"{folder.name} has {count} images and no folders of classes: it is left out; "
-        f"python -m finetune.predict CHECKPOINT {folder.path} answers what they show"
+        f"python -m finetune.predict ckpt=RUN source={folder.path} answers what they show"
     )
 
 

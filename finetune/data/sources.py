@@ -12,8 +12,10 @@ from typing import Any, Protocol
 
 from finetune.data.dataset_source import DatasetSource
 from finetune.data.folder_source import FolderSource
+from finetune.data.layout import LAYOUTS, ClassDepth
 from finetune.data.readers import LabelledImages
 from finetune.data.table_source import TableSource
+from finetune.runtime.suggestions import unknown_name
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class ReadOptions:
     class_depth: int | str = "auto"
     columns: Mapping[str, str] | None = None
     images: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise ValueError(unknown_name("data.layout", self.layout, LAYOUTS))
+        ClassDepth(self.class_depth)
 
 
 class Source(Protocol):

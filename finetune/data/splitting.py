@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from finetune.data.class_names import match_names, merge_spellings
 from finetune.data.readers import LabelledImages
 from finetune.data.splits import Split, content_groups, sample_per_class
 from finetune.images.info import ImageInfo
@@ -66,12 +67,14 @@ def split_images(
     """
     if "train" not in found:
         raise ValueError(f"The data have no train split, only {', '.join(found) or 'nothing'}.")
+    found, notes = merge_spellings(found)
     if options.classes is not None:
         known = sorted(set(found["train"].labels))
-        if missing := sorted(set(options.classes) - set(known)):
+        wanted = set(match_names(options.classes, known))
+        if missing := sorted(wanted - set(known)):
             raise ValueError(unknown_name("class in data.classes:", missing[0], known))
-        found = {name: part.select([c in options.classes for c in part.labels]) for name, part in found.items()}
-    result = SplitResult(found["train"].class_order())
+        found = {name: part.select([c in wanted for c in part.labels]) for name, part in found.items()}
+    result = SplitResult(found["train"].class_order(), notes=notes)
     if len(result.classes) < 2:
         raise ValueError(
             f"{root or 'The data'} has {len(result.classes)} class: {result.classes}. A classifier needs two or more, "

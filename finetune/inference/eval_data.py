@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from finetune.checkpoints.metadata import DataRecord, SplitRecord
+from finetune.data.class_names import match_names
 from finetune.data.datamodule import ImageDataModule
 from finetune.data.readers import FileReader, LabelledImages, subset
 from finetune.data.splits import Split, sample_content
@@ -183,6 +184,7 @@ def _new_data(
     if part not in found:
         raise ValueError(unknown_name("split", name, found, f"The data have {', '.join(found)}: split=..."))
     images, options = found[part], data.splitting
+    images = replace(images, labels=match_names(images.labels, classes))
     if options.classes is not None:
         images = images.select([label in options.classes for label in images.labels])
     image_info = info.scan_images(images.reader.paths or [], data.root, data.cache)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -81,6 +83,8 @@ def _unreadable(scan: DatasetScan) -> Iterator[Finding]:
 def _layout(scan: DatasetScan) -> Iterator[Finding]:
     for doubt in scan.doubts:
         yield Finding("layout", "problem", doubt.message, doubt.advice)
+    for note in scan.notes:
+        yield Finding("how_read", "note", f"{note[0].upper()}{note[1:]}.")
     if scan.unread_folders:
         yield Finding(
             "folders_not_read", "warning", f"Folders beside those of the splits are not read: {list_names(scan.unread_folders)}.",
@@ -89,7 +93,7 @@ def _layout(scan: DatasetScan) -> Iterator[Finding]:
     if scan.nested_files:
         yield Finding(
             "nested", "note", f"{count_of(len(scan.nested_files))} in folders within the folder of a class: they count for that class.",
-            "If those folders are classes of their own, move them up.", [[key] for key in scan.nested_files],
+            "If those folders are classes of their own: data.class_depth=leaf.", [[key] for key in scan.nested_files],
         )  # fmt: skip
     if scan.hidden_files:
         yield Finding(
@@ -144,16 +148,31 @@ def _few(scan: DatasetScan, counts: Mapping[str, Mapping[str, int]]) -> Iterator
 
 
 def _names(scan: DatasetScan) -> Iterator[Finding]:
-    spellings: dict[str, set[str]] = defaultdict(set)
-    for names in scan.classes.values():
-        for name in names:
-            spellings["".join(c for c in name.casefold() if c.isalnum()) or name].add(name)
-    twice = [sorted(names) for names in spellings.values() if len(names) > 1]
-    if twice:
+    every = sorted({name for names in scan.classes.values() for name in names})
+    same = _alike(every, lambda name: " ".join(re.split(r"[\s_-]+", _one_form(name).casefold().strip())))
+    if same:
         yield Finding(
-            "spelling", "warning", f"Class names that differ in case or punctuation only: {'; '.join(' and '.join(repr(n) for n in t) for t in twice)}.",
+            "spelling", "problem", f"Class names that differ in case or spaces only: {same}. They are taken for different classes.",
+            "Give the folders (or the rows of the table) one name.",
+        )  # fmt: skip
+    punctuated = _alike(every, lambda name: "".join(c for c in _one_form(name).casefold() if c.isalnum()) or name)
+    if punctuated and not same:
+        yield Finding(
+            "punctuation", "warning", f"Class names that differ in punctuation only: {punctuated}.",
             "If they are one class, give the folders one name.",
         )  # fmt: skip
+
+
+def _one_form(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _alike(names: Sequence[str], key: Callable[[str], str]) -> str:
+    """Return the names that a key does not tell apart, as words; those of two Unicode forms are one name."""
+    groups: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in names:
+        groups[key(name)][_one_form(name)] = name
+    return "; ".join(" and ".join(map(repr, group.values())) for group in groups.values() if len(group) > 1)
 
 
 def _balance(scan: DatasetScan) -> Iterator[Finding]:

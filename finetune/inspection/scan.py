@@ -47,6 +47,8 @@ class DatasetScan:
     """Folders beside those of the splits."""
     doubts: list[Doubt] = field(default_factory=list)
     """Other ways in which the folder could be read."""
+    notes: list[str] = field(default_factory=list)
+    """How it was read."""
     holdout: set[str] = field(default_factory=set)
     """Names of the files that training would hold out, where the data have no val split."""
 
@@ -107,7 +109,7 @@ def scan_folder(root: Path, options: ReadOptions | None = None) -> DatasetScan:
         found = resolve(tree, options.layout, options.class_depth)
     except ValueError:  # which is a finding of its own: its files are looked at all the same
         found = resolve(tree, "classes", 1) if tree.folders else Layout("classes", {}, loose=tree.own_paths())
-    scan.doubts, scan.unread_folders = found.doubts, found.unread_folders
+    scan.doubts, scan.notes, scan.unread_folders = found.doubts, found.notes, found.unread_folders
     for split, classes in found.images.items():
         scan.classes[split] = list(classes)
         labelled = [(path, label) for label, paths in classes.items() for path in paths]

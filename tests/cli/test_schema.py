@@ -17,9 +17,11 @@ from lightning.pytorch import Trainer
 from finetune import ImageDataModule
 from finetune.cli import schema
 from finetune.data.datamodule import CACHE_IMAGES
+from finetune.data.layout import LAYOUTS
+from finetune.data.loaders import SAMPLERS
 from finetune.data.splitting import ON_BAD_FILE
 from finetune.exporting.formats import EXPORTERS
-from finetune.images.transforms import AUGMENTATIONS, INTERPOLATIONS, Preprocess
+from finetune.images.transforms import AUGMENTATIONS, INTERPOLATIONS, RESIZES, Preprocess
 from finetune.inference import classifier, prediction_table
 from finetune.io.paths import CONF
 from finetune.models.backbone import HEAD_INITS
@@ -43,6 +45,9 @@ def test_known_fields_are_those_of_the_classes() -> None:
         pytest.param(schema.CHOICES["model.head_init"], HEAD_INITS, id="model.head_init"),
         pytest.param(schema.CHOICES["data.augment"], ("auto", *AUGMENTATIONS), id="data.augment"),
         pytest.param(schema.CHOICES["data.cache_images"], CACHE_IMAGES, id="data.cache_images"),
+        pytest.param(schema.CHOICES["data.layout"], LAYOUTS, id="data.layout"),
+        pytest.param(schema.CHOICES["data.sampler"], SAMPLERS, id="data.sampler"),
+        pytest.param(schema.CHOICES["data.resize"], RESIZES, id="data.resize"),
         pytest.param(schema.CHOICES["data.on_bad_file"], ON_BAD_FILE, id="data.on_bad_file"),
         pytest.param(schema.CHOICES["model.preprocess.interpolation"], INTERPOLATIONS, id="interpolation"),
         pytest.param(schema.CHOICES["strategy.frozen_norm"], ("eval", "train"), id="strategy.frozen_norm"),

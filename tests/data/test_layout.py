@@ -153,7 +153,7 @@ def test_a_split_without_labels_says_what_answers_it() -> None:
     found = resolve(folder_of({"train": TWO, "test": 5}))
     assert found.unlabelled == {"test": "/photos/test"}
     assert "test has 5 images and no folders of classes" in found.notes[0]
-    assert "finetune.predict CHECKPOINT /photos/test" in found.notes[0]
+    assert "finetune.predict ckpt=RUN source=/photos/test" in found.notes[0]
 
 
 WORDS = (

@@ -68,10 +68,10 @@ CASES = {
     "few": ("warning", lambda root: [(root / "train" / "bees" / f"{i}.png").unlink() for i in (1, 2)], []),
     "few_val": ("warning", lambda root: (root / "val" / "bees" / "1.png").unlink(), []),
     "imbalance": ("warning", _many, []),
-    "spelling": ("warning", lambda root: (root / "val" / "ants").rename(root / "val" / "Ants"), []),
+    "spelling": ("problem", lambda root: (root / "val" / "ants").rename(root / "val" / "Ants"), []),
     "folders_not_read": ("warning", lambda root: (root / "more").mkdir(), []),
     "nested": ("note", _nest, ["train/ants/in/x.png"]),
-    "wrong_root": ("problem", lambda root: [root.rename(root.parent / "inner"), root.mkdir(), (root.parent / "inner").rename(root / "inner")], []),
+    "layout": ("problem", lambda root: shutil.copytree(root / "val", root / "validation"), []),
     "blank": ("warning", _save("train/ants/x.png", Image.new("RGB", (64, 64), (250, 250, 250))), ["train/ants/x.png"]),
     "grey": ("note", _save("train/ants/x.png", make_image(300).convert("L")), ["train/ants/x.png"]),
     "deep_grey": ("note", _save("train/ants/x.png", DEEP), ["train/ants/x.png"]),
@@ -97,7 +97,7 @@ def test_find_names(name: str, ants_and_bees: Path) -> None:
     assert found[name].message.endswith((".", ")"))
     # nothing else is alarmed, but for what follows from it
     follows = {"unknown_class": {"duplicates_across_classes"}, "spelling": {"unknown_class", "missing_class"}}
-    follows |= {"wrong_root": {"one_class", "nested", "duplicates_across_classes"}, "empty_class": {"missing_class"}}
+    follows |= {"layout": {"folders_not_read"}, "empty_class": {"missing_class"}}
     graver = {f.name for f in found.values() if f.severity != "note"} - {name} - follows.get(name, set())
     assert graver == set()
 

@@ -83,3 +83,15 @@ def test_training_is_warned_of_a_leak_and_of_no_trifles(ants_and_bees: Path, tmp
     found = training_findings(make_data(ants_and_bees, tmp_path).prepare())
     assert [(finding.name, finding.severity) for finding in found] == [("duplicates_across_splits", "problem")]
     assert [sorted(group) for group in found[0].groups] == [["train/ants/0.png", "val/ants/leak.png"]]
+
+
+def test_a_folder_that_can_be_read_in_two_ways_is_a_problem_and_one_too_high_names_the_right_one(
+    make_images: Callable[..., Path],
+) -> None:
+    nested = make_images({"animal": {"cat": 3, "dog": 3}, "plant": {"tree": 3}}, "nested")
+    found = {finding.name: finding for finding in inspect_data(ImageDataModule(nested, num_workers=0)).findings}
+    assert found["layout"].severity == "problem"
+    assert "data.class_depth=leaf" in found["layout"].advice
+    high = make_images({"data/train": {"cat": 3, "dog": 3}, "data/val": {"cat": 1, "dog": 1}}, "high")
+    found = {finding.name: finding for finding in inspect_data(ImageDataModule(high, num_workers=0)).findings}
+    assert found["refused"].message.endswith(f"Give data.root={high}/data")
