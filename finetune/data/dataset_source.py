@@ -20,6 +20,7 @@ class DatasetSource:
     """Split to the arguments that make it."""
     root: Path | None = None
     skipped_files: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def prepare(self) -> None:
         """Let torchvision download what is missing."""

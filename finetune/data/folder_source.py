@@ -17,6 +17,7 @@ class FolderSource:
 
     root: Path
     skipped_files: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def prepare(self) -> None:
         """Do nothing: the folder is there."""

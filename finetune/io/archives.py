@@ -1,8 +1,7 @@
-"""Unpack archives safely: no path outside the target, no link, no bomb; and once only, into the cache."""
+"""Unpack archives safely: no path outside the target, no link, no bomb."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 import tarfile
@@ -10,10 +9,6 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from finetune.io import listing
-from finetune.io.paths import UNWRITABLE_ERRNOS
-from finetune.io.store import Cache
 
 MAX_TOTAL_BYTES = 64 << 30
 
@@ -25,16 +20,13 @@ TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz"
 UNREADABLE_ENDINGS = (".rar", ".7z", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".iso")
 """Endings of archives and of compressed files that are refused by name."""
 
-_FOLDER = "tree"
-"""Name of the unpacked files in an entry of the cache."""
-
 
 class UnsafeArchiveError(ValueError):
     """Raised for an archive that would write outside its folder, or too much."""
 
 
 class DamagedArchiveError(ValueError):
-    """Raised for an archive that cannot be unpacked whole."""
+    """Raised for an archive that cannot be unpacked whole; its cause says why."""
 
 
 def is_archive(path: Path) -> bool:
@@ -62,7 +54,7 @@ def extract(archive: Path, target: Path) -> None:
             a device. The archive is left as it is.
     """
     measure(archive)
-    _write(archive, target)
+    write(archive, target)
 
 
 def measure(archive: Path) -> int:
@@ -94,14 +86,16 @@ def _whole(archive: Path, target: Path | None = None) -> Iterator[None]:
     except Exception as error:
         if target is not None:
             shutil.rmtree(target, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in UNWRITABLE_ERRNOS:
-            raise
         kind, reason = "tar" if _is_tar(archive) else "zip", (str(error).splitlines() or [type(error).__name__])[0]
         raise DamagedArchiveError(f"{archive} is not a whole {kind} file ({reason.rstrip(':')})") from error
 
 
-def _write(archive: Path, target: Path) -> None:
-    """Unpack an archive whose members have been checked."""
+def write(archive: Path, target: Path) -> None:
+    """Unpack an archive whose members have been checked, see `measure`.
+
+    Raises:
+        ValueError: it cannot be unpacked whole.
+    """
     with _whole(archive, target):
         if not _is_tar(archive):
             with zipfile.ZipFile(archive) as file:
@@ -154,44 +148,3 @@ def _check_name(member: str) -> None:
     name = member.replace("\\", "/")
     if name.startswith("/") or ":" in name.split("/")[0] or ".." in name.split("/"):
         raise UnsafeArchiveError(f"The archive holds {member!r}, a path outside its folder; nothing was unpacked.")
-
-
-def unpacked(archive: Path, cache: Cache) -> Path:
-    """Return the folder of an archive's files, unpacked into the cache unless it is there already.
-
-    Several processes may call this at the same time: one works, the others wait. An archive that has changed, by its size
-    or its time of change, is unpacked again.
-
-    Raises:
-        ValueError: it cannot be unpacked, see `extract`.
-    """
-    about = archive.stat()
-    key = {"name": archive.name, "size": about.st_size, "mtime_ns": about.st_mtime_ns}
-    entry = cache.path("archive", key)
-    try:
-        with cache.locked(entry):
-            if not (entry / _FOLDER).is_dir():
-                size = measure(archive)
-                metadata = {"description": f"files of {archive.absolute()}", "bytes": size}
-                cache.make(entry, metadata, size, lambda folder: _write(archive, folder / _FOLDER))
-            cache.touch(entry)
-    except DamagedArchiveError as error:
-        raise ValueError(f"data.root={error}: copy it again from where it came from.") from error
-    except UnsafeArchiveError as error:
-        raise ValueError(f"data.root={archive} is not unpacked. {error}") from error
-    except OSError as error:
-        raise ValueError(
-            f"data.root={archive} could not be unpacked into {cache.folder} ({error}): unpack it yourself and give its folder."
-        ) from error
-    return _top_folder(entry / _FOLDER)
-
-
-def _top_folder(tree: Path) -> Path:
-    """Return the folder in which the files begin: a single folder around everything is passed, unless it is a split's."""
-    names = listing.subfolders(tree)
-    files = [e for e in tree.iterdir() if not listing.is_hidden(e.name) and not e.is_dir()]
-    if len(names) != 1 or files or any(names[0].lower() in words for words in listing.SPLIT_FOLDERS.values()):
-        return tree
-    below = tree / names[0]
-    only_images = not listing.subfolders(below) and all(map(listing.is_image, os.listdir(below)))
-    return tree if only_images else _top_folder(below)

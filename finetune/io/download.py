@@ -206,6 +206,8 @@ def extract_zip(archive: Path, target: Path) -> None:
     try:
         archives.extract(archive, target)
     except archives.DamagedArchiveError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in UNWRITABLE_ERRNOS:
+            raise error.__cause__ from None
         archive.unlink(missing_ok=True)
         raise ValueError(f"{error}; it was removed, try again.") from error
     except archives.UnsafeArchiveError:

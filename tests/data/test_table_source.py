@@ -30,7 +30,10 @@ def test_csv_with_and_without_split(make_images: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([["file", "label"], ["a", "b"]], r"needs the columns path, label.*got file, label"),
+        (
+            [["page", "label"], ["a", "b"]],
+            r"needs the columns path, label.*got page, label.*Which column is the path\?",
+        ),
         ([["path", "label"], ["a.png", ""]], r"line 2: needs a path, a label"),
         ([["path", "label", "split"], ["a.png", "cat", "holdout"]], r"line 2.*train, val or test"),
     ],
