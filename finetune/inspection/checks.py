@@ -80,12 +80,12 @@ def _unreadable(scan: DatasetScan) -> Iterator[Finding]:
 
 def _layout(scan: DatasetScan) -> Iterator[Finding]:
     folders = scan.classes.get("", [])
-    if folders and scan.root.is_dir():
-        deeper = [name for name in folders if any(split_folders(scan.root / name).values())]
+    if folders:
+        deeper = [name for name in folders if any(split_folders(scan.base / name).values())]
         if deeper:
             yield Finding(
                 "wrong_root", "problem", f"{list_names(deeper)} holds folders of splits: it is read as a class here.",
-                f"Give the folder that holds train: data.root={scan.root / deeper[0]}",
+                f"Give the folder that holds train: data.root={scan.base / deeper[0]}",
             )  # fmt: skip
     if scan.unread_folders:
         yield Finding(

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from finetune.data import splits
 from finetune.data.folder_source import split_folders
+from finetune.data.sources import ReadOptions, base_folder, open_source
 from finetune.data.table_source import TableSource
 from finetune.images.info import ImageInfo
 from finetune.io import listing
+from finetune.io.store import Cache
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,15 @@ class DatasetScan:
     """Folders beside those of the splits."""
     holdout: set[str] = field(default_factory=set)
     """Names of the files that training would hold out, where the data have no val split."""
+    folder: Path | None = None
+    """What names of files are relative to, where it is neither the root nor the folder of a table."""
+    notes: list[str] = field(default_factory=list)
+    """How the images were found, in sentences."""
 
     @property
     def base(self) -> Path:
         """Return the folder that names of files are relative to."""
-        return self.root.parent if self.root.is_file() else self.root
+        return self.folder or (self.root.parent if self.root.is_file() else self.root)
 
     def name_of(self, path: str) -> str:
         """Return a path relative to the root."""
@@ -85,19 +91,27 @@ class DatasetScan:
         self.images = [image for image in self.images if image.label in names]
 
 
-def scan_folder(root: Path) -> DatasetScan:
+def scan_folder(root: Path, options: ReadOptions | None = None, cache: Cache | None = None) -> DatasetScan:
     """List everything below a folder, or in a table, whether its layout is correct or not; no image is opened yet.
 
+    Args:
+        root: a folder, a table, or an archive of either.
+        options: see `open_source`.
+        cache: see `open_source`.
+
     Raises:
-        ValueError: a table cannot be read.
+        ValueError: a table or an archive cannot be read.
+        FileNotFoundError: most images of a table are not there.
     """
-    scan = DatasetScan(root)
-    if root.is_file():
-        for split, images in TableSource(root).splits().items():
+    scan, source = DatasetScan(root, folder=base_folder(root, cache)), open_source(root, options=options, cache=cache)
+    scan.notes = source.notes
+    if isinstance(source, TableSource):
+        for split, images in source.splits().items():
             scan.classes[split] = sorted(set(images.labels))
             rows = zip(images.keys, images.reader.paths or [], images.labels, strict=True)
             scan.images += [ScannedImage(key, path, split, label) for key, path, label in rows]
         return scan
+    root = scan.base
     folders = {split: path for split, path in split_folders(root).items() if path is not None} or {"": root}
     if "" not in folders:
         split_names = {path.name for path in folders.values()}
