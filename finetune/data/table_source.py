@@ -97,9 +97,9 @@ class _Collected:
                 part.groups.append(rows.groups[row])
 
     def _is_repeated(self, rows: table_columns.Rows, row: int, path: str, label: str, split: str) -> bool:
-        before = self._seen.get(path)
+        before = self._seen.get(file := os.path.normpath(path))
         if before is None:
-            self._seen[path] = (label, split, rows.table.at(row))
+            self._seen[file] = (label, split, rows.table.at(row))
             return False
         self.repeated += 1
         if before[:2] == (label, split):

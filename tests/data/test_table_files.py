@@ -69,7 +69,11 @@ def test_rows_of_another_length(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.ndjson"])
 def test_jsonl_has_text_for_numbers_and_lists_as_they_are(name: str, tmp_path: Path) -> None:
-    records = [{"path": "1.png", "label": 3, "odd": 1.5}, {"label": ["a", "b"], "path": "2.png", "odd": None}, {"path": 7.0, "label": True}]
+    records = [
+        {"path": "1.png", "label": 3, "odd": 1.5},
+        {"label": ["a", "b"], "path": "2.png", "odd": None},
+        {"path": 7.0, "label": True},
+    ]
     path = write(tmp_path / name, "\n".join(json.dumps(r) for r in records[:2]) + "\n\n" + json.dumps(records[2]))
     assert plain(read_table(path)) == (
         ["path", "label", "odd"], [["1.png", "3", "1.5"], ["2.png", ["a", "b"], ""], ["7", "True", ""]], [1, 2, 4],
