@@ -187,20 +187,30 @@ def _labels(table: Table, column: str) -> list[str]:
     """Return the one label of each row."""
     values = table.column(column)
     several = _split_by_separators({v.strip() for v in values if isinstance(v, str)})
-    labels = []
+    labels: list[str] = []
+    known: dict[str, str] = {}
     for row, value in enumerate(values):
-        parts = _listed(value)
-        if parts is None:
-            text = str(value).strip()
-            parts = several.get(text, [text])
-        parts = [part for part in (part.strip() for part in parts) if part]
-        if not parts:
-            raise ValueError(
-                f"{table.at(row)}: needs a path, a label and a split of train, val or test; {column} is empty."
-            )
-        labels.append(_only(table, row, parts))
-        _require_text(table, row, column, labels[-1])
+        key = value if isinstance(value, str) else repr(value)
+        if key not in known:  # there are fewer classes than rows
+            known[key] = _one_label(table, row, column, value, several)
+        labels.append(known[key])
     return labels
+
+
+def _one_label(table: Table, row: int, column: str, value: Value, several: Mapping[str, list[str]]) -> str:
+    parts = _listed(value)
+    if parts is None:
+        text = str(value).strip()
+        parts = several.get(text, [text])
+    parts = [part for part in (part.strip() for part in parts) if part]
+    if not parts:
+        raise ValueError(
+            f"{table.at(row)}: needs a path, a label and a split of train, val or test; {column} is empty."
+        )
+    label = _only(table, row, parts)
+    if any("\ud800" <= c <= "\udfff" for c in label):
+        raise ValueError(f"{table.at(row)}: {column} is not in UTF-8. Save the table in UTF-8.")
+    return label
 
 
 def _only(table: Table, row: int, labels: Sequence[str]) -> str:
@@ -211,11 +221,6 @@ def _only(table: Table, row: int, labels: Sequence[str]) -> str:
             "label an image."
         )
     return labels[0]
-
-
-def _require_text(table: Table, row: int, column: str, label: str) -> None:
-    if any("\ud800" <= c <= "\udfff" for c in label):
-        raise ValueError(f"{table.at(row)}: {column} is not in UTF-8. Save the table in UTF-8.")
 
 
 def _listed(value: Value) -> list[str] | None:
@@ -334,9 +339,12 @@ def _splits(table: Table, column: str) -> list[str]:
             f"data.folds=N data.fold=K; data.group={column} keeps the images of a number on one side."
         )
     splits = []
+    known: dict[str, str | None] = {"": "train"}
     for row, value in enumerate(table.column(column)):
         text = _text(value)
-        split = split_of(text) if text else "train"
+        if text not in known:
+            known[text] = split_of(text)
+        split = known[text]
         if split is None:
             raise ValueError(
                 f"{table.at(row)}: needs a path, a label and a split of train, val or test; {column} is {text!r}."

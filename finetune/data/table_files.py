@@ -111,20 +111,22 @@ def _read_csv(path: Path) -> Table:
     lines: list[int] = []
     try:
         for cells in reader:
-            if not any(cell.strip() for cell in cells):
+            if not any(cells) or not any(cell.strip() for cell in cells):
                 continue
             line = reader.line_num + first_line - 1
             if not header:
                 header = [cell.strip() for cell in cells]
-            else:
-                rows.append(_fill(cells, len(header), f"{path}, line {line}"))
-                lines.append(line)
+                continue
+            if len(cells) != len(header):
+                cells = _fill(cells, len(header), f"{path}, line {line}")
+            rows.append([*cells])
+            lines.append(line)
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: this is no line of a table ({error}).") from error
     return Table(path, header, rows, lines)
 
 
-def _fill(cells: list[str], count: int, place: str) -> list[Value]:
+def _fill(cells: list[str], count: int, place: str) -> list[str]:
     if any(cell.strip() for cell in cells[count:]):
         raise ValueError(
             f"{place}: has {len(cells)} fields where the first line has {count}. Put text that holds the separator in quotes."

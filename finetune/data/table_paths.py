@@ -58,7 +58,7 @@ def locate(rows: Rows, images: Path | None = None) -> Located:
     located = Located([], notes=[note] if note else [])
     for row, (raw, name) in enumerate(zip(rows.paths, names, strict=True)):
         try:
-            found = folders.find(os.path.join(base, raw)) or folders.find(read_as(name))
+            found = (folders.find(os.path.join(base, raw)) if raw != name else None) or folders.find(read_as(name))
         except _TwoFilesError as error:
             raise ValueError(
                 f"{table.at(row)}: {rows.path_column} is {raw!r}, which could be {error}. Write the ending."
@@ -178,10 +178,10 @@ class _Folders:
     def find(self, path: str) -> str | None:
         """Return the path of a file, with the ending that is missing, and as the disk spells its name."""
         folder, name = os.path.split(path)
-        names, stems = self._list(folder)
+        names, stems = self._listed.get(folder) or self._list(folder)
+        if name in names:
+            return path if names[name] == name else os.path.join(folder, names[name])
         for candidate in (name, _UPLOAD_PREFIX.sub("", name, count=1)):
-            if candidate in names:
-                return os.path.join(folder, names[candidate])
             key = unicodedata.normalize("NFC", candidate)
             if key in names:
                 return os.path.join(folder, names[key])
@@ -199,19 +199,17 @@ class _Folders:
             return True
 
     def _list(self, folder: str) -> tuple[dict[str, str], dict[str, list[str]]]:
-        if folder not in self._listed:
-            try:
-                with os.scandir(folder or ".") as entries:
-                    files = [entry.name for entry in entries if entry.is_file()]
-            except (OSError, ValueError):  # no such folder, or none that could be one
-                files = []
-            names: dict[str, str] = {}
-            stems: dict[str, list[str]] = {}
-            for name in files:
-                names[name] = name
-                key = unicodedata.normalize("NFC", name)
-                names.setdefault(key, name)
-                if listing.is_image(name):
-                    stems.setdefault(os.path.splitext(key)[0], []).append(name)
-            self._listed[folder] = (names, stems)
-        return self._listed[folder]
+        try:
+            with os.scandir(folder or ".") as entries:
+                files = [entry.name for entry in entries if entry.is_file()]
+        except (OSError, ValueError):  # no such folder, or none that could be one
+            files = []
+        names: dict[str, str] = {name: name for name in files}
+        stems: dict[str, list[str]] = {}
+        for name in files:
+            key = unicodedata.normalize("NFC", name)
+            names.setdefault(key, name)
+            if listing.is_image(name):
+                stems.setdefault(os.path.splitext(key)[0], []).append(name)
+        self._listed[folder] = (names, stems)
+        return names, stems

@@ -78,7 +78,9 @@ class _Collected:
     def __init__(self, base: str) -> None:
         self.base, self.repeated = base, 0
         self.parts: dict[str, _Part] = {}
-        self._seen: dict[str, tuple[str, str, str]] = {}
+        self._tables: list[table_columns.Rows] = []
+        self._seen: dict[str, tuple[int, int]] = {}
+        """File to the table and the row that name it."""
 
     def add(self, rows: table_columns.Rows, paths: list[str]) -> None:
         """Add the rows of a table.
@@ -86,8 +88,13 @@ class _Collected:
         Raises:
             ValueError: an image has two labels, or is in two splits.
         """
+        self._tables.append(rows)
         for row, (raw, path, label, split) in enumerate(zip(rows.paths, paths, rows.labels, rows.splits, strict=True)):
-            if self._is_repeated(rows, row, path, label, split):
+            here = (len(self._tables) - 1, row)
+            before = self._seen.setdefault(os.path.normpath(path), here)
+            if before is not here:
+                self._require_the_same(here, before)
+                self.repeated += 1
                 continue
             part = self.parts.setdefault(split, _Part())
             part.keys.append(self._key(raw, path))
@@ -96,17 +103,19 @@ class _Collected:
             if rows.groups is not None:
                 part.groups.append(rows.groups[row])
 
-    def _is_repeated(self, rows: table_columns.Rows, row: int, path: str, label: str, split: str) -> bool:
-        before = self._seen.get(file := os.path.normpath(path))
-        if before is None:
-            self._seen[file] = (label, split, rows.table.at(row))
-            return False
-        self.repeated += 1
-        if before[:2] == (label, split):
-            return True
-        what = f"is {label} here and {before[0]}" if before[0] != label else f"is of {split} here and of {before[1]}"
-        more = ": finetune is for one label an image" if before[0] != label else ": an image belongs to one split"
-        raise ValueError(f"{rows.table.at(row)}: {rows.paths[row]} {what} in {before[2]}{more}.")
+    def _require_the_same(self, here: tuple[int, int], before: tuple[int, int]) -> None:
+        """Refuse two rows of one image that say different things."""
+        rows, row = self._tables[here[0]], here[1]
+        first, first_row = self._tables[before[0]], before[1]
+        for ours, theirs, of, rule in (
+            (rows.labels[row], first.labels[first_row], "", "finetune is for one label an image"),
+            (rows.splits[row], first.splits[first_row], "of ", "an image belongs to one split"),
+        ):
+            if ours != theirs:
+                raise ValueError(
+                    f"{rows.table.at(row)}: {rows.paths[row]} is {of}{ours} here and {of}{theirs} in "
+                    f"{first.table.at(first_row)}: {rule}."
+                )
 
     def _key(self, raw: str, path: str) -> str:
         """Return the name of an image: as it is written where that leads to the file, else its path from the base."""

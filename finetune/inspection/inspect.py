@@ -66,7 +66,7 @@ def inspect_data(data: ImageDataModule, phash_threshold: int = checks.PHASH_THRE
     scan.image_info = info.scan_images(
         paths, data.root, data.cache, full=True, track=lambda items, n: progress_bar(items, f"{n} files", n)
     )
-    more = [Finding("how_read", "note", note[:1].upper() + note[1:]) for note in scan.notes]
+    more = [Finding("how_read", "note", note) for note in scan.notes]
     try:
         data.setup()
     except (ValueError, OSError) as error:
