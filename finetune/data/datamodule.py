@@ -73,7 +73,7 @@ class ImageDataModule(LightningDataModule):
         tree_sha256: str | None = None,
         layout: str = "auto",
         class_depth: int | str = "auto",
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str | None] | None = None,
         images: str | Path | None = None,
         val: str | None = None,
         val_fraction: float = 0.2,
@@ -106,7 +106,8 @@ class ImageDataModule(LightningDataModule):
 
         Args:
             root: a folder with train/ and val|valid|validation/ and test/ (the last two optional) or with a folder per
-                class, or a .csv file with the columns path, label and (optional) split.
+                class, a table (.csv, .tsv, .jsonl, .parquet) with the columns path, label and (optional) split, the export
+                of a labelling tool, or a .zip or .tar of one of these.
             dataset: a torchvision data set's class or a partial of it, instead of a folder.
             splits: for `dataset`, the arguments that make each split: {"train": {"train": True}, "test": ...}.
             url: where to fetch `root` from if it does not exist.
@@ -118,7 +119,7 @@ class ImageDataModule(LightningDataModule):
             class_depth: which level of nested folders names the class, counted from 1, "leaf" for the innermost one, or
                 "auto".
             columns: which column of a table is what: {"path": "image_id", "label": "breed", "split": "fold", "group":
-                "patient_id"}; the usual names are found without it.
+                "patient_id"}; the usual names are found without it, and None says that there is none.
             images: the folder that a table's paths are relative to, if it is neither the table's own nor `root`.
             val: the split to validate on instead of "val".
             val_fraction: share of train held out, by class, where there is no such split.
@@ -167,7 +168,9 @@ class ImageDataModule(LightningDataModule):
         self.root = Path(root).expanduser() if root is not None else None
         self.dataset, self.split_arguments = dataset, splits
         self.archive = download.Archive(url, sha1=sha1, sha256=sha256, tree_sha256=tree_sha256) if url else None
-        self.reading = sources.ReadOptions(layout, class_depth, columns, Path(images).expanduser() if images else None)
+        self.reading = sources.ReadOptions(
+            layout, class_depth, columns, Path(images).expanduser() if images else None, group
+        )
         names = [str(c) for c in classes] if classes else None
         share = (val or "val", val_fraction, split_seed)
         self.splitting = SplitOptions(*share, names, per_class, on_bad_file, group, folds, fold)
@@ -225,7 +228,7 @@ class ImageDataModule(LightningDataModule):
             ValueError: neither a root nor a data set was given.
             FileNotFoundError: there is no such folder.
         """
-        return sources.open_source(self.root, self.dataset, self.split_arguments, self.reading)
+        return sources.open_source(self.root, self.dataset, self.split_arguments, self.reading, self.cache)
 
     def setup(self, stage: str | None = None) -> None:
         """Find files, classes and splits; the same in every process."""

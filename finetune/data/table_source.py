@@ -2,42 +2,56 @@
 
 from __future__ import annotations
 
-import csv
-from collections import defaultdict
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from finetune.data import label_exports, table_columns, table_paths
 from finetune.data.readers import FileReader, LabelledImages
-from finetune.data.split_names import split_of
 
 
 @dataclass
 class TableSource:
-    """A .csv file with the columns path (relative to the table), label and (optional) split."""
+    """A table with a row for each image, or the folder of a labelling tool's export.
+
+    See `table_files` for what is read, `table_columns` for what columns mean, and `table_paths` for where images are found.
+    """
 
     table: Path
+    columns: Mapping[str, str | None] | None = None
+    images: Path | None = None
+    group: str | None = None
+    """A column of groups, or something else that is none."""
     skipped_files: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def base(self) -> Path:
+        """Return the folder that the names of images are relative to."""
+        return self.table if self.table.is_dir() else self.table.parent
 
     def prepare(self) -> None:
         """Do nothing: the table is there."""
 
     def splits(self) -> dict[str, LabelledImages]:
-        """Return the images of each split; without the column, all are train.
+        """Return the images of each split; without a column of splits, all are train.
 
         Raises:
-            ValueError: the table cannot be read; names the line.
+            ValueError: the table cannot be read, or a row has not one label; names the line.
+            FileNotFoundError: most of its images are not there.
         """
-        try:
-            found = _table_rows(self.table)
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(
-                f"data.root={self.table} is not a folder, and not a table in UTF-8 either ({error})."
-            ) from error
-        return {
-            split: LabelledImages(keys, labels, FileReader([str(self.table.parent / key) for key in keys]))
-            for split, (keys, labels) in found.items()
-        }
+        found = _Collected(str(self.base))
+        for table in label_exports.read_tables(self.table):
+            rows = table_columns.interpret(table, self.columns, self.group)
+            if not rows.paths:
+                raise ValueError(f"{table.path} has no rows.")
+            located = table_paths.locate(rows, self.images)
+            found.add(rows, located.paths)
+            self.notes += [*rows.notes, *table.notes, *located.notes]
+        if found.repeated:
+            self.notes.append(f"{found.repeated} rows name an image that another row names too: read once.")
+        return {split: part.labelled_images() for split, part in found.parts.items()}
 
     def evaluation_splits(self, split: str) -> dict[str, LabelledImages]:
         """Return the images of each split; all of a table without splits."""
@@ -45,22 +59,69 @@ class TableSource:
         return {"": found["train"]} if set(found) == {"train"} else found
 
 
-def _table_rows(table: Path) -> dict[str, tuple[list[str], list[str]]]:
-    """Return the paths and labels of each split."""
-    found: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        for column in ("path", "label"):
-            if column not in (rows.fieldnames or []):
+@dataclass
+class _Part:
+    """Hold the rows of one split."""
+
+    keys: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+
+    def labelled_images(self) -> LabelledImages:
+        return LabelledImages(self.keys, self.labels, FileReader(self.paths), groups=self.groups or None)
+
+
+class _Collected:
+    """Collect rows by split, each image once."""
+
+    def __init__(self, base: str) -> None:
+        self.base, self.repeated = base, 0
+        self.parts: dict[str, _Part] = {}
+        self._tables: list[table_columns.Rows] = []
+        self._seen: dict[str, tuple[int, int]] = {}
+        """File to the table and the row that name it."""
+
+    def add(self, rows: table_columns.Rows, paths: list[str]) -> None:
+        """Add the rows of a table.
+
+        Raises:
+            ValueError: an image has two labels, or is in two splits.
+        """
+        self._tables.append(rows)
+        for row, (raw, path, label, split) in enumerate(zip(rows.paths, paths, rows.labels, rows.splits, strict=True)):
+            here = (len(self._tables) - 1, row)
+            before = self._seen.setdefault(os.path.normpath(path), here)
+            if before is not here:
+                self._require_the_same(here, before)
+                self.repeated += 1
+                continue
+            part = self.parts.setdefault(split, _Part())
+            part.keys.append(self._key(raw, path))
+            part.labels.append(label)
+            part.paths.append(path)
+            if rows.groups is not None:
+                part.groups.append(rows.groups[row])
+
+    def _require_the_same(self, here: tuple[int, int], before: tuple[int, int]) -> None:
+        """Refuse two rows of one image that say different things."""
+        rows, row = self._tables[here[0]], here[1]
+        first, first_row = self._tables[before[0]], before[1]
+        for ours, theirs, of, rule in (
+            (rows.labels[row], first.labels[first_row], "", "finetune is for one label an image"),
+            (rows.splits[row], first.splits[first_row], "of ", "an image belongs to one split"),
+        ):
+            if ours != theirs:
                 raise ValueError(
-                    f"{table} needs the columns path, label and (optional) split in its first line, "
-                    f"got {', '.join(rows.fieldnames or []) or 'an empty file'}."
+                    f"{rows.table.at(row)}: {rows.paths[row]} is {of}{ours} here and {of}{theirs} in "
+                    f"{first.table.at(first_row)}: {rule}."
                 )
-        for number, row in enumerate(rows, start=2):
-            split = split_of(row.get("split") or "train")
-            if not (row["path"] and row["label"] and split):
-                raise ValueError(f"{table}, line {number}: needs a path, a label and a split of train, val or test.")
-            keys, labels = found[split]
-            keys.append(row["path"])
-            labels.append(row["label"])
-    return dict(found)
+
+    def _key(self, raw: str, path: str) -> str:
+        """Return the name of an image: as it is written where that leads to the file, else its path from the base."""
+        if os.path.join(self.base, raw) == path:
+            return raw
+        prefix = os.path.join(self.base, "")
+        return (
+            path.removeprefix(prefix) if path.startswith(prefix) else Path(os.path.relpath(path, self.base)).as_posix()
+        )

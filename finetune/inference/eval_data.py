@@ -12,10 +12,12 @@ from finetune.checkpoints.metadata import DataRecord, SplitRecord
 from finetune.data.class_names import match_names
 from finetune.data.datamodule import ImageDataModule
 from finetune.data.readers import FileReader, LabelledImages, subset
+from finetune.data.sources import base_folder
 from finetune.data.splits import Split, sample_content
 from finetune.data.splitting import label_numbers, without_bad_files
 from finetune.images import info
 from finetune.io import formats
+from finetune.io.store import Cache
 from finetune.runtime.suggestions import unknown_name
 
 
@@ -50,7 +52,7 @@ def find_eval_data(record: DataRecord, classes: Sequence[str], name: str, data: 
         ValueError: the checkpoint lists none, classes are unknown to the model, or there are no images.
     """
     if data.root is None and data.dataset is None:
-        return find_holdout(record, name)
+        return find_holdout(record, name, data.cache)
     data.prepare_data()
     source, holdout = data.source(), record.splits.get(name)
     found = source.evaluation_splits(name)
@@ -58,11 +60,11 @@ def find_eval_data(record: DataRecord, classes: Sequence[str], name: str, data: 
         if data.dataset is not None:
             same = _same_items(found, holdout, classes, name)
         else:
-            same = _same_files(found, holdout, name, data.root) if holdout.sizes and data.root is not None else None
+            same = _same_files(found, holdout, name, data) if holdout.sizes and data.root is not None else None
         if same is not None:
             return same
     new = _new_data(found, classes, name, data)
-    return replace(new, notes=[*new.notes, *source.notes, *formats.note_on_skipped_files(source.skipped_files)])
+    return replace(new, notes=[*source.notes, *new.notes, *formats.note_on_skipped_files(source.skipped_files)])
 
 
 def count_trained_on(record: DataRecord, images: EvalDataset) -> EvalDataset:
@@ -82,7 +84,7 @@ def count_trained_on(record: DataRecord, images: EvalDataset) -> EvalDataset:
     return replace(images, trained_on=count, notes=[*images.notes, *note])
 
 
-def find_holdout(record: DataRecord, name: str) -> EvalDataset:
+def find_holdout(record: DataRecord, name: str, cache: Cache | None = None) -> EvalDataset:
     """Find the run's held-out images where the checkpoint says that they are; see `find_eval_data`."""
     holdout = record.splits.get(name)
     if holdout is None or not holdout.keys:
@@ -96,29 +98,34 @@ def find_holdout(record: DataRecord, name: str) -> EvalDataset:
             f"and data.root=... if they are not at {record.root}."
         )
     root = Path(str(record.root))
-    missing = len(holdout.keys) - len(_present(holdout, root)[1])
+    base = base_folder(root, cache)
+    missing = len(holdout.keys) - len(_present(holdout, base)[1])
     if missing:
         raise FileNotFoundError(
             f"{missing} of the run's {len(holdout.keys)} {name} images are not at {root} as they were. If the folder was "
             "moved, give the new place: data.root=FOLDER."
         )
-    return _held_out_files(holdout, root, name)
+    return _held_out_files(holdout, base, name)
 
 
 # --- the run's own images ----------------------------------------------------------------------------------------
 
 
-def _same_files(found: Mapping[str, LabelledImages], holdout: SplitRecord, name: str, root: Path) -> EvalDataset | None:
+def _same_files(
+    found: Mapping[str, LabelledImages], holdout: SplitRecord, name: str, data: ImageDataModule
+) -> EvalDataset | None:
     """Return the run's held-out images where they lie below a root now; None if these are others."""
-    if root.is_file():  # a table stands for the run if it lists them
+    root = data.root or Path()
+    base = base_folder(root, data.cache)
+    if base != root:  # a table, or an archive, stands for the run if it lists them
         if not {key for images in found.values() for key in images.keys}.issuperset(holdout.keys):
             return None
     elif any(Path(key).is_absolute() or ".." in Path(key).parts for key in holdout.keys):
         return None
-    present, unchanged = _present(holdout, root)
+    present, unchanged = _present(holdout, base)
     total = len(holdout.keys)
     if len(unchanged) == total:
-        return _held_out_files(holdout, root, name)
+        return _held_out_files(holdout, base, name)
     if 2 * len(unchanged) >= total:
         missing = sorted(set(holdout.keys) - set(unchanged))
         raise FileNotFoundError(
@@ -128,13 +135,12 @@ def _same_files(found: Mapping[str, LabelledImages], holdout: SplitRecord, name:
     if len(present) == total and "" in found:  # in a folder without splits, the others were trained on
         changed = total - len(unchanged)
         note = f"{changed} of them have another size than then; the other images there were trained on"
-        return replace(_held_out_files(holdout, root, name), is_holdout=False, notes=[note])
+        return replace(_held_out_files(holdout, base, name), is_holdout=False, notes=[note])
     return None
 
 
-def _present(holdout: SplitRecord, root: Path) -> tuple[list[str], list[str]]:
-    """Return the held-out files that lie below a root, or beside a table, and those with the size that they had."""
-    base = root.parent if root.is_file() else root
+def _present(holdout: SplitRecord, base: Path) -> tuple[list[str], list[str]]:
+    """Return the held-out files that lie below a folder, see `sources.base_folder`, and those with the size that they had."""
     present, unchanged = [], []
     for key, stored_size in zip(holdout.keys, holdout.sizes or [], strict=True):
         try:
@@ -147,8 +153,7 @@ def _present(holdout: SplitRecord, root: Path) -> tuple[list[str], list[str]]:
     return present, unchanged
 
 
-def _held_out_files(holdout: SplitRecord, root: Path, name: str) -> EvalDataset:
-    base = root.parent if root.is_file() else root
+def _held_out_files(holdout: SplitRecord, base: Path, name: str) -> EvalDataset:
     reader = FileReader([str(base / key) for key in holdout.keys])
     split = Split(name, list(holdout.keys), list(holdout.labels), reader)
     return EvalDataset(split, f"the {len(split)} {name} images of the run, at {base}", is_holdout=True)

@@ -58,7 +58,7 @@ def inspect_data(data: ImageDataModule, phash_threshold: int = checks.PHASH_THRE
     data.prepare_data()
     if not data.root.exists():
         raise FileNotFoundError(f"data.root={data.root}: there is no such folder (looked from {Path.cwd()}).")
-    scan = scan_folder(data.root, data.reading)
+    scan = scan_folder(data.root, data.reading, data.cache)
     if data.splitting.classes is not None:
         scan.keep_classes(data.splitting.classes)
     skipped = [str(scan.base / key) for key in scan.skipped_files if decode.is_decodable(key)]
@@ -66,7 +66,7 @@ def inspect_data(data: ImageDataModule, phash_threshold: int = checks.PHASH_THRE
     scan.image_info = info.scan_images(
         paths, data.root, data.cache, full=True, track=lambda items, n: progress_bar(items, f"{n} files", n)
     )
-    more = []
+    more = [Finding("how_read", "note", note) for note in scan.notes]
     try:
         data.setup()
     except (ValueError, OSError) as error:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune.data import splits
-from finetune.data.image_folders import read_tree
+from finetune.data.folder_source import FolderSource
 from finetune.data.layout import Doubt, Layout, resolve
-from finetune.data.sources import ReadOptions
+from finetune.data.sources import ReadOptions, base_folder, open_source
 from finetune.data.table_source import TableSource
 from finetune.images.info import ImageInfo
 from finetune.io.listing import is_hidden
+from finetune.io.store import Cache
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,17 @@ class DatasetScan:
     """Folders beside those of the splits."""
     doubts: list[Doubt] = field(default_factory=list)
     """Other ways in which the folder could be read."""
-    notes: list[str] = field(default_factory=list)
-    """How it was read."""
     holdout: set[str] = field(default_factory=set)
     """Names of the files that training would hold out, where the data have no val split."""
+    folder: Path | None = None
+    """What names of files are relative to, where it is neither the root nor the folder of a table."""
+    notes: list[str] = field(default_factory=list)
+    """How the images were found, in sentences."""
 
     @property
     def base(self) -> Path:
         """Return the folder that names of files are relative to."""
-        return self.root.parent if self.root.is_file() else self.root
+        return self.folder or (self.root.parent if self.root.is_file() else self.root)
 
     def name_of(self, path: str) -> str:
         """Return a path relative to the root."""
@@ -91,25 +94,39 @@ class DatasetScan:
         self.images = [image for image in self.images if image.label in names]
 
 
-def scan_folder(root: Path, options: ReadOptions | None = None) -> DatasetScan:
-    """List the files that training would read, and those that it would not; no image is opened yet.
+def scan_folder(root: Path, options: ReadOptions | None = None, cache: Cache | None = None) -> DatasetScan:
+    """List everything below a folder, or in a table, whether its layout is correct or not; no image is opened yet.
+
+    Args:
+        root: a folder, a table, or an archive of either.
+        options: see `open_source`.
+        cache: see `open_source`.
 
     Raises:
-        ValueError: a table cannot be read.
+        ValueError: a table or an archive cannot be read.
+        FileNotFoundError: most images of a table are not there.
     """
-    scan = DatasetScan(root)
-    if root.is_file():
-        for split, images in TableSource(root).splits().items():
+    scan, source = DatasetScan(root, folder=base_folder(root, cache)), open_source(root, options=options, cache=cache)
+    scan.notes = source.notes
+    if isinstance(source, TableSource):
+        for split, images in source.splits().items():
             scan.classes[split] = sorted(set(images.labels))
             rows = zip(images.keys, images.reader.paths or [], images.labels, strict=True)
             scan.images += [ScannedImage(key, path, split, label) for key, path, label in rows]
         return scan
-    options, tree = options or ReadOptions(), read_tree(root)
+    if isinstance(source, FolderSource):
+        _add_folder(scan, source)
+    return scan
+
+
+def _add_folder(scan: DatasetScan, source: FolderSource) -> None:
     try:
-        found = resolve(tree, options.layout, options.class_depth)
+        found = source.found
     except ValueError:  # which is a finding of its own: its files are looked at all the same
+        tree = source.tree
         found = resolve(tree, "classes", 1) if tree.folders else Layout("classes", {}, loose=tree.own_paths())
-    scan.doubts, scan.notes, scan.unread_folders = found.doubts, found.notes, found.unread_folders
+    scan.doubts, scan.unread_folders = found.doubts, found.unread_folders
+    scan.notes = [*source.notes, *found.notes]
     for split, classes in found.images.items():
         scan.classes[split] = list(classes)
         labelled = [(path, label) for label, paths in classes.items() for path in paths]
@@ -118,7 +135,6 @@ def scan_folder(root: Path, options: ReadOptions | None = None) -> DatasetScan:
     for path in (*found.loose, *found.others):
         hidden = is_hidden(os.path.basename(path))
         (scan.hidden_files if hidden else scan.skipped_files).append(scan.name_of(path))
-    return scan
 
 
 def scan_splits(

@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import shutil
-import stat
 import tempfile
 import time
 import urllib.error
 import urllib.request
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +16,12 @@ from typing import Any
 from filelock import FileLock
 from rich.progress import Progress
 
-from finetune.io import examples, listing
+from finetune.io import archives, examples, listing
 from finetune.io.paths import UNWRITABLE_ERRNOS
 
 ATTEMPTS = 4
 
 TIMEOUT_S, REACHABLE_S = 30.0, 5.0
-
-MAX_TOTAL_BYTES = 64 << 30
-
-MAX_RATIO = 200
-"""Largest ratio of an archive's unpacked size to its own; beyond it, it is a bomb."""
 
 
 @dataclass(frozen=True)
@@ -178,14 +170,14 @@ def _transfer(url: str, part: Path) -> None:
             have = 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
-        if (total or 0) > MAX_TOTAL_BYTES:
+        if (total or 0) > archives.MAX_TOTAL_BYTES:
             raise ValueError(f"it is {total} bytes long, which is not credible")
         task = progress.add_task(f"download {os.path.basename(url)}", total=total, completed=have)
         with part.open("ab" if have else "wb") as file:
             while block := response.read1(1 << 16):
                 file.write(block)
                 progress.advance(task, len(block))
-                if file.tell() > (total or MAX_TOTAL_BYTES):
+                if file.tell() > (total or archives.MAX_TOTAL_BYTES):
                     raise ValueError("it does not end")
     if total is not None and part.stat().st_size < total:
         raise EOFError(f"the connection ended after {part.stat().st_size} of {total} bytes")
@@ -206,47 +198,21 @@ def _check_file(source: Archive, archive: Path) -> None:
 
 
 def extract_zip(archive: Path, target: Path) -> None:
-    """Unpack a zip file to `target`, which must not exist. Nothing is written before every member has been checked.
+    """Unpack a downloaded zip file to `target`, which must not exist; one that cannot be unpacked is removed.
 
     Raises:
-        ValueError: it is no zip file or a bomb, or a member has an absolute path or `..`, or is a link or a device.
+        ValueError: see `archives.extract`.
     """
     try:
-        with zipfile.ZipFile(archive) as file:
-            members = file.infolist()
-            for member in members:
-                _check_member(member)
-            total = sum(m.file_size for m in members)
-            if total > MAX_TOTAL_BYTES or total > MAX_RATIO * max(1 << 20, archive.stat().st_size):
-                raise UnsafeArchiveError(f"{archive} would unpack to {total} bytes, which is not credible; refused.")
-            target.mkdir(parents=True)
-            for member in members:
-                file.extract(member, target)
-    except UnsafeArchiveError:
+        archives.extract(archive, target)
+    except archives.DamagedArchiveError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in UNWRITABLE_ERRNOS:
+            raise error.__cause__ from None
+        archive.unlink(missing_ok=True)
+        raise ValueError(f"{error}; it was removed, try again.") from error
+    except archives.UnsafeArchiveError:
         archive.unlink()
         raise
-    # a damaged archive can raise nearly anything, from struct.error to errors of names that no file may have
-    except Exception as error:
-        shutil.rmtree(target, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in UNWRITABLE_ERRNOS:
-            raise
-        archive.unlink(missing_ok=True)
-        raise ValueError(f"{archive} is not a whole zip file ({error}); it was removed, try again.") from error
-
-
-class UnsafeArchiveError(ValueError):
-    """Raised for an archive that would write outside its folder, or too much."""
-
-
-def _check_member(member: zipfile.ZipInfo) -> None:
-    name = member.filename.replace("\\", "/")
-    mode = member.external_attr >> 16
-    if name.startswith("/") or ":" in name.split("/")[0] or ".." in name.split("/"):
-        raise UnsafeArchiveError(
-            f"The archive holds {member.filename!r}, a path outside its folder; nothing was unpacked."
-        )
-    if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise UnsafeArchiveError(f"The archive holds {member.filename!r}, a link or a device; nothing was unpacked.")
 
 
 def _single_folder(tree: Path) -> Path:

@@ -12,7 +12,9 @@ _HERE = Path(__file__).resolve().parents[1]
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 """The folder of the YAML files: inside an installed package, or at the top of the repository."""
 
-PATH_KEY = re.compile(r"\+{0,2}(ckpt|ckpt_path|source|copy_to|data\.root|model\.weights|weights|.*\.dir|.*_dir)")
+PATH_KEY = re.compile(
+    r"\+{0,2}(ckpt|ckpt_path|source|copy_to|data\.root|data\.images|model\.weights|weights|.*\.dir|.*_dir)"
+)
 """Keys whose values are paths, taken as they are typed."""
 
 UNWRITABLE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)

@@ -69,8 +69,10 @@ class Cache:
             if not ENTRY_NAME.fullmatch(file.parent.name):
                 continue  # another program's folder, which must not be removed
             try:
-                size = sum(f.stat().st_size for f in file.parent.iterdir())
-                entries.append(CacheEntry(file.parent, _read_metadata(file), size, file.stat().st_mtime))
+                metadata = _read_metadata(file)
+                # an entry that holds folders says how large they are: to add their files up takes long
+                size = sum(f.stat().st_size for f in file.parent.iterdir()) + int(metadata.get("bytes", 0))
+                entries.append(CacheEntry(file.parent, metadata, size, file.stat().st_mtime))
             except OSError:
                 continue  # another process has just removed it
         return sorted(entries, key=lambda e: e.used)

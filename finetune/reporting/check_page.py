@@ -15,6 +15,7 @@ from finetune.inspection import checks
 from finetune.inspection.finding import Finding
 from finetune.inspection.inspect import Inspection
 from finetune.inspection.scan import DatasetScan
+from finetune.io import archives
 from finetune.io.files import write_json
 from finetune.reporting import html
 from finetune.runtime import hardware
@@ -143,9 +144,8 @@ def _examples(scan: DatasetScan) -> list[tuple[str, list[Any]]]:
 def _next_steps(inspection: Inspection, command: str) -> str:
     root = inspection.scan.root
     again = f"{command}    # once more"
-    train = (
-        f"python -m finetune.train data={'csv' if root.is_file() else 'imagefolder'} data.root={shlex.quote(str(root))}"
-    )
+    data = "csv" if root.is_file() and not archives.is_archive(root) else "imagefolder"
+    train = f"python -m finetune.train data={data} data.root={shlex.quote(str(root))}"
     return again if inspection.count("problem") else f"{train}\n{again}"
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import builtins
 import io
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from finetune import FineTuner, ImageDataModule
 from finetune.images import decode
+from tests.data.helpers import make_data
+from tests.helpers import write_images
 
 
 @pytest.mark.parametrize(("strategy", "before"), [("finetune", 1), ("feature_extract", 2)])
@@ -51,3 +55,32 @@ def test_a_scan_opens_each_file_once_and_the_first_epoch_or_the_features_decode_
 def test_a_data_set_without_its_splits_or_that_is_made_already_is_told_how_to_be_given(options: Any) -> None:
     with pytest.raises(ValueError, match=r"dataset= takes a class or a function that makes a data set, and splits="):
         ImageDataModule(**options).prepare()
+
+
+@pytest.mark.parametrize("form", ["folders", "splits", "table"])
+def test_an_archive_is_read_as_its_folder_would_be(form: str, tmp_path: Path) -> None:
+    root = write_images(tmp_path / "photos", {"train" if form == "splits" else "": {"cat": 5, "dog": 5}})
+    if form == "table":
+        lines = [f"images/{c}{i}.png,{c}\n" for c in ("cat", "dog") for i in range(5)]
+        (root / "images").mkdir()
+        for path in sorted(root.glob("*/*.png")):
+            path.rename(root / "images" / f"{path.parent.name}{int(path.stem)}.png")
+        for name in ("cat", "dog"):
+            (root / name).rmdir()
+        (root / "labels.csv").write_text("path,label\n" + "".join(lines))
+    plain = make_data(root, cache_dir=tmp_path / "cache")
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "gztar", tmp_path, "photos"))
+    packed = make_data(archive, cache_dir=tmp_path / "cache")
+    assert {name: (s.keys, s.labels) for name, s in packed.splits.items()} == {
+        name: (s.keys, s.labels) for name, s in plain.splits.items()
+    }
+    assert packed.notes[0].startswith(f"{archive} is an archive: its files were unpacked to {tmp_path / 'cache'}")
+    assert torch.equal(packed.splits["val"].load(0), plain.splits["val"].load(0))
+    assert packed.record().root == str(archive)
+
+
+def test_where_columns_or_images_change_nothing_they_are_refused(photos: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.columns is for tables, and data\.root=.* is a folder without one"):
+        ImageDataModule(photos, columns={"path": "id"}).prepare()
+    with pytest.raises(ValueError, match=r"data\.images is for tables"):
+        ImageDataModule(photos, images=photos).prepare()

@@ -93,3 +93,36 @@ def test_a_data_set_with_the_labels_of_the_run_and_other_images_is_not_the_runs(
     older = replace(record, splits={"val": replace(record.splits["val"], content=None)})
     assert find_eval_data(older, ["dark", "light"], "val", data(2)).is_holdout  # it did not say
     assert not np.array_equal(OwnDataset(1).images, OwnDataset(2).images)
+
+
+def test_a_run_on_an_archive_is_evaluated_after_the_cache_was_emptied(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", {"": {"cat": 5, "dog": 5}})
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "photos"))
+    run = make_data(archive, cache_dir=tmp_path / "cache")
+    record, pixels = run.record(), run.splits["val"].load(1)
+    shutil.rmtree(tmp_path / "cache")
+    for data in (ImageDataModule(cache_dir=tmp_path / "cache"), ImageDataModule(archive, cache_dir=tmp_path / "cache")):
+        found = find_eval_data(record, CLASSES, "val", data)
+        assert found.is_holdout
+        assert found.split.keys == run.splits["val"].keys
+        assert torch.equal(found.split.load(1), pixels)
+    archive.unlink()
+    with pytest.raises(FileNotFoundError, match=r"2 of the run's 2 val images are not at .*packed\.zip"):
+        find_eval_data(record, CLASSES, "val", ImageDataModule(cache_dir=tmp_path / "cache"))
+
+
+def test_a_run_on_a_table_with_images_elsewhere_is_evaluated_on_its_own(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", {"": {"cat": 5, "dog": 5}})
+    (tmp_path / "tables").mkdir()
+    table = tmp_path / "tables" / "labels.csv"
+    table.write_text("id,breed\n" + "".join(f"{c}/{i:02d},{c}\n" for c in CLASSES for i in range(5)))
+    options = {"images": tmp_path / "photos", "columns": {"path": "id", "label": "breed"}}
+    run = make_data(table, **options)
+    for data in (ImageDataModule(), ImageDataModule(table, **options)):  # type: ignore[arg-type]
+        found = find_eval_data(run.record(), CLASSES, "val", data)
+        assert found.is_holdout
+        assert [str(Path(p).resolve()) for p in found.split.load.paths or []] == run.splits["val"].load.paths
+    table.write_text("image;species\ncat/00;dog\n")
+    new = find_eval_data(run.record(), CLASSES, "val", ImageDataModule(table, images=tmp_path / "photos"))
+    assert (new.is_holdout, new.split.labels) == (False, [1])
+    assert new.notes[0].startswith("labels.csv is read so: path from image; label from species")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+from finetune.data.sources import ReadOptions
 from finetune.images.info import ImageInfo
 from finetune.inspection import scan
 from finetune.inspection.scan import scan_folder
+from finetune.io.store import Cache
+from tests.helpers import write_images
 
 
 def _touch(root: Path, *names: str) -> None:
@@ -35,6 +39,7 @@ def test_scan_puts_every_file_where_it_belongs(tmp_path: Path) -> None:
 
 def test_scan_of_a_table_names_files_from_where_it_lies(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,label,split\na/1.png,cat,train\na/2.png,dog,valid\n")
+    _touch(tmp_path, "a/1.png", "a/2.png")
     found = scan_folder(tmp_path / "t.csv")
     assert found.counts() == {"cat": {"train": 1, "val": 0}, "dog": {"train": 0, "val": 1}}
     assert found.base == tmp_path
@@ -55,3 +60,21 @@ def test_survey_follows_links_as_training_does(ants_and_bees: Path) -> None:
     (ants_and_bees / "train" / "wasps").symlink_to(ants_and_bees / "train" / "bees")
     counts = scan.scan_folder(ants_and_bees).counts()
     assert {name: n["train"] for name, n in counts.items()} == {"ants": 6, "bees": 6, "wasps": 6}
+
+
+def test_tables_and_archives_are_listed_as_training_reads_them(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "photos", {"": {"cat": 2, "dog": 1}})
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "photos"))
+    found = scan_folder(archive, cache=Cache(tmp_path / "cache"))
+    assert sorted((i.key, i.label) for i in found.images) == [
+        ("cat/00.png", "cat"),
+        ("cat/01.png", "cat"),
+        ("dog/00.png", "dog"),
+    ]
+    assert found.root == archive
+    (tmp_path / "t.csv").write_text("id;breed\ncat/00;pug\ndog/00;beagle\n")
+    table = scan_folder(tmp_path / "t.csv", ReadOptions(images=root))
+    assert [(i.path, i.split, i.label) for i in table.images] == [
+        (str(root / "cat" / "00.png"), "train", "pug"), (str(root / "dog" / "00.png"), "train", "beagle"),
+    ]  # fmt: skip
+    assert table.notes == ["t.csv is read so: path from id; label from breed (another way: data.columns)."]
