@@ -8,13 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from finetune.checkpoints.metadata import SplitRecord
 from finetune.data import identity
 from finetune.data.readers import ImageReader, subset
 from finetune.images.info import ImageInfo
-from finetune.runtime.seeding import derive_seed
 
 
 @dataclass(frozen=True)
@@ -91,13 +88,3 @@ def digest(splits: Iterable[Split]) -> str:
     """Return a digest of which image is in which split, with which label."""
     lines = [f"{s.name} {label} {key}" for s in splits for key, label in zip(s.keys, s.labels, strict=True)]
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
-
-
-def sample_per_class(labels: Sequence[int], count: int, seed: int) -> list[int]:
-    """Return the positions of `count` images of each class, drawn with a seed, in their old order."""
-    drawn: list[int] = []
-    for label in sorted(set(labels)):
-        own = [i for i, found in enumerate(labels) if found == label]
-        order = torch.randperm(len(own), generator=torch.Generator().manual_seed(derive_seed(seed, label, 1))).tolist()
-        drawn += [own[i] for i in order[:count]]
-    return sorted(drawn)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from finetune.data.readers import LabelledImages
-from finetune.data.splits import Split, content_groups, sample_per_class
+from finetune.data.splits import Split, content_groups
 from finetune.images.info import ImageInfo
 from finetune.io import listing
-from finetune.runtime.seeding import stratified_holdout
+from finetune.runtime.seeding import sample_per_class, stratified_holdout
 from finetune.runtime.suggestions import unknown_name
 
 ON_BAD_FILE = ("skip", "error")
@@ -70,7 +70,8 @@ def split_images(
         known = sorted(set(found["train"].labels))
         if missing := sorted(set(options.classes) - set(known)):
             raise ValueError(unknown_name("class in data.classes:", missing[0], known))
-        found = {name: part.select([c in options.classes for c in part.labels]) for name, part in found.items()}
+        wanted = set(options.classes)
+        found = {name: part.select([c in wanted for c in part.labels]) for name, part in found.items()}
     result = SplitResult(found["train"].class_order())
     if len(result.classes) < 2:
         raise ValueError(
@@ -100,13 +101,14 @@ def label_numbers(labels: Sequence[str], classes: Sequence[str]) -> list[int]:
 
 
 def _numbered(name: str, part: LabelledImages, result: SplitResult) -> Split:
-    unknown = sorted(set(part.labels) - set(result.classes))
+    present = set(part.labels)
+    unknown = sorted(present - set(result.classes))
     if unknown:
         raise ValueError(
             f"The {name} split has classes that train lacks: {', '.join(unknown)}. "
             f"Train has {', '.join(result.classes[:10])}. Rename the folders, or leave some out with data.classes=[...]."
         )
-    missing = [c for c in result.classes if c not in set(part.labels)]
+    missing = [c for c in result.classes if c not in present]
     if missing and part.labels and name != "train":
         result.notes.append(f"The {name} split has no images of {', '.join(missing)}.")
     return Split(name, part.keys, label_numbers(part.labels, result.classes), part.reader)

@@ -188,7 +188,8 @@ def _new_data(
     image_info = info.scan_images(images.reader.paths or [], data.root, data.cache)
     readable, bad_files = without_bad_files({"": images}, image_info, options.on_bad_file)
     images = readable[""]
-    unknown = sorted(set(images.labels) - set(classes))
+    present = set(images.labels)
+    unknown = sorted(present - set(classes))
     if unknown:
         raise ValueError(
             f"The images have classes that the model does not know: {', '.join(unknown[:10])}. It knows "
@@ -196,7 +197,7 @@ def _new_data(
         )
     if not images.labels:
         raise ValueError(f"There are no images to evaluate the model on in {data.root}.")
-    missing = [c for c in classes if c not in set(images.labels)]
+    missing = [c for c in classes if c not in present]
     notes = [f"there are no images of {', '.join(missing[:10])}"] if missing else []
     split = Split(name, images.keys, label_numbers(images.labels, classes), images.reader)
     which = f"the {part} split" if part else "all"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -39,8 +39,8 @@ def derive_seed(*parts: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def stratified_holdout(labels: Sequence[int], groups: Sequence[str], fraction: float, seed: int) -> set[int]:
-    """Draw the positions of a stratified hold-out set.
+def stratified_holdout(labels: Sequence[int], groups: Sequence[Hashable], fraction: float, seed: int) -> set[int]:
+    """Draw the positions of a stratified hold-out set, in time and memory linear in the number of items.
 
     About `fraction` of each class are drawn, and at least one where the class has two.
 
@@ -50,24 +50,54 @@ def stratified_holdout(labels: Sequence[int], groups: Sequence[str], fraction: f
         fraction: of each class, between 0 and 1.
         seed: of the draw.
     """
-    members: dict[str, list[int]] = defaultdict(list)
-    for i, group in enumerate(groups):
-        members[group].append(i)
-    held: set[int] = set()
-    left = Counter(labels)
-    for label in sorted(left):
-        of_class = [i for i, item_label in enumerate(labels) if item_label == label]
-        wanted = min(max(1, round(fraction * len(of_class))), len(of_class) - 1)
-        taken = sum(i in held for i in of_class)
+    class_of, group_of = np.asarray(labels, dtype=np.int64), number_groups(groups)
+    members, ends = np.argsort(group_of, kind="stable"), np.cumsum(np.bincount(group_of))
+    classes = positions_by_label(class_of)
+    left = Counter({label: len(of_class) for label, of_class in classes.items()})
+    held, taken, refused = set[int](), Counter[int](), set[int]()
+    for label, of_class in classes.items():
+        wanted = holdout_size(len(of_class), fraction)
         generator = torch.Generator().manual_seed(derive_seed(seed, label))
-        for position in torch.randperm(len(of_class), generator=generator).tolist():
-            together = members[groups[of_class[position]]]
-            counts = Counter(labels[i] for i in together)
-            if of_class[position] in held or taken + counts[label] > wanted:
+        for position in torch.randperm(len(of_class), generator=generator).numpy():
+            if taken[label] >= wanted:
+                break
+            item = int(of_class[position])
+            group = int(group_of[item])
+            if item in held or group in refused:
                 continue
+            together = members[ends[group - 1] if group else 0 : ends[group]].tolist()
+            counts = Counter(class_of[together].tolist()) if len(together) > 1 else Counter((label,))
             if any(left[other] <= count for other, count in counts.items()):  # it has all that is left of a class
-                continue
-            held.update(together)
-            left.subtract(counts)
-            taken += counts[label]
+                refused.add(group)
+            elif taken[label] + counts[label] <= wanted:
+                held.update(together)
+                left.subtract(counts)
+                taken.update(counts)
     return held
+
+
+def holdout_size(count: int, fraction: float) -> int:
+    """Return how many of a class's items a hold-out set should have: at least one, and never all."""
+    return min(max(1, round(fraction * count)), count - 1)
+
+
+def sample_per_class(labels: Sequence[int], count: int, seed: int) -> list[int]:
+    """Return the positions of `count` items of each class, drawn with a seed, in their old order."""
+    drawn: list[int] = []
+    for label, own in positions_by_label(np.asarray(labels, dtype=np.int64)).items():
+        generator = torch.Generator().manual_seed(derive_seed(seed, label, 1))
+        drawn += own[torch.randperm(len(own), generator=generator)[:count].numpy()].tolist()
+    return sorted(drawn)
+
+
+def positions_by_label(labels: np.ndarray) -> dict[int, np.ndarray]:
+    """Return the positions of each class, both in order."""
+    order = np.argsort(labels, kind="stable")
+    classes, starts = np.unique(labels[order], return_index=True)
+    return dict(zip(classes.tolist(), np.split(order, starts[1:]), strict=True)) if len(classes) else {}
+
+
+def number_groups(groups: Sequence[Hashable]) -> np.ndarray:
+    """Return the number of each item's group (N,) int64, counted from 0 in the order in which groups first occur."""
+    numbers: dict[Hashable, int] = {}
+    return np.fromiter((numbers.setdefault(group, len(numbers)) for group in groups), np.int64, len(groups))
