@@ -13,6 +13,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 
+from finetune.data.grouping import with_groups
 from finetune.data.readers import FileReader, LabelledImages
 from finetune.data.splitting import SplitOptions, split_images
 from finetune.images.info import ImageInfo
@@ -50,7 +51,9 @@ def main() -> None:
         (r"the same, data.group='(\d+)_'", SplitOptions(group=r"(\d+)_")),
         (f"the same, data.folds={o.folds}", SplitOptions(folds=o.folds)),
     ):
-        measure(name, lambda options=options: split_images(found, options, info, None), o.images)  # type: ignore[misc]
+        measure(
+            name, lambda options=options: split_images(with_groups(found, options.group), options, info, None), o.images
+        )  # type: ignore[misc]
 
 
 if __name__ == "__main__":

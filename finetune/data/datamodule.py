@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from finetune.checkpoints.metadata import DataRecord
-from finetune.data import loaders, pixel_cache, sources, splitting, trainer_state
+from finetune.data import grouping, loaders, pixel_cache, sources, splitting, trainer_state
 from finetune.data.readers import read_with
 from finetune.data.splits import Split, digest, fingerprint, sample_content
 from finetune.data.splitting import SplitOptions
@@ -167,7 +167,8 @@ class ImageDataModule(LightningDataModule):
         self.root = Path(root).expanduser() if root is not None else None
         self.dataset, self.split_arguments = dataset, splits
         self.archive = download.Archive(url, sha1=sha1, sha256=sha256, tree_sha256=tree_sha256) if url else None
-        self.reading = sources.ReadOptions(layout, class_depth, columns, Path(images).expanduser() if images else None)
+        folder = Path(images).expanduser() if images else None
+        self.reading = sources.ReadOptions(layout, class_depth, columns, folder, group)
         names = [str(c) for c in classes] if classes else None
         share = (val or "val", val_fraction, split_seed)
         self.splitting = SplitOptions(*share, names, per_class, on_bad_file, group, folds, fold)
@@ -236,7 +237,7 @@ class ImageDataModule(LightningDataModule):
             )
         if not self.splits:
             source = self.source()
-            found = source.splits()
+            found = grouping.with_groups(source.splits(), self.splitting.group)
             paths = splitting.all_paths(found)
             if self.loader is None:
                 self.image_info = info.scan_images(paths, self.root, self.cache)

@@ -184,12 +184,15 @@ class LabelledImages:
     reader: ImageReader
     classes: list[str] | None = None
     """The source's own order of all its classes; None is the order in which torchvision sorts folders."""
+    groups: list[str] | None = None
+    """Of each image, what it must not be parted from; see `grouping.with_groups`."""
 
     def select(self, wanted: Sequence[bool]) -> LabelledImages:
         """Return the images for which `wanted` is true."""
         kept = [i for i, want in enumerate(wanted) if want]
         keys, labels = [self.keys[i] for i in kept], [self.labels[i] for i in kept]
-        return LabelledImages(keys, labels, subset(self.reader, kept), self.classes)
+        groups = None if self.groups is None else [self.groups[i] for i in kept]
+        return LabelledImages(keys, labels, subset(self.reader, kept), self.classes, groups)
 
     def class_order(self) -> list[str]:
         """Return the classes that have images, in their order."""

@@ -24,6 +24,8 @@ class ReadOptions:
     class_depth: int | str = "auto"
     columns: Mapping[str, str] | None = None
     images: Path | None = None
+    group: str | None = None
+    """A column of the table, if it has one of that name: it becomes `LabelledImages.groups`."""
 
 
 class Source(Protocol):

@@ -24,6 +24,8 @@ class Split:
     labels: list[int]
     load: ImageReader
     """Position to upright RGB pixels, uint8 (3, H, W)."""
+    groups: list[str] | None = None
+    """Of each image, what it must not be parted from, where the user named it; see `grouping.with_groups`."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -35,6 +37,7 @@ class Split:
             [self.keys[i] for i in positions],
             [self.labels[i] for i in positions],
             subset(self.load, positions),
+            None if self.groups is None else [self.groups[i] for i in positions],
         )
 
     def counts(self, classes: Sequence[str]) -> dict[str, int]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from finetune.data.grouping import group_notes, image_groups
 from finetune.data.readers import LabelledImages
-from finetune.data.splits import Split, content_groups
+from finetune.data.splits import Split
 from finetune.images.info import ImageInfo
 from finetune.io import listing
 from finetune.runtime.seeding import sample_per_class, stratified_holdout
@@ -91,6 +92,7 @@ def split_images(
         train = splits["train"]
         splits["train"] = train.take(sample_per_class(train.labels, options.per_class, options.split_seed))
     result.splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
+    result.notes += group_notes(result.splits)
     return result
 
 
@@ -111,7 +113,7 @@ def _numbered(name: str, part: LabelledImages, result: SplitResult) -> Split:
     missing = [c for c in result.classes if c not in present]
     if missing and part.labels and name != "train":
         result.notes.append(f"The {name} split has no images of {', '.join(missing)}.")
-    return Split(name, part.keys, label_numbers(part.labels, result.classes), part.reader)
+    return Split(name, part.keys, label_numbers(part.labels, result.classes), part.reader, part.groups)
 
 
 def _require_all_classes(train: Split, classes: Sequence[str], root: Path | None) -> None:
@@ -126,17 +128,29 @@ def _require_all_classes(train: Split, classes: Sequence[str], root: Path | None
 def _hold_out(
     train: Split, options: SplitOptions, image_info: Mapping[str, ImageInfo], result: SplitResult
 ) -> tuple[Split, Split]:
-    groups = content_groups(train, image_info)
+    groups, notes = image_groups(train, image_info, options.val_fraction)
+    result.notes += notes
     held_out = stratified_holdout(train.labels, groups, options.val_fraction, options.split_seed)
     if not held_out:
         raise ValueError(
-            f"{len(train)} training images are too few to hold out data.val_fraction={options.val_fraction} of each class."
+            f"{len(train)} training images{_in_groups(train)} are too few to hold out data.val_fraction={options.val_fraction} "
+            "of each class."
         )
     result.notes.append(
         f"The data have no val split: {len(held_out)} of {len(train)} training images are held out (split.csv lists them)."
     )
+    none = sorted({label for label in train.labels} - {train.labels[i] for i in held_out})
+    if none and train.groups is not None:
+        result.notes.append(
+            f"No images of {', '.join(result.classes[label] for label in none)} are held out: their groups are too large for "
+            f"data.val_fraction={options.val_fraction}, or hold all that there are."
+        )
     kept = [i for i in range(len(train)) if i not in held_out]
     return train.take(kept), train.take(sorted(held_out), "val")
+
+
+def _in_groups(split: Split) -> str:
+    return "" if split.groups is None else f" in {len(set(split.groups))} groups"
 
 
 # --- files that cannot be read -----------------------------------------------------------------------------------

@@ -19,15 +19,15 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torch import Tensor
 
-from finetune.images import decode
+from finetune.images import decode, similarity
 from finetune.io.store import Cache
 from finetune.runtime import process
 
-VERSION = 3
+VERSION = 4
 """Version of the cached image info; files are scanned again where the cache has another."""
 
 ORIENTATION = 0x0112
@@ -72,7 +72,7 @@ class ImageInfo:
     square: tuple[float, float, float] | None = None
     """Mean of the squares of each channel."""
     phash: str | None = None
-    """Perceptual hash, 64 bits in hexadecimal; None without the package imagehash."""
+    """Perceptual hash, see `similarity.perceptual_hash`; the same whether every pixel was read or not."""
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -104,7 +104,7 @@ def scan_images(
         paths: of the files.
         root: the folder (or table) that they belong to; it identifies the cache entry.
         cache: where the results are kept; None keeps nothing.
-        full: decode every pixel, for `mean`, `square` and `phash`. Otherwise files are decoded at reduced size where
+        full: decode every pixel, for `mean` and `square`. Otherwise files are decoded at reduced size where
             their format allows it.
         track: shows progress.
     """
@@ -178,8 +178,7 @@ def _find_kept(kept: Mapping[str, tuple[Stamp, ImageInfo]], name: str, stamp: St
     kept_stamp, info = kept.get(name, (None, None))
     if info is None or kept_stamp is None or kept_stamp != stamp:
         return None
-    enough = not full or (info.full and (info.phash is not None or not can_hash()))
-    return info if enough else None
+    return info if info.full or not full else None
 
 
 def _load_kept(path: Path) -> dict[str, tuple[Stamp, ImageInfo]]:
@@ -216,6 +215,7 @@ def read_info(path: str, full: bool = False) -> ImageInfo:
         with decode.image_errors(path), open(path, "rb") as file:
             image = decode.decode_image(file, path, reduced=not full)
             values = _measure_pixels(image) if full else {}
+            values["phash"] = _hash_pixels(image, file, path, full)
             # Pillow changes an image while it decodes (its size, where it is reduced): the header is read from the start
             file.seek(0)
             values |= _read_header(file)
@@ -248,23 +248,23 @@ def _read_header(file: IO[bytes]) -> dict[str, Any]:
 def _measure_pixels(image: Image.Image) -> dict[str, Any]:
     counts = np.array(image.histogram(), dtype=np.float64).reshape(3, 256)
     levels, total = np.arange(256) / 255, image.width * image.height
-    phash = _phash()
     return {
         "full": True,
         "mean": tuple((counts @ levels / total).round(5).tolist()),
         "square": tuple((counts @ levels**2 / total).round(5).tolist()),
-        "phash": str(phash(image)) if phash is not None else None,
     }
 
 
-def _phash() -> Callable[[Image.Image], Any] | None:
-    try:
-        import imagehash
-    except ImportError:
-        return None
-    return imagehash.phash
+def _hash_pixels(image: Image.Image, file: IO[bytes], path: str, full: bool) -> str | None:
+    """Return the perceptual hash of the image as it is decoded at reduced size, also where it was decoded in full.
 
-
-def can_hash() -> bool:
-    """Return whether the package for perceptual hashes is installed."""
-    return _phash() is not None
+    A split depends on it, and must be the same whether `check` ran before or not.
+    """
+    if full:
+        file.seek(0)
+        with decode.open_image(file) as header:
+            reduced = header.format == "JPEG"
+        if reduced:
+            file.seek(0)
+            image = decode.decode_image(file, path, reduced=True)
+    return similarity.perceptual_hash(decode.to_rgb(ImageOps.exif_transpose(image)))

@@ -75,9 +75,6 @@ def inspect_data(data: ImageDataModule, phash_threshold: int = checks.PHASH_THRE
         val_keys = {image.key for image in scan.images if image.split == "val"}
         scan.holdout = set(data.splits["val"].keys) - val_keys
         more.append(checks.validation_uncertainty(len(data.splits["val"])))
-    if not info.can_hash():
-        text = "Near duplicates were not looked for: that needs the package imagehash."
-        more.append(Finding("no_near_duplicates", "note", text, "pip install 'finetune-lightning[inspect]'"))
     findings = checks.by_severity([*checks.run_checks(scan, data.final_preprocess, phash_threshold), *more])
     sizes = {name: len(split) for name, split in data.splits.items()}
     return Inspection(scan, findings, sizes, data.final_preprocess, time.perf_counter() - began)
