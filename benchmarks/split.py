@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from finetune.data.grouping import with_groups
 from finetune.data.readers import FileReader, LabelledImages
@@ -51,9 +52,12 @@ def main() -> None:
         (r"the same, data.group='(\d+)_'", SplitOptions(group=r"(\d+)_")),
         (f"the same, data.folds={o.folds}", SplitOptions(folds=o.folds)),
     ):
-        measure(
-            name, lambda options=options: split_images(with_groups(found, options.group), options, info, None), o.images
-        )  # type: ignore[misc]
+        measure(name, partial(split_names, found, options, info), o.images)
+
+
+def split_names(found: Mapping[str, LabelledImages], options: SplitOptions, info: Mapping[str, ImageInfo]) -> None:
+    """Make the splits of a run."""
+    split_images(with_groups(found, options.group), options, info, None)
 
 
 if __name__ == "__main__":

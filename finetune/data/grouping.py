@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, repeat
 
 from finetune.data.readers import LabelledImages
 from finetune.data.splits import Split, content_groups
@@ -39,23 +39,23 @@ def with_groups(found: Mapping[str, LabelledImages], group: str | None) -> dict[
         ValueError: it is neither, or all images are one group.
     """
     if any(images.groups is not None for images in found.values()):
-        named = {name: [_or_alone(g, key) for g, key in _pairs(images)] for name, images in found.items()}
+        named = {
+            name: [_or_alone(g, key) for g, key in zip(images.groups or repeat(None), images.keys, strict=False)]
+            for name, images in found.items()
+        }
     elif group is None:
         return dict(found)
     else:
         named = _match(found, group)
     every = {name for names in named.values() for name in names}
     if len(every) < 2:
+        what = "The table's groups" if group is None else f"data.group={group!r}"
         raise ValueError(
-            f"data.group={group or 'of the table'!r}: all {sum(map(len, named.values()))} images are in one group "
+            f"{what}: all {sum(map(len, named.values()))} images are in one group "
             f"({next(iter(every), 'none')!r}), which cannot be divided. Name what tells the groups apart, as "
             r"data.group='(patient\d+)_' does."
         )
     return {name: replace(images, groups=named[name]) for name, images in found.items()}
-
-
-def _pairs(images: LabelledImages) -> Iterator[tuple[str | None, str]]:
-    return zip(images.groups or [None] * len(images.keys), images.keys, strict=True)
 
 
 def _or_alone(name: str | None, key: str) -> str:

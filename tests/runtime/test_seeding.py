@@ -5,12 +5,20 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
+import pytest
 import torch
 
-from finetune.runtime.seeding import derive_seed, sample_per_class, seed_cpu, seed_python, stratified_holdout
+from finetune.runtime.seeding import (
+    derive_seed,
+    sample_per_class,
+    seed_cpu,
+    seed_python,
+    stratified_folds,
+    stratified_holdout,
+)
 
 
 def test_derive_seed_gives_the_same_number_on_every_machine_and_version() -> None:
@@ -125,3 +133,84 @@ def test_a_draw_takes_no_longer_for_many_classes_than_for_few() -> None:
     assert len(stratified_holdout(labels, range(60_000), 0.2, 0)) == 20_000
     assert len(sample_per_class(labels, 1, 0)) == 20_000
     assert time.process_time() - began < 15
+
+
+# --- folds -------------------------------------------------------------------------------------------------------
+
+
+def test_folds_are_stratified_and_as_equal_as_can_be() -> None:
+    labels = [0] * 7 + [1] * 5 + [2]
+    folds = stratified_folds(labels, 3)
+    by_class = [
+        sorted(np.bincount([f for f, c in zip(folds, labels, strict=True) if c == k], minlength=3)) for k in range(3)
+    ]
+    assert [list(map(int, counts)) for counts in by_class] == [[2, 2, 3], [1, 2, 2], [0, 0, 1]]
+    assert sorted(np.bincount(folds)) == [4, 4, 5]
+    assert folds == stratified_folds(labels, 3)
+    assert folds != stratified_folds(labels, 3, seed=1)
+
+
+def test_groups_stay_in_one_fold() -> None:
+    labels = [0] * 8 + [1] * 4
+    groups = ["a", "a", "a", "b", "b", "c", "d", "e", "f", "g", "h", "a"]
+    folds = stratified_folds(labels, 3, groups=groups)
+    assert len({folds[i] for i in (0, 1, 2, 11)}) == 1
+    assert folds[3] == folds[4]
+    assert set(folds) == {0, 1, 2}
+
+
+def test_more_folds_than_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="folds=5: there are only 3 different training images"):
+        stratified_folds([0, 1, 0, 1], 5, groups=["a", "b", "c", "c"])
+
+
+def folds_of_the_first_version(
+    labels: Sequence[int], folds: int, seed: int, groups: Sequence[Hashable] | None
+) -> list[int]:
+    """Deal as `stratified_folds` did before it was linear, for groups of one class each."""
+    members: dict[Hashable, list[int]] = {}
+    for i, name in enumerate(range(len(labels)) if groups is None else groups):
+        members.setdefault(name, []).append(i)
+    shuffled = [list(members.values())[i] for i in np.random.default_rng(seed).permutation(len(members))]
+    result, sizes = [0] * len(labels), [0] * folds
+    for label in sorted(set(labels)):
+        counts = [0] * folds
+        for group in sorted((g for g in shuffled if labels[g[0]] == label), key=len, reverse=True):
+            fold = min(range(folds), key=lambda k: (counts[k], sizes[k], k))
+            counts[fold] += len(group)
+            sizes[fold] += len(group)
+            for i in group:
+                result[i] = fold
+    return result
+
+
+def test_linear_folds_are_those_of_the_first_version() -> None:
+    drawn = random.Random(6)
+    for seed in range(200):
+        count, classes, folds = drawn.randint(20, 150), drawn.randint(1, 12), drawn.randint(2, 7)
+        labels = [drawn.randrange(classes) for _ in range(count)]
+        groups = (
+            None if seed % 3 == 0 else [f"{labels[i]} {i // 3 if drawn.random() < 0.5 else i}" for i in range(count)]
+        )
+        expected = folds_of_the_first_version(labels, folds, seed, groups)
+        assert stratified_folds(labels, folds, seed, groups) == expected
+
+
+def test_groups_of_several_classes_are_spread_over_the_folds_as_evenly_as_scikit_learn_spreads_them() -> None:
+    """30 patients of 1 to 9 images each, ill and well, as a data set of one's own has them."""
+    model_selection = pytest.importorskip("sklearn.model_selection")
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        groups = np.repeat(np.arange(30), rng.integers(1, 10, 30))
+        labels = rng.integers(0, 2, len(groups)) * rng.integers(0, 2, len(groups))
+        splitter = model_selection.StratifiedGroupKFold(5, shuffle=True, random_state=seed)
+        theirs = np.zeros(len(labels), dtype=int)
+        for fold, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
+            theirs[held_out] = fold
+        ours = np.array(stratified_folds(labels.tolist(), 5, seed, groups.tolist()))
+        assert all(len(set(ours[groups == group])) == 1 for group in range(30))
+        spread = [
+            max(np.bincount(f[labels == label], minlength=5).std() / np.sum(labels == label) for label in (0, 1))
+            for f in (ours, theirs)
+        ]
+        assert spread[0] < spread[1] + 0.03
