@@ -134,7 +134,7 @@ def image_groups(
     if not pairs:
         return certain, notes
     groups = _connect(len(split), _equal_pairs(certain), pairs)
-    too_many = _too_many(groups, split.labels, fraction)
+    too_many = _too_many(groups, split.labels, fraction) - _too_many(certain, split.labels, fraction)
     if not too_many:
         return groups, notes
     apart = [i for i, label in enumerate(split.labels) if label in too_many]
@@ -178,7 +178,7 @@ def _connect(count: int, *pairs: Iterable[tuple[int, int]]) -> list[int]:
     return similarity.first_connected(count, (pair for some in pairs for pair in some))
 
 
-def _too_many(groups: Sequence[int], labels: Sequence[int], fraction: float) -> set[int]:
+def _too_many(groups: Sequence[Hashable], labels: Sequence[int], fraction: float) -> set[int]:
     """Return the classes of which too little is left to hold out beside groups that are too large for it."""
     sizes, members = Counter(labels), Counter(zip(groups, labels, strict=True))
     free: Counter[int] = Counter()

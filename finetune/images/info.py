@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
@@ -32,6 +33,9 @@ VERSION = 4
 
 ORIENTATION = 0x0112
 """EXIF tag of the orientation; 1 is upright."""
+
+EXIF_IFD, TIME, FRACTION = 0x8769, 0x9003, 0x9291
+"""EXIF tags of the camera's block, and in it of when the image was taken, in seconds and below."""
 
 TRANSPOSED = (5, 6, 7, 8)
 """Orientations whose upright image has width and height swapped."""
@@ -63,6 +67,8 @@ class ImageInfo:
     frames: int = 1
     orientation: int = 1
     """EXIF orientation; see `ORIENTATION`."""
+    taken: float | None = None
+    """When the camera took it by its own clock, in seconds; None where EXIF does not say."""
     alpha: bool = False
     """Whether the image has transparency."""
     full: bool = False
@@ -241,8 +247,18 @@ def _read_header(file: IO[bytes]) -> dict[str, Any]:
         with suppress(Exception):
             header["orientation"] = int(image.getexif().get(ORIENTATION, 1))
         with suppress(Exception):
+            header["taken"] = _time_taken(image.getexif().get_ifd(EXIF_IFD))
+        with suppress(Exception):
             header["frames"] = 1 if image.format in _STILL else getattr(image, "n_frames", 1)
         return {**header, "alpha": alpha}
+
+
+def _time_taken(exif: Mapping[int, Any]) -> float | None:
+    if TIME not in exif:
+        return None
+    taken = datetime.strptime(str(exif[TIME]).strip("\0 "), "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC).timestamp()
+    fraction = str(exif.get(FRACTION, "")).strip("\0 ")
+    return taken + (float(f"0.{fraction}") if fraction.isdigit() else 0.0)
 
 
 def _measure_pixels(image: Image.Image) -> dict[str, Any]:
