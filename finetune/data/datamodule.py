@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from finetune.checkpoints.metadata import DataRecord
-from finetune.data import grouping, loaders, pixel_cache, sources, splitting, trainer_state
+from finetune.data import grouping, loaders, pixel_cache, sampling, sources, splitting, trainer_state
 from finetune.data.readers import read_with
 from finetune.data.splits import Split, digest, fingerprint, sample_content
 from finetune.data.splitting import SplitOptions
@@ -202,7 +202,7 @@ class ImageDataModule(LightningDataModule):
         """Refuse unknown words and numbers out of range."""
         for key, value, known in (
             ("cache_images", self.cache_images, CACHE_IMAGES),
-            ("sampler", self.sampler, loaders.SAMPLERS),
+            ("sampler", self.sampler, sampling.SAMPLERS),
             ("resize", self.resize, RESIZES),
         ):
             if value not in known:
@@ -246,7 +246,9 @@ class ImageDataModule(LightningDataModule):
                 self.image_info = info.hash_files(paths)
             result = splitting.split_images(found, self.splitting, self.image_info, self.root)
             self.classes, self.splits, self.bad_files = result.classes, result.splits, result.bad_files
-            self.notes = [*listing.note_on_skipped_files(source.skipped_files), *result.notes]
+            own = type(self).training_order is not ImageDataModule.training_order
+            draw = sampling.describe_epoch(self.splits["train"].labels, self.classes, self.sampler, own)
+            self.notes = [*listing.note_on_skipped_files(source.skipped_files), *result.notes, *draw]
         self.teardown()
 
     def adapt_to(self, classes: Sequence[str], preprocess: Preprocess, unaugmented_epochs: int) -> Preprocess:
@@ -374,11 +376,11 @@ class ImageDataModule(LightningDataModule):
     # --- loaders -----------------------------------------------------------------------------------------------
 
     def training_order(self, epoch: int) -> Sequence[int]:
-        """Return the positions of an epoch's training images; override it for a sampler of your own.
+        """Return the positions of an epoch's training images; override it for a sampler of your own, which wins.
 
         It must depend on the epoch alone, and give as many in each. Images may be repeated or left out.
         """
-        return loaders.shuffled(len(self.splits["train"]), self.seed, epoch)
+        return sampling.draw_epoch(self.splits["train"].labels, self.sampler, self.seed, epoch)
 
     def _checked_order(self, epoch: int) -> list[int]:
         order, count = [int(position) for position in self.training_order(epoch)], len(self.splits["train"])
@@ -441,7 +443,7 @@ class ImageDataModule(LightningDataModule):
     def batch_keys(self, batch_idx: int) -> list[str]:
         """Return the names of the images of a batch of the current epoch, of this process."""
         batch: Any = next(islice(self._training_batches(), batch_idx, None))
-        return [self.splits["train"].keys[i] for _, i in batch]
+        return [self.splits["train"].keys[i] for _, i, *_ in batch]
 
     def iterate_split(self, name: str, views: int = 1) -> Iterator[Tensor]:
         """Yield the uint8 images of a split in batches, in order, once for each view (an epoch's augmentation)."""
