@@ -86,7 +86,8 @@ def describe_epoch(labels: Sequence[int], classes: Sequence[str], sampler: str, 
         return f"{names[k]} {counts[k]} ({which})"
 
     rare, common = int(np.argmin(sizes)), int(np.argmax(sizes))
+    each = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(min(counts))
     return [
-        f"An epoch draws {len(labels)} images (data.sampler={sampler}): {min(counts)} to {max(counts)} of a class, "
+        f"An epoch draws {len(labels)} images (data.sampler={sampler}): {each} of each class; "
         f"{describe(rare)}, {describe(common)}."
     ]

@@ -69,7 +69,7 @@ def test_the_data_say_what_an_epoch_has(make_images: Callable[..., Path]) -> Non
     root = make_images({"train": {"cat": 9, "dog": 3}, "val": {"cat": 1, "dog": 1}})
     data = make_data(root, sampler="balanced")
     assert data.notes == [
-        "An epoch draws 12 images (data.sampler=balanced): 6 to 6 of a class, dog 6 (each 2 times on average), cat 6 (6 of its 9)."
+        "An epoch draws 12 images (data.sampler=balanced): 6 of each class; dog 6 (each 2 times on average), cat 6 (6 of its 9)."
     ]
     labels = [label for _, batch in data.train_dataloader() for label in batch.tolist()]
     assert Counter(labels) == {0: 6, 1: 6}
