@@ -301,7 +301,7 @@ class ImageDataModule(LightningDataModule):
         """Return what a checkpoint keeps of the data: where they are, which were held out, hashes of the others."""
         if self._record is None:
             train = self.splits["train"]
-            digests = [self.image_info[path].sha1 for path in train.load.paths or []]
+            files = None if train.load.paths is None else [self.image_info[path] for path in train.load.paths]
             self._record = DataRecord(
                 root=str(self.root.absolute()) if self.root is not None else None,
                 dataset=getattr(self.dataset, "func", self.dataset).__name__ if self.dataset else None,
@@ -309,7 +309,10 @@ class ImageDataModule(LightningDataModule):
                 splits={name: split.record() for name, split in self.splits.items() if name != "train"},
                 loader=None if self.loader is None else str(getattr(self.loader, "__qualname__", type(self.loader))),
                 content=sample_content(train),
-                trained_on=info.short_hashes(digests) if train.load.paths is not None else None,
+                trained_on=None if files is None else info.short_hashes([f.sha1 for f in files]),
+                phashes=None
+                if files is None or self.loader
+                else info.short_hashes([f.phash for f in files if f.phash]),
             )
         return self._record
 

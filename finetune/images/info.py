@@ -232,7 +232,7 @@ def read_info(path: str, full: bool = False) -> ImageInfo:
 
 
 def short_hashes(digests: Sequence[str]) -> Tensor:
-    """Return the first 8 bytes of hexadecimal digests as int64 (N,)."""
+    """Return the first 8 bytes of hexadecimal digests, or perceptual hashes, as int64 (N,)."""
     return torch.tensor([int.from_bytes(bytes.fromhex(d)[:8], "big", signed=True) for d in digests], dtype=torch.int64)
 
 

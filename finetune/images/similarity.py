@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
@@ -58,6 +59,33 @@ def near_pairs(hashes: Sequence[str], most: int) -> Iterator[tuple[int, int]]:
                     if i < j and not any(keys[a] == keys[b] for keys in earlier_keys):
                         yield a, b
         earlier_keys.append(band_keys)
+
+
+def nearest_distances(hashes: Sequence[str], others: np.ndarray, most: int) -> list[int | None]:
+    """Return how many bits each hash differs from the nearest of others; None where none is within `most` bits.
+
+    Only hashes that share a band are compared, see `near_pairs`.
+
+    Args:
+        hashes: in hexadecimal.
+        others: uint64 (N,).
+        most: bits, of 64.
+    """
+    own, others = np.array([int(h, 16) for h in hashes], dtype=np.uint64), np.unique(others)
+    nearest = np.full(len(own), most + 1)
+    edges = np.linspace(0, 64, most + 2).astype(int).tolist()
+    for low, high in pairwise(edges):
+        own_keys, other_keys = (
+            (values >> np.uint64(low)) & np.uint64(2 ** (high - low) - 1) for values in (own, others)
+        )
+        order = np.argsort(other_keys, kind="stable")
+        sorted_keys = other_keys[order]
+        starts, ends = (np.searchsorted(sorted_keys, own_keys, side).tolist() for side in ("left", "right"))
+        for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            if start < end:
+                differing = np.unpackbits((others[order[start:end]] ^ own[i]).view(np.uint8)).reshape(-1, 64)
+                nearest[i] = min(nearest[i], differing.sum(axis=1).min())
+    return [bits if bits <= most else None for bits in nearest.tolist()]
 
 
 def connected_groups(count: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:

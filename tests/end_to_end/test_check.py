@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -12,9 +13,9 @@ from PIL import Image
 from tests.end_to_end.helpers import Command
 
 
-def report_of(folder: Path) -> dict[str, object]:
+def report_of(folder: Path) -> dict[str, Any]:
     """check.json"""
-    found: dict[str, object] = json.loads((folder / "check.json").read_text())
+    found: dict[str, Any] = json.loads((folder / "check.json").read_text())
     return found
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from finetune.images.info import read_info, scan_images
-from finetune.images.similarity import connected_groups, first_connected, near_pairs, perceptual_hash
+from finetune.images.similarity import connected_groups, first_connected, near_pairs, nearest_distances, perceptual_hash
 from tests.helpers import make_image
 
 
@@ -84,7 +85,8 @@ def test_an_image_that_shows_nothing_has_no_perceptual_hash_and_rounding_decides
 def test_the_hash_of_a_jpeg_file_is_the_same_whether_every_pixel_was_read_or_not(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    for i, options in enumerate(({}, {"quality": 20}, {"exif": exif}, {"progressive": True})):
+    choices: list[dict[str, Any]] = [{}, {"quality": 20}, {"exif": exif}, {"progressive": True}]
+    for i, options in enumerate(choices):
         path = tmp_path / f"{i}.jpg"
         make_image(i, 700).save(path, **options)
         reduced = read_info(str(path)).phash
@@ -92,3 +94,19 @@ def test_the_hash_of_a_jpeg_file_is_the_same_whether_every_pixel_was_read_or_not
         assert reduced == read_info(str(path), full=True).phash
         upright = perceptual_hash(ImageOps.exif_transpose(Image.open(path)))
         assert (int(reduced, 16) ^ int(upright or "0", 16)).bit_count() <= 4
+
+
+@pytest.mark.parametrize("most", [0, 1, 6, 16])
+def test_nearest_distances_are_those_of_comparing_all(most: int) -> None:
+    rng = random.Random(most)
+    others = [rng.getrandbits(64) for _ in range(80)]
+    own = [rng.getrandbits(64) for _ in range(20)]
+    for value in others[:60]:
+        for bit in rng.sample(range(64), rng.randrange(20)):
+            value ^= 1 << bit
+        own.append(value)
+    expected = [min((value ^ other).bit_count() for other in others) for value in own]
+    found = nearest_distances([f"{value:016x}" for value in own], np.array(others + others[:5], dtype=np.uint64), most)
+    assert found == [bits if bits <= most else None for bits in expected]
+    assert nearest_distances([], np.array(others, dtype=np.uint64), most) == []
+    assert nearest_distances(["0" * 16], np.array([], dtype=np.uint64), most) == [None]
