@@ -26,7 +26,7 @@ def evaluate(cfg: DictConfig) -> float:
     factories.prepare_process()
     model = factories.make_classifier(cfg)
     record, data = model.module.metadata.data, factories.make_evaluation_data(cfg)
-    images = eval_data.count_trained_on(record, eval_data.find_eval_data(record, model.classes, cfg.split, data))
+    images = eval_data.find_trained_on(record, eval_data.find_eval_data(record, model.classes, cfg.split, data), data)
     echo(field_line("Images", images.description))
     for note in images.notes:
         echo(field_line("Note", note))

@@ -103,6 +103,8 @@ class DataRecord:
     """Digest of the pixels of some training images that are not files; None for files, and where it is not known."""
     trained_on: Tensor | None = field(default=None, compare=False)
     """Content hashes of the training images that are files: the first 8 bytes of their SHA-1, int64 (N,)."""
+    phashes: Tensor | None = field(default=None, compare=False)
+    """Perceptual hashes of those of them that show something, int64 (M,); None where they were not computed."""
 
     @classmethod
     def from_dict(cls, stored: Any, num_classes: int) -> Self:
@@ -111,8 +113,10 @@ class DataRecord:
         record = cls(**_known_fields(cls, stored))
         texts = (record.root, record.dataset, record.digest, record.loader, record.content)
         _require(all(isinstance(value, str | None) for value in texts))
-        hashes = record.trained_on
-        _require(hashes is None or (isinstance(hashes, Tensor) and hashes.dtype == torch.int64 and hashes.ndim == 1))
+        for hashes in (record.trained_on, record.phashes):
+            _require(
+                hashes is None or (isinstance(hashes, Tensor) and hashes.dtype == torch.int64 and hashes.ndim == 1)
+            )
         splits = {str(name): SplitRecord.from_dict(split, num_classes) for name, split in record.splits.items()}
         return replace(record, splits=splits)
 

@@ -117,21 +117,32 @@ def quote_paths(argv: Sequence[str]) -> list[str]:
 
 def _quote_path(override: str, sweep: bool) -> str:
     key, equals, value = override.partition("=")
-    if not equals or not PATH_KEY.fullmatch(key) or value in ("", "null", "???"):
+    if not equals or not _is_verbatim(key) or value in ("", "null", "???"):
         return override
     if value[0] in "'\"" or "${" in value:
         return override
+    if not PATH_KEY.fullmatch(key):
+        return _quote(key, value)
     path = os.path.expanduser(value)
     if sweep and "," in value and not os.path.exists(path):
         return override
-    escaped = path.replace("\\", "\\\\") if path.endswith("\\") else path
+    return _quote(key, path)
+
+
+def _is_verbatim(key: str) -> bool:
+    """Return whether a value is taken as it is typed: a path, or a regular expression."""
+    return bool(PATH_KEY.fullmatch(key)) or key.lstrip("+") == "data.group"
+
+
+def _quote(key: str, value: str) -> str:
+    escaped = value.replace("\\", "\\\\") if value.endswith("\\") else value
     return f'{key}="{escaped.replace(chr(34), chr(92) + chr(34))}"'
 
 
 def unquote_path(override: str) -> str:
     """Return an override of a path as it is typed, without the quotes of `quote_paths`."""
     key, _, value = override.partition("=")
-    if not PATH_KEY.fullmatch(key) or len(value) < 2 or value[0] != '"' or value[-1] != '"':
+    if not _is_verbatim(key) or len(value) < 2 or value[0] != '"' or value[-1] != '"':
         return override
     return f"{key}={value[1:-1].replace(chr(92) + chr(34), chr(34))}"
 

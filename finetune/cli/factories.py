@@ -196,6 +196,9 @@ def _hydra_choice(group: str) -> str | None:
 def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
     """Make the network with a head for the data's classes, its strategy, optimizer, scheduler and loss."""
     seed_everything(cfg.seed, workers=True, verbose=False)
+    if cfg.loss.class_weights == "auto" and data.sampler != "none":
+        text = f"loss.class_weights=auto and data.sampler={data.sampler} are both on: rare classes count twice over."
+        echo(field_line("Note", text))
     module = FineTuner(
         model_name(cfg),
         data.classes,

@@ -224,8 +224,11 @@ def _validate_data(cfg: DictConfig, command: str) -> Iterator[str]:
             yield "data.root is missing: give the folder with your images (for data=csv, the table) as data.root=..."
         elif root is not None and not _is_made_on_demand(cfg) and not Path(str(root)).expanduser().exists():
             yield f"data.root={root}: there is no such folder or table (looked from {Path.cwd()})."
-    for key in ("image_size", "per_class"):
-        if command == "evaluate" and select(cfg, f"data.{key}") is not None:
+    folds, fold = select(cfg, "data.folds"), select(cfg, "data.fold")
+    if isinstance(fold, int) and isinstance(folds, int) and fold >= folds:
+        yield f"data.fold is counted from 0: with data.folds={folds} it is one of 0 to {folds - 1}, got {fold}."
+    for key in ("image_size", "per_class", "folds", "group", "sampler"):
+        if command == "evaluate" and select(cfg, f"data.{key}") not in (None, "none"):
             yield f"data.{key} changes nothing in evaluate: images are prepared as the checkpoint says, and all are evaluated."
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from finetune.checkpoints.metadata import DataRecord
-from finetune.data import loaders, pixel_cache, sources, splitting, trainer_state
+from finetune.data import grouping, loaders, pixel_cache, sampling, sources, splitting, trainer_state
 from finetune.data.readers import read_with
 from finetune.data.splits import Split, digest, fingerprint, sample_content
 from finetune.data.splitting import SplitOptions
@@ -168,9 +168,8 @@ class ImageDataModule(LightningDataModule):
         self.root = Path(root).expanduser() if root is not None else None
         self.dataset, self.split_arguments = dataset, splits
         self.archive = download.Archive(url, sha1=sha1, sha256=sha256, tree_sha256=tree_sha256) if url else None
-        self.reading = sources.ReadOptions(
-            layout, class_depth, columns, Path(images).expanduser() if images else None, group
-        )
+        folder = Path(images).expanduser() if images else None
+        self.reading = sources.ReadOptions(layout, class_depth, columns, folder, group)
         names = [str(c) for c in classes] if classes else None
         share = (val or "val", val_fraction, split_seed)
         self.splitting = SplitOptions(*share, names, per_class, on_bad_file, group, folds, fold)
@@ -204,7 +203,7 @@ class ImageDataModule(LightningDataModule):
         """Refuse unknown words and numbers out of range."""
         for key, value, known in (
             ("cache_images", self.cache_images, CACHE_IMAGES),
-            ("sampler", self.sampler, loaders.SAMPLERS),
+            ("sampler", self.sampler, sampling.SAMPLERS),
             ("resize", self.resize, RESIZES),
         ):
             if value not in known:
@@ -239,7 +238,7 @@ class ImageDataModule(LightningDataModule):
             )
         if not self.splits:
             source = self.source()
-            found = source.splits()
+            found = grouping.with_groups(source.splits(), self.splitting.group)
             paths = splitting.all_paths(found)
             if self.loader is None:
                 self.image_info = info.scan_images(paths, self.root, self.cache)
@@ -248,7 +247,10 @@ class ImageDataModule(LightningDataModule):
                 self.image_info = info.hash_files(paths)
             result = splitting.split_images(found, self.splitting, self.image_info, self.root)
             self.classes, self.splits, self.bad_files = result.classes, result.splits, result.bad_files
-            self.notes = [*source.notes, *formats.note_on_skipped_files(source.skipped_files), *result.notes]
+            own = type(self).training_order is not ImageDataModule.training_order
+            draw = sampling.describe_epoch(self.splits["train"].labels, self.classes, self.sampler, own)
+            skipped = formats.note_on_skipped_files(source.skipped_files)
+            self.notes = [*source.notes, *skipped, *result.notes, *draw]
         self.teardown()
 
     def adapt_to(self, classes: Sequence[str], preprocess: Preprocess, unaugmented_epochs: int) -> Preprocess:
@@ -301,7 +303,7 @@ class ImageDataModule(LightningDataModule):
         """Return what a checkpoint keeps of the data: where they are, which were held out, hashes of the others."""
         if self._record is None:
             train = self.splits["train"]
-            digests = [self.image_info[path].sha1 for path in train.load.paths or []]
+            files = None if train.load.paths is None else [self.image_info[path] for path in train.load.paths]
             self._record = DataRecord(
                 root=str(self.root.absolute()) if self.root is not None else None,
                 dataset=getattr(self.dataset, "func", self.dataset).__name__ if self.dataset else None,
@@ -309,7 +311,10 @@ class ImageDataModule(LightningDataModule):
                 splits={name: split.record() for name, split in self.splits.items() if name != "train"},
                 loader=None if self.loader is None else str(getattr(self.loader, "__qualname__", type(self.loader))),
                 content=sample_content(train),
-                trained_on=info.short_hashes(digests) if train.load.paths is not None else None,
+                trained_on=None if files is None else info.short_hashes([f.sha1 for f in files]),
+                phashes=None
+                if files is None or self.loader
+                else info.short_hashes([f.phash for f in files if f.phash]),
             )
         return self._record
 
@@ -376,11 +381,11 @@ class ImageDataModule(LightningDataModule):
     # --- loaders -----------------------------------------------------------------------------------------------
 
     def training_order(self, epoch: int) -> Sequence[int]:
-        """Return the positions of an epoch's training images; override it for a sampler of your own.
+        """Return the positions of an epoch's training images; override it for a sampler of your own, which wins.
 
         It must depend on the epoch alone, and give as many in each. Images may be repeated or left out.
         """
-        return loaders.shuffled(len(self.splits["train"]), self.seed, epoch)
+        return sampling.draw_epoch(self.splits["train"].labels, self.sampler, self.seed, epoch)
 
     def _checked_order(self, epoch: int) -> list[int]:
         order, count = [int(position) for position in self.training_order(epoch)], len(self.splits["train"])
@@ -443,7 +448,7 @@ class ImageDataModule(LightningDataModule):
     def batch_keys(self, batch_idx: int) -> list[str]:
         """Return the names of the images of a batch of the current epoch, of this process."""
         batch: Any = next(islice(self._training_batches(), batch_idx, None))
-        return [self.splits["train"].keys[i] for _, i in batch]
+        return [self.splits["train"].keys[i] for _, i, *_ in batch]
 
     def iterate_split(self, name: str, views: int = 1) -> Iterator[Tensor]:
         """Yield the uint8 images of a split in batches, in order, once for each view (an epoch's augmentation)."""

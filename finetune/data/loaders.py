@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import signal
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -18,8 +19,6 @@ from finetune.runtime import hardware
 from finetune.runtime.seeding import derive_seed, seed_cpu
 
 Transform = Callable[[Tensor], Tensor]
-SAMPLERS = ("none", "sqrt", "balanced")
-"""How often images of rare classes are drawn in an epoch."""
 
 WORKER_TIMEOUT_S = 600
 """No batch takes that long: a worker process that has not answered by then never will."""
@@ -31,7 +30,7 @@ WORKER_TIMEOUT_S = 600
 class ImageDataset(Dataset[tuple[Tensor, int]]):
     """A split as transformed images and labels.
 
-    An index is a position, or (epoch, position) where the augmentation needs the epoch.
+    An index is a position, or (epoch, position) where the augmentation needs the epoch; see `EpochSampler`.
     """
 
     def __init__(
@@ -57,19 +56,19 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int | tuple[int, ...]) -> tuple[Tensor, int]:
         if self.augmented is not None and not isinstance(index, tuple):
             raise ValueError(
                 f"An augmented image is asked for as (epoch, position), got {index}: with the position alone, every epoch would "
                 "see the same augmentation. ImageDataModule.training_order is the place for an order of your own."
             )
-        epoch, i = index if isinstance(index, tuple) else (0, index)
+        epoch, i, *again = index if isinstance(index, tuple) else (0, index)
         pixels = self.split.load(i)
         if self.augmented is None or epoch < self.unaugmented_epochs:
             return self.plain(pixels), self.split.labels[i]
         state = torch.get_rng_state()
         try:
-            seed_cpu(derive_seed(self.seed, epoch, i))
+            seed_cpu(derive_seed(self.seed, epoch, i, *again))
             return self.augmented(pixels), self.split.labels[i]
         finally:
             torch.set_rng_state(state)
@@ -102,15 +101,12 @@ def in_order(positions: Iterable[Any], batch_size: int) -> list[list[Any]]:
     return [positions[k : k + batch_size] for k in range(0, len(positions), batch_size)]
 
 
-def shuffled(length: int, seed: int, epoch: int) -> list[int]:
-    """Return the positions 0 to `length` - 1 in an order that depends on the seed and the epoch alone."""
-    return torch.randperm(length, generator=torch.Generator().manual_seed(derive_seed(seed, epoch))).tolist()
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
+class EpochSampler(Sampler[tuple[int, ...]]):
     """An order of every epoch that depends on the epoch alone, so that a resumed run sees the same one.
 
-    Of several processes each takes every `world`-th image, and some may have one image more than others.
+    Of several processes each takes every `world`-th image, and some may have one image more than others. An index is
+    (epoch, position); an image that comes again in an epoch has (epoch, position, 1), 2 and so on, so that it is augmented
+    in another way.
     """
 
     def __init__(
@@ -130,7 +126,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         return shard_size(max(self.length, self.world), self.rank, self.world)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
         epoch = self.epoch()
         order = [int(position) for position in self.order(epoch)]
         if len(order) != self.length:
@@ -138,7 +134,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
                 f"The order of epoch {epoch + 1} has {len(order)} images, that of the first {self.length}."
             )
         order += (order * self.world)[: max(0, self.world - self.length)]  # each process needs a batch
-        return iter([(epoch, i) for i in order[self.rank :: self.world]])
+        if len(set(order)) == len(order):
+            return iter([(epoch, i) for i in order[self.rank :: self.world]])
+        times: Counter[int] = Counter()
+        indices: list[tuple[int, ...]] = []
+        for i in order:
+            indices.append((epoch, i, times[i]) if times[i] else (epoch, i))
+            times[i] += 1
+        return iter(indices[self.rank :: self.world])
 
 
 class BalancedBatchSampler(BatchSampler):
@@ -158,7 +161,7 @@ class BalancedBatchSampler(BatchSampler):
     def __len__(self) -> int:
         return len(self._sizes())
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         items, done = iter(self.sampler), self.done()
         for number, size in enumerate(self._sizes()):
             batch = [next(items) for _ in range(size)]

@@ -185,7 +185,7 @@ class LabelledImages:
     classes: list[str] | None = None
     """The source's own order of all its classes; None is the order in which torchvision sorts folders."""
     groups: list[str] | None = None
-    """The group of each image, whose images stay on one side of every split; None where there are none."""
+    """Of each image, what it must not be parted from; see `grouping.with_groups`."""
 
     def select(self, wanted: Sequence[bool]) -> LabelledImages:
         """Return the images for which `wanted` is true."""

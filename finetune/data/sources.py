@@ -30,6 +30,7 @@ class ReadOptions:
     columns: Mapping[str, str | None] | None = None
     images: Path | None = None
     group: str | None = None
+    """A column of the table, if it has one of that name: it becomes `LabelledImages.groups`."""
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:

@@ -8,13 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from finetune.checkpoints.metadata import SplitRecord
 from finetune.data import identity
 from finetune.data.readers import ImageReader, subset
 from finetune.images.info import ImageInfo
-from finetune.runtime.seeding import derive_seed
 
 
 @dataclass(frozen=True)
@@ -27,6 +24,8 @@ class Split:
     labels: list[int]
     load: ImageReader
     """Position to upright RGB pixels, uint8 (3, H, W)."""
+    groups: list[str] | None = None
+    """Of each image, what it must not be parted from, where the user named it; see `grouping.with_groups`."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -38,6 +37,7 @@ class Split:
             [self.keys[i] for i in positions],
             [self.labels[i] for i in positions],
             subset(self.load, positions),
+            None if self.groups is None else [self.groups[i] for i in positions],
         )
 
     def counts(self, classes: Sequence[str]) -> dict[str, int]:
@@ -91,13 +91,3 @@ def digest(splits: Iterable[Split]) -> str:
     """Return a digest of which image is in which split, with which label."""
     lines = [f"{s.name} {label} {key}" for s in splits for key, label in zip(s.keys, s.labels, strict=True)]
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
-
-
-def sample_per_class(labels: Sequence[int], count: int, seed: int) -> list[int]:
-    """Return the positions of `count` images of each class, drawn with a seed, in their old order."""
-    drawn: list[int] = []
-    for label in sorted(set(labels)):
-        own = [i for i, found in enumerate(labels) if found == label]
-        order = torch.randperm(len(own), generator=torch.Generator().manual_seed(derive_seed(seed, label, 1))).tolist()
-        drawn += [own[i] for i in order[:count]]
-    return sorted(drawn)

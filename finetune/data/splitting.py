@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from finetune.data.class_names import match_names, merge_spellings
+from finetune.data.grouping import group_notes, image_groups
 from finetune.data.readers import LabelledImages
-from finetune.data.splits import Split, content_groups, sample_per_class
+from finetune.data.splits import Split
 from finetune.images.info import ImageInfo
 from finetune.io.formats import EXTENSIONS
-from finetune.runtime.seeding import stratified_holdout
+from finetune.runtime.seeding import sample_per_class, stratified_folds, stratified_holdout
 from finetune.runtime.suggestions import unknown_name
 
 ON_BAD_FILE = ("skip", "error")
@@ -36,6 +37,19 @@ class SplitOptions:
             raise ValueError(unknown_name("data.on_bad_file", self.on_bad_file, ON_BAD_FILE))
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"data.val_fraction must be between 0 and 1, got {self.val_fraction}.")
+        if self.folds is None and self.fold != 0:
+            raise ValueError(f"data.fold={self.fold} needs data.folds, the number of folds.")
+        if self.folds is not None and not (self.folds >= 2 and 0 <= self.fold < self.folds):
+            raise ValueError(
+                f"data.fold is counted from 0: with data.folds={self.folds} it is one of 0 to {self.folds - 1}, got {self.fold}."
+                if self.folds >= 2
+                else f"data.folds must be 2 or more, got {self.folds}."
+            )
+        if self.folds is not None and self.val != "val":
+            raise ValueError(
+                f"data.val={self.val} names a split to validate on, and data.folds={self.folds} validates on a fold of train: "
+                "leave one of them out."
+            )
 
 
 @dataclass
@@ -85,7 +99,14 @@ def split_images(
     _require_all_classes(splits["train"], result.classes, root)
     if options.val != "val" and options.val not in splits:
         raise ValueError(unknown_name("split for data.val:", options.val, splits))
-    if options.val in splits:
+    if options.folds is not None:
+        unused = splits.pop("val", None)
+        if unused is not None:
+            result.notes.append(
+                f"The val split of the data ({len(unused)} images) is not used: data.folds divides train."
+            )
+        splits["train"], splits["val"] = _take_fold(splits["train"], options.folds, options, image_info, result)
+    elif options.val in splits:
         splits["val"] = replace(splits.pop(options.val), name="val")
     else:
         splits["train"], splits["val"] = _hold_out(splits["train"], options, image_info, result)
@@ -93,6 +114,7 @@ def split_images(
         train = splits["train"]
         splits["train"] = train.take(sample_per_class(train.labels, options.per_class, options.split_seed))
     result.splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
+    result.notes += group_notes(result.splits)
     return result
 
 
@@ -103,16 +125,17 @@ def label_numbers(labels: Sequence[str], classes: Sequence[str]) -> list[int]:
 
 
 def _numbered(name: str, part: LabelledImages, result: SplitResult) -> Split:
-    unknown = sorted(set(part.labels) - set(result.classes))
+    present = set(part.labels)
+    unknown = sorted(present - set(result.classes))
     if unknown:
         raise ValueError(
             f"The {name} split has classes that train lacks: {', '.join(unknown)}. "
             f"Train has {', '.join(result.classes[:10])}. Rename the folders, or leave some out with data.classes=[...]."
         )
-    missing = [c for c in result.classes if c not in set(part.labels)]
+    missing = [c for c in result.classes if c not in present]
     if missing and part.labels and name != "train":
         result.notes.append(f"The {name} split has no images of {', '.join(missing)}.")
-    return Split(name, part.keys, label_numbers(part.labels, result.classes), part.reader)
+    return Split(name, part.keys, label_numbers(part.labels, result.classes), part.reader, part.groups)
 
 
 def _require_all_classes(train: Split, classes: Sequence[str], root: Path | None) -> None:
@@ -127,17 +150,59 @@ def _require_all_classes(train: Split, classes: Sequence[str], root: Path | None
 def _hold_out(
     train: Split, options: SplitOptions, image_info: Mapping[str, ImageInfo], result: SplitResult
 ) -> tuple[Split, Split]:
-    groups = content_groups(train, image_info)
+    groups, notes = image_groups(train, image_info, options.val_fraction)
+    result.notes += notes
     held_out = stratified_holdout(train.labels, groups, options.val_fraction, options.split_seed)
     if not held_out:
         raise ValueError(
-            f"{len(train)} training images are too few to hold out data.val_fraction={options.val_fraction} of each class."
+            f"{len(train)} training images{_in_groups(train)} are too few to hold out data.val_fraction={options.val_fraction} "
+            "of each class."
         )
     result.notes.append(
         f"The data have no val split: {len(held_out)} of {len(train)} training images are held out (split.csv lists them)."
     )
+    none = sorted(set(train.labels) - {train.labels[i] for i in held_out})
+    if none and train.groups is not None:
+        result.notes.append(
+            f"No images of {', '.join(result.classes[label] for label in none)} are held out: their groups are too large for "
+            f"data.val_fraction={options.val_fraction}, or hold all that there are."
+        )
     kept = [i for i in range(len(train)) if i not in held_out]
     return train.take(kept), train.take(sorted(held_out), "val")
+
+
+def _take_fold(
+    train: Split, folds: int, options: SplitOptions, image_info: Mapping[str, ImageInfo], result: SplitResult
+) -> tuple[Split, Split]:
+    """Return the images of the other folds, and those of the fold to validate on.
+
+    Raises:
+        ValueError: there are fewer images, or groups of them, than folds; or a class would be missing in training.
+    """
+    groups, notes = image_groups(train, image_info, 1 / folds)
+    if (count := len(set(groups))) < folds:
+        what = f"{len(train)} training images in {count} groups" if count < len(train) else f"{count} training images"
+        raise ValueError(f"data.folds={folds}: there are only {what}; give fewer folds, or more images.")
+    fold_of = stratified_folds(train.labels, folds, options.split_seed, groups)
+    present = {name: set[int]() for name in range(len(result.classes))}
+    for label, fold in zip(train.labels, fold_of, strict=True):
+        present[label].add(fold)
+    if single := [result.classes[label] for label, where in present.items() if len(where) == 1]:
+        raise ValueError(
+            f"data.folds={folds}: all training images of {', '.join(single[:10])} are in one fold, in which none would be left "
+            "to learn from: each class needs two images, of two groups. Add some, or leave the class out with data.classes=[...]."
+        )
+    held_out = [i for i, fold in enumerate(fold_of) if fold == options.fold]
+    result.notes += [
+        *notes,
+        f"Fold {options.fold} of 0 to {folds - 1}: {len(held_out)} of {len(train)} training images are validated on "
+        "(split.csv lists them).",
+    ]
+    return train.take([i for i, fold in enumerate(fold_of) if fold != options.fold]), train.take(held_out, "val")
+
+
+def _in_groups(split: Split) -> str:
+    return "" if split.groups is None else f" in {len(set(split.groups))} groups"
 
 
 # --- files that cannot be read -----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
@@ -19,19 +20,22 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torch import Tensor
 
-from finetune.images import decode
+from finetune.images import decode, similarity
 from finetune.io.store import Cache
 from finetune.runtime import process
 
-VERSION = 3
+VERSION = 4
 """Version of the cached image info; files are scanned again where the cache has another."""
 
 ORIENTATION = 0x0112
 """EXIF tag of the orientation; 1 is upright."""
+
+EXIF_IFD, TIME, FRACTION = 0x8769, 0x9003, 0x9291
+"""EXIF tags of the camera's block, and in it of when the image was taken, in seconds and below."""
 
 TRANSPOSED = (5, 6, 7, 8)
 """Orientations whose upright image has width and height swapped."""
@@ -63,6 +67,8 @@ class ImageInfo:
     frames: int = 1
     orientation: int = 1
     """EXIF orientation; see `ORIENTATION`."""
+    taken: float | None = None
+    """When the camera took it by its own clock, in seconds; None where EXIF does not say."""
     alpha: bool = False
     """Whether the image has transparency."""
     full: bool = False
@@ -72,7 +78,7 @@ class ImageInfo:
     square: tuple[float, float, float] | None = None
     """Mean of the squares of each channel."""
     phash: str | None = None
-    """Perceptual hash, 64 bits in hexadecimal; None without the package imagehash."""
+    """Perceptual hash, see `similarity.perceptual_hash`; the same whether every pixel was read or not."""
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -104,7 +110,7 @@ def scan_images(
         paths: of the files.
         root: the folder (or table) that they belong to; it identifies the cache entry.
         cache: where the results are kept; None keeps nothing.
-        full: decode every pixel, for `mean`, `square` and `phash`. Otherwise files are decoded at reduced size where
+        full: decode every pixel, for `mean` and `square`. Otherwise files are decoded at reduced size where
             their format allows it.
         track: shows progress.
     """
@@ -178,8 +184,7 @@ def _find_kept(kept: Mapping[str, tuple[Stamp, ImageInfo]], name: str, stamp: St
     kept_stamp, info = kept.get(name, (None, None))
     if info is None or kept_stamp is None or kept_stamp != stamp:
         return None
-    enough = not full or (info.full and (info.phash is not None or not can_hash()))
-    return info if enough else None
+    return info if info.full or not full else None
 
 
 def _load_kept(path: Path) -> dict[str, tuple[Stamp, ImageInfo]]:
@@ -216,6 +221,7 @@ def read_info(path: str, full: bool = False) -> ImageInfo:
         with decode.image_errors(path), open(path, "rb") as file:
             image = decode.decode_image(file, path, reduced=not full)
             values = _measure_pixels(image) if full else {}
+            values["phash"] = _hash_pixels(image, file, path, full)
             # Pillow changes an image while it decodes (its size, where it is reduced): the header is read from the start
             file.seek(0)
             values |= _read_header(file)
@@ -226,7 +232,7 @@ def read_info(path: str, full: bool = False) -> ImageInfo:
 
 
 def short_hashes(digests: Sequence[str]) -> Tensor:
-    """Return the first 8 bytes of hexadecimal digests as int64 (N,)."""
+    """Return the first 8 bytes of hexadecimal digests, or perceptual hashes, as int64 (N,)."""
     return torch.tensor([int.from_bytes(bytes.fromhex(d)[:8], "big", signed=True) for d in digests], dtype=torch.int64)
 
 
@@ -241,30 +247,40 @@ def _read_header(file: IO[bytes]) -> dict[str, Any]:
         with suppress(Exception):
             header["orientation"] = int(image.getexif().get(ORIENTATION, 1))
         with suppress(Exception):
+            header["taken"] = _time_taken(image.getexif().get_ifd(EXIF_IFD))
+        with suppress(Exception):
             header["frames"] = 1 if image.format in _STILL else getattr(image, "n_frames", 1)
         return {**header, "alpha": alpha}
+
+
+def _time_taken(exif: Mapping[int, Any]) -> float | None:
+    if TIME not in exif:
+        return None
+    taken = datetime.strptime(str(exif[TIME]).strip("\0 "), "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC).timestamp()
+    fraction = str(exif.get(FRACTION, "")).strip("\0 ")
+    return taken + (float(f"0.{fraction}") if fraction.isdigit() else 0.0)
 
 
 def _measure_pixels(image: Image.Image) -> dict[str, Any]:
     counts = np.array(image.histogram(), dtype=np.float64).reshape(3, 256)
     levels, total = np.arange(256) / 255, image.width * image.height
-    phash = _phash()
     return {
         "full": True,
         "mean": tuple((counts @ levels / total).round(5).tolist()),
         "square": tuple((counts @ levels**2 / total).round(5).tolist()),
-        "phash": str(phash(image)) if phash is not None else None,
     }
 
 
-def _phash() -> Callable[[Image.Image], Any] | None:
-    try:
-        import imagehash
-    except ImportError:
-        return None
-    return imagehash.phash
+def _hash_pixels(image: Image.Image, file: IO[bytes], path: str, full: bool) -> str | None:
+    """Return the perceptual hash of the image as it is decoded at reduced size, also where it was decoded in full.
 
-
-def can_hash() -> bool:
-    """Return whether the package for perceptual hashes is installed."""
-    return _phash() is not None
+    A split depends on it, and must be the same whether `check` ran before or not.
+    """
+    if full:
+        file.seek(0)
+        with decode.open_image(file) as header:
+            reduced = header.format == "JPEG"
+        if reduced:
+            file.seek(0)
+            image = decode.decode_image(file, path, reduced=True)
+    return similarity.perceptual_hash(decode.to_rgb(ImageOps.exif_transpose(image)))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from finetune.checkpoints.metadata import DataRecord, SplitRecord
@@ -15,7 +16,7 @@ from finetune.data.readers import FileReader, LabelledImages, subset
 from finetune.data.sources import base_folder
 from finetune.data.splits import Split, sample_content
 from finetune.data.splitting import label_numbers, without_bad_files
-from finetune.images import info
+from finetune.images import info, similarity
 from finetune.io import formats
 from finetune.io.store import Cache
 from finetune.runtime.suggestions import unknown_name
@@ -33,7 +34,10 @@ class EvalDataset:
     notes: list[str] = field(default_factory=list)
     bad_files: dict[str, str] = field(default_factory=dict)
     trained_on: int | None = None
-    """How many of them the model was trained on, see `count_trained_on`; None where that is not known."""
+    """How many of them the model was trained on, see `find_trained_on`; None where that is not known."""
+    near_duplicates: dict[str, int] | None = None
+    """Name -> bits of 64 in which the perceptual hash differs from the nearest training image's, of other images that look
+    like one; None where that is not known."""
 
 
 def find_eval_data(record: DataRecord, classes: Sequence[str], name: str, data: ImageDataModule) -> EvalDataset:
@@ -67,21 +71,47 @@ def find_eval_data(record: DataRecord, classes: Sequence[str], name: str, data: 
     return replace(new, notes=[*source.notes, *new.notes, *formats.note_on_skipped_files(source.skipped_files)])
 
 
-def count_trained_on(record: DataRecord, images: EvalDataset) -> EvalDataset:
-    """Count the images that a model was trained on, also under other names, and say it in a note.
+def find_trained_on(record: DataRecord, images: EvalDataset, data: ImageDataModule) -> EvalDataset:
+    """Find the images that a model was trained on, also under other names, and near duplicates; say it in notes.
 
     Args:
         record: what the model's checkpoint says of its data.
         images: to evaluate it on; of those that are not files, and of checkpoints without hashes, nothing is known.
+        data: where they were found; its cache may hold their hashes.
     """
     paths = images.split.load.paths
     if record.trained_on is None or paths is None:
         return images
-    hashes = info.short_hashes([file.sha1 for file in info.hash_files(paths).values() if file.sha1])
-    count = int(torch.isin(hashes, record.trained_on).sum())
-    which = f"{count} of these {len(paths)} images {'was' if count == 1 else 'were'} trained on"
-    note = [f"{which}: their accuracy says nothing about new ones"] if count else []
-    return replace(images, trained_on=count, notes=[*images.notes, *note])
+    if record.phashes is None:
+        found = info.hash_files(paths)
+    else:
+        root = data.root or (Path(record.root) if record.root is not None else None)
+        found = info.scan_images(paths, root, data.cache)
+    files = [(key, found[path]) for key, path in zip(images.split.keys, paths, strict=True) if found[path].sha1]
+    known = torch.isin(info.short_hashes([file.sha1 for _, file in files]), record.trained_on).tolist()
+    count, notes = sum(known), list(images.notes)
+    if count:
+        which = f"{count} of these {len(paths)} images {'was' if count == 1 else 'were'} trained on"
+        notes.append(f"{which}: their accuracy says nothing about new ones")
+    near = None
+    if record.phashes is not None:
+        others = [(key, file.phash) for (key, file), same in zip(files, known, strict=True) if file.phash and not same]
+        near = _near_duplicates(others, record.phashes)
+        if near:
+            look = f"{len(near)} of these {len(paths)} images look{'s' if len(near) == 1 else ''} like a training image"
+            notes.append(f"{look} (near_duplicates.csv lists them): where they show the same, the accuracy is too good")
+    elif not images.is_holdout and record.loader is None:
+        notes.append(
+            "near duplicates of training images are not looked for: the checkpoint has no perceptual hashes of those"
+        )
+    return replace(images, trained_on=count, near_duplicates=near, notes=notes)
+
+
+def _near_duplicates(hashes: Sequence[tuple[str, str]], trained_on: torch.Tensor) -> dict[str, int]:
+    """Return the names whose perceptual hashes are near one of the training images, with the bits between them."""
+    trained = trained_on.numpy().view(np.uint64)
+    distances = similarity.nearest_distances([phash for _, phash in hashes], trained, similarity.NEAR_BITS)
+    return {key: bits for (key, _), bits in zip(hashes, distances, strict=True) if bits is not None}
 
 
 def find_holdout(record: DataRecord, name: str, cache: Cache | None = None) -> EvalDataset:
@@ -195,7 +225,8 @@ def _new_data(
     image_info = info.scan_images(images.reader.paths or [], data.root, data.cache)
     readable, bad_files = without_bad_files({"": images}, image_info, options.on_bad_file)
     images = readable[""]
-    unknown = sorted(set(images.labels) - set(classes))
+    present = set(images.labels)
+    unknown = sorted(present - set(classes))
     if unknown:
         raise ValueError(
             f"The images have classes that the model does not know: {', '.join(unknown[:10])}. It knows "
@@ -203,7 +234,7 @@ def _new_data(
         )
     if not images.labels:
         raise ValueError(f"There are no images to evaluate the model on in {data.root}.")
-    missing = [c for c in classes if c not in set(images.labels)]
+    missing = [c for c in classes if c not in present]
     notes = [f"there are no images of {', '.join(missing[:10])}"] if missing else []
     split = Split(name, images.keys, label_numbers(images.labels, classes), images.reader)
     which = f"the {part} split" if part else "all"

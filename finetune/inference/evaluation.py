@@ -75,6 +75,7 @@ def evaluate(
         "description": data.description,
         "as_in_the_run": _compare_with_run(validation, computed) if data.is_holdout and split.name == "val" else None,
         "trained_on": data.trained_on,
+        "near_duplicates": None if data.near_duplicates is None else len(data.near_duplicates),
         "bad_files": len(data.bad_files),
         "device": model.device.type,
         "precision": model.precision,

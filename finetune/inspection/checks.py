@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from finetune.images.info import ImageInfo
+from finetune.images.similarity import BLANK, NEAR_BITS
 from finetune.images.transforms import Preprocess
-from finetune.inspection.duplicates import BLANK, duplicates
+from finetune.inspection.duplicates import duplicates
 from finetune.inspection.finding import Finding, are, count_of, have, list_names
 from finetune.inspection.scan import DatasetScan
 from finetune.io import formats
 from finetune.io.formats import EXTENSIONS
 from finetune.metrics import statistics
 
-PHASH_THRESHOLD = 6
-"""Bits of 64 in which the perceptual hashes of near duplicates may differ; those of unlike images differ in 20 to 40."""
+PHASH_THRESHOLD = NEAR_BITS
+"""Bits of 64 in which the perceptual hashes of near duplicates may differ."""
 
 IMBALANCED, FEW, FEW_EVALUATED = 10, 5, 20
 """Thresholds: largest class over smallest; images of a class; validation images."""

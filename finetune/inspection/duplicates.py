@@ -9,9 +9,6 @@ from finetune.images import similarity
 from finetune.inspection.finding import Finding, are, count_of, have
 from finetune.inspection.scan import DatasetScan, ScannedImage
 
-BLANK = 0.02
-"""Standard deviation of the pixels, in 0..1, below which an image shows nothing."""
-
 
 def duplicates(scan: DatasetScan, phash_threshold: int) -> Iterator[Finding]:
     """Yield findings on equal files and on images that look alike: across splits, across classes, and the rest.
@@ -24,7 +21,7 @@ def duplicates(scan: DatasetScan, phash_threshold: int) -> Iterator[Finding]:
     sha1 = {image.key: info.sha1 for image, info in examined}
     exact_groups = _equal_positions([info.sha1 for _, info in examined])
     yield from _by_kind(scan, [[examined[i][0] for i in group] for group in exact_groups], exact=True)
-    hashed = [(image, info.phash) for image, info in examined if info.phash and info.std >= BLANK]
+    hashed = [(image, info.phash) for image, info in examined if info.phash]
     distinct = sorted({phash for _, phash in hashed})
     position = {phash: i for i, phash in enumerate(distinct)}
     pairs = similarity.near_pairs(distinct, phash_threshold) if distinct else []

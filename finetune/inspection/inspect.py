@@ -11,6 +11,7 @@ from finetune.images import decode, info
 from finetune.images.transforms import Preprocess
 from finetune.inspection import checks
 from finetune.inspection.finding import Finding, count_of
+from finetune.inspection.groups import group_findings
 from finetune.inspection.scan import DatasetScan, scan_folder, scan_splits
 from finetune.runtime.console import progress_bar
 
@@ -75,9 +76,7 @@ def inspect_data(data: ImageDataModule, phash_threshold: int = checks.PHASH_THRE
         val_keys = {image.key for image in scan.images if image.split == "val"}
         scan.holdout = set(data.splits["val"].keys) - val_keys
         more.append(checks.validation_uncertainty(len(data.splits["val"])))
-    if not info.can_hash():
-        text = "Near duplicates were not looked for: that needs the package imagehash."
-        more.append(Finding("no_near_duplicates", "note", text, "pip install 'finetune-lightning[inspect]'"))
+    more += group_findings(scan, data.splits)
     findings = checks.by_severity([*checks.run_checks(scan, data.final_preprocess, phash_threshold), *more])
     sizes = {name: len(split) for name, split in data.splits.items()}
     return Inspection(scan, findings, sizes, data.final_preprocess, time.perf_counter() - began)

@@ -20,11 +20,19 @@ SHOWN_CLASSES = 20
 def write_evaluation(
     model: Classifier, images: EvalDataset, result: EvaluationResult, folder: Path, report: bool
 ) -> None:
-    """Write `evaluation.json`, `predictions.csv`, `confusion_matrix.csv` and, with `report`, its figure."""
+    """Write `evaluation.json`, `predictions.csv`, `confusion_matrix.csv` and, with `report`, its figure.
+
+    Where some of the images look like training images, `near_duplicates.csv` lists them, with the number of bits in which
+    their perceptual hashes differ.
+    """
     values, split = result.values, images.split
     write_json(values, folder / "evaluation.json")
     if images.bad_files:
         data_files.write_bad_files(images.bad_files, folder / "bad_files.csv")
+    if images.near_duplicates:
+        labels = dict(zip(split.keys, split.labels, strict=True))
+        near = [[key, model.classes[labels[key]], bits] for key, bits in images.near_duplicates.items()]
+        write_csv(["path", "label", "bits"], near, folder / "near_duplicates.csv")
     k = min(5, len(model.classes))
     columns = prediction_table.column_names(k, "true", "correct")
     with prediction_table.open_table(folder / "predictions.csv", columns) as append:

@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune.reporting import comparison, runs
 from finetune.reporting.comparison import PairedTest, SeedGroup
+from finetune.reporting.folds import FoldGroup, group_folds, print_folds, write_folds
 from finetune.reporting.runs import Run
 from finetune.runtime.console import echo, echo_link, field_line, print_table
 from finetune.runtime.process import heavy_imports
@@ -25,12 +26,13 @@ COSTS = (
 
 
 def compare_sweep(folder: Path) -> None:
-    """Compare the runs of a sweep that has ended; do nothing where fewer than two finished."""
+    """Compare the runs of a sweep that has ended; do nothing where fewer than two finished, unless it has other folds."""
     finished = sorted({path.parent for path in folder.glob("**/metrics.json")})
     found, errors = runs.read_runs(finished)
     for error in errors:
         echo(field_line("Left out", error))
-    if len(found) < 2:
+    comparison.label_runs(found)
+    if len(found) < 2 and not group_folds(found):
         return
     try:
         write_comparison(found, folder)
@@ -51,17 +53,24 @@ def write_comparison(compared: Sequence[Run], folder: Path) -> None:
     comparison.label_runs(compared)
     ranked = sorted(compared, key=lambda run: -run.acc)
     tests = comparison.compare_with_best(ranked)
-    seed_groups = comparison.group_seeds(ranked)
+    seed_groups, fold_groups = comparison.group_seeds(ranked), group_folds(ranked)
     same_images = all(comparison.same_eval_images(run, ranked[0]) for run in ranked)
-    _print_comparison(ranked, tests, seed_groups, same_images)
+    _print_comparison(ranked, tests, seed_groups)
+    if not same_images and not fold_groups:
+        echo("Careful: these runs were validated on different images, so their accuracies do not compare.")
+    if fold_groups:
+        echo("Each fold is validated on other images: compare the means over folds, not the accuracies of runs.")
+        print_folds(fold_groups)
     _write_table(ranked, tests, folder / "leaderboard.csv")
-    _write_page(ranked, tests, seed_groups, same_images, folder / "compare.html")
+    _write_page(ranked, tests, seed_groups, fold_groups, same_images, folder / "compare.html")
     echo_link("See", folder / "compare.html")
     echo_link("", folder / "leaderboard.csv")
+    if fold_groups:
+        write_folds(fold_groups, folder / "folds.csv")
 
 
 def _print_comparison(
-    ranked: Sequence[Run], tests: Sequence[PairedTest | None], seed_groups: Sequence[SeedGroup], same_images: bool
+    ranked: Sequence[Run], tests: Sequence[PairedTest | None], seed_groups: Sequence[SeedGroup]
 ) -> None:
     columns = ["run", "best acc", "correct", "epoch", "trainable", "seconds", "folder"]
     print_table("Validation accuracy", columns, [_cells(run) for run in ranked])
@@ -71,8 +80,6 @@ def _print_comparison(
     if seed_groups:
         rows = [[g.label, f"{g.mean:.4f}", _interval(g.interval), str(len(g.accuracies)), ""] for g in seed_groups]
         print_table("Means over seeds", ["configuration", "mean acc", "95 % interval", "runs", ""], rows)
-    if not same_images:
-        echo("Careful: these runs were validated on different images, so their accuracies do not compare.")
     for run, test in list(zip(ranked, tests, strict=True))[1:6]:
         if test is not None:
             echo(f"{run.label}, against the best:\n{field_line('', test.description)}")
@@ -124,6 +131,7 @@ def _write_page(
     ranked: Sequence[Run],
     tests: Sequence[PairedTest | None],
     seed_groups: Sequence[SeedGroup],
+    fold_groups: Sequence[FoldGroup],
     same_images: bool,
     path: Path,
 ) -> None:
@@ -146,6 +154,7 @@ def _write_page(
         n_insignificant=sum(test is not None and not test.significant for test in tests),
         differing_keys=_differing_keys(ranked),
         seed_groups=seed_groups,
+        fold_groups=fold_groups,
         same_images=same_images,
         curves=html.svg(figures.comparison_figure({r.label: r.rows for r in ranked[:CURVES]}), "accuracy of each run"),
         cost_figures=[html.svg(figure, "accuracy against cost") for figure in cost_figures],

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -39,8 +39,8 @@ def derive_seed(*parts: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def stratified_holdout(labels: Sequence[int], groups: Sequence[str], fraction: float, seed: int) -> set[int]:
-    """Draw the positions of a stratified hold-out set.
+def stratified_holdout(labels: Sequence[int], groups: Sequence[Hashable], fraction: float, seed: int) -> set[int]:
+    """Draw the positions of a stratified hold-out set, in time and memory linear in the number of items.
 
     About `fraction` of each class are drawn, and at least one where the class has two.
 
@@ -50,24 +50,104 @@ def stratified_holdout(labels: Sequence[int], groups: Sequence[str], fraction: f
         fraction: of each class, between 0 and 1.
         seed: of the draw.
     """
-    members: dict[str, list[int]] = defaultdict(list)
-    for i, group in enumerate(groups):
-        members[group].append(i)
-    held: set[int] = set()
-    left = Counter(labels)
-    for label in sorted(left):
-        of_class = [i for i, item_label in enumerate(labels) if item_label == label]
-        wanted = min(max(1, round(fraction * len(of_class))), len(of_class) - 1)
-        taken = sum(i in held for i in of_class)
+    class_of, group_of = np.asarray(labels, dtype=np.int64), number_groups(groups)
+    members, ends = np.argsort(group_of, kind="stable"), np.cumsum(np.bincount(group_of))
+    classes = positions_by_label(class_of)
+    left = Counter({label: len(of_class) for label, of_class in classes.items()})
+    held, taken, refused = set[int](), Counter[int](), set[int]()
+    for label, of_class in classes.items():
+        wanted = holdout_size(len(of_class), fraction)
         generator = torch.Generator().manual_seed(derive_seed(seed, label))
-        for position in torch.randperm(len(of_class), generator=generator).tolist():
-            together = members[groups[of_class[position]]]
-            counts = Counter(labels[i] for i in together)
-            if of_class[position] in held or taken + counts[label] > wanted:
+        for position in torch.randperm(len(of_class), generator=generator).numpy():
+            if taken[label] >= wanted:
+                break
+            item = int(of_class[position])
+            group = int(group_of[item])
+            if item in held or group in refused:
                 continue
+            together = members[ends[group - 1] if group else 0 : ends[group]].tolist()
+            counts = Counter(class_of[together].tolist()) if len(together) > 1 else Counter((label,))
             if any(left[other] <= count for other, count in counts.items()):  # it has all that is left of a class
-                continue
-            held.update(together)
-            left.subtract(counts)
-            taken += counts[label]
+                refused.add(group)
+            elif taken[label] + counts[label] <= wanted:
+                held.update(together)
+                left.subtract(counts)
+                taken.update(counts)
     return held
+
+
+def holdout_size(count: int, fraction: float) -> int:
+    """Return how many of a class's items a hold-out set should have: at least one, and never all."""
+    return min(max(1, round(fraction * count)), count - 1)
+
+
+def stratified_folds(
+    labels: Sequence[int], folds: int, seed: int = 0, groups: Sequence[Hashable] | None = None
+) -> list[int]:
+    """Return the fold of each image: the images of each class are dealt to all folds in turn, in random order.
+
+    A group of several classes goes where there are the fewest of its classes, before the groups of one class even the
+    folds out. Time is linear in the number of images.
+
+    Args:
+        labels: class numbers.
+        folds: how many.
+        seed: of the order.
+        groups: images of one group stay in one fold, copies of a file for example; None is every image for itself.
+
+    Raises:
+        ValueError: there are fewer images, or groups of them, than folds.
+
+    >>> sorted(stratified_folds([0, 0, 0, 1, 1, 1], folds=3))
+    [0, 0, 1, 1, 2, 2]
+    """
+    group_of = np.arange(len(labels)) if groups is None else number_groups(groups)
+    members, ends = np.argsort(group_of, kind="stable"), np.cumsum(np.bincount(group_of)).tolist()
+    if len(ends) < folds:
+        raise ValueError(
+            f"folds={folds}: there are only {len(ends)} different training images; give fewer folds, or more images."
+        )
+    class_of = np.asarray(labels, dtype=np.int64)
+    starts, totals = [0, *ends[:-1]], Counter(class_of.tolist())
+    result, sizes = np.zeros(len(labels), dtype=np.int64), [0] * folds
+    counts: list[Counter[int]] = [Counter() for _ in range(folds)]
+
+    def rank(group: int) -> tuple[bool, int, int]:
+        of_group = class_of[members[starts[group] : ends[group]]]
+        is_mixed = bool((of_group != of_group[0]).any())
+        # large groups first, so that small ones even them out
+        return not is_mixed, 0 if is_mixed else int(of_group[0]), starts[group] - ends[group]
+
+    order = np.random.default_rng(seed).permutation(len(ends)).tolist()
+    for group in sorted(order, key=rank):
+        own = members[starts[group] : ends[group]]
+        of_group = Counter(class_of[own].tolist())
+        shares = [sum(n * count[label] / totals[label] for label, n in of_group.items()) for count in counts]
+        fold = min(range(folds), key=lambda k: (shares[k], sizes[k], k))
+        counts[fold].update(of_group)
+        sizes[fold] += len(own)
+        result[own] = fold
+    folds_of: list[int] = result.tolist()
+    return folds_of
+
+
+def sample_per_class(labels: Sequence[int], count: int, seed: int) -> list[int]:
+    """Return the positions of `count` items of each class, drawn with a seed, in their old order."""
+    drawn: list[int] = []
+    for label, own in positions_by_label(np.asarray(labels, dtype=np.int64)).items():
+        generator = torch.Generator().manual_seed(derive_seed(seed, label, 1))
+        drawn += own[torch.randperm(len(own), generator=generator)[:count].numpy()].tolist()
+    return sorted(drawn)
+
+
+def positions_by_label(labels: np.ndarray) -> dict[int, np.ndarray]:
+    """Return the positions of each class, both in order."""
+    order = np.argsort(labels, kind="stable")
+    classes, starts = np.unique(labels[order], return_index=True)
+    return dict(zip(classes.tolist(), np.split(order, starts[1:]), strict=True)) if len(classes) else {}
+
+
+def number_groups(groups: Sequence[Hashable]) -> np.ndarray:
+    """Return the number of each item's group (N,) int64, counted from 0 in the order in which groups first occur."""
+    numbers: dict[Hashable, int] = {}
+    return np.fromiter((numbers.setdefault(group, len(numbers)) for group in groups), np.int64, len(groups))

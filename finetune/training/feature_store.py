@@ -236,6 +236,6 @@ class FeatureLoader:
     def __iter__(self) -> Iterator[tuple[Features, Tensor]]:
         n = len(self.labels)
         for indices in self.batches:
-            positions = [i for _, i in indices]
-            rows = [epoch % self.views * n + i for epoch, i in indices]
+            positions = [i for _, i, *_ in indices]
+            rows = [(epoch + sum(again)) % self.views * n + i for epoch, i, *again in indices]
             yield Features.wrap(self.store.take(rows), self.split_point, self.network), self.labels[positions]

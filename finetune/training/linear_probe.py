@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -132,46 +131,6 @@ def _loss_and_gradient(
 
 
 # --- cross-validation --------------------------------------------------------------------------------------------
-
-
-def stratified_folds(
-    labels: Sequence[int], folds: int, seed: int = 0, groups: Sequence[Hashable] | None = None
-) -> list[int]:
-    """Return the fold of each image: the images of each class are dealt to all folds in turn, in random order.
-
-    Args:
-        labels: class numbers.
-        folds: how many.
-        seed: of the order.
-        groups: images of one group stay in one fold, copies of a file for example; None is every image for itself.
-
-    Raises:
-        ValueError: there are fewer images, or groups of them, than folds.
-
-    >>> sorted(stratified_folds([0, 0, 0, 1, 1, 1], folds=3))
-    [0, 0, 1, 1, 2, 2]
-    """
-    names = list(range(len(labels))) if groups is None else list(groups)
-    members: dict[Hashable, list[int]] = {}
-    for i, name in enumerate(names):
-        members.setdefault(name, []).append(i)
-    if len(members) < folds:
-        raise ValueError(
-            f"folds={folds}: there are only {len(members)} different training images; give fewer folds, or more images."
-        )
-    order = np.random.default_rng(seed).permutation(len(members))
-    shuffled = [list(members.values())[i] for i in order]
-    result, sizes = [0] * len(labels), [0] * folds
-    for label in sorted(set(labels)):
-        own = [group for group in shuffled if labels[group[0]] == label]
-        counts = [0] * folds
-        for group in sorted(own, key=len, reverse=True):  # large groups first, so that small ones even them out
-            fold = min(range(folds), key=lambda k: (counts[k], sizes[k], k))
-            counts[fold] += len(group)
-            sizes[fold] += len(group)
-            for i in group:
-                result[i] = fold
-    return result
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from finetune.training.strategy import Strategy
 _RESTORED = ("optimizer", "scheduler")
 """Keys whose values a resumed run takes from its checkpoint, whatever is given now."""
 
-_DEFAULTS = {"scheduler.interval": "auto", "loss._target_": "torch.nn.CrossEntropyLoss"}
+_DEFAULTS = {"scheduler.interval": "auto", "data.sampler": "none", "loss._target_": "torch.nn.CrossEntropyLoss"}
 """Values of runs that were older than the key."""
 
 _HARMLESS = ("ckpt_path", "resume", "report", "paths", "logger", "trainer.max_epochs", "data.root", "data.num_workers")
@@ -94,8 +94,9 @@ def _differences(checkpoint: Checkpoint, module: TrainableClassifier, data: Data
     if planned != max_epochs and any("total_steps" in state for state in checkpoint.scheduler_states):
         yield f"its one-cycle schedule was made for {planned} epochs and cannot be stretched; give trainer.max_epochs={planned}"
     if checkpoint.progress[1] and stored_config:
-        for key in ("data.batch_size", "trainer.accumulate_grad_batches", "seed"):
-            stored, given = select(stored_config, key), select(config, key)
+        for key in ("data.batch_size", "data.sampler", "trainer.accumulate_grad_batches", "seed"):
+            default = _DEFAULTS.get(key)
+            stored, given = select(stored_config, key) or default, select(config, key) or default
             if stored != given:
                 yield f"it was written within an epoch, with {key}={stored}, not {given}"
 

@@ -47,13 +47,15 @@ def test_metadata_come_back_from_a_file_as_they_were() -> None:
 
 def test_hashes_of_the_training_images_come_back_and_are_missing_in_older_files() -> None:
     hashes = torch.tensor([5, -7], dtype=torch.int64)
-    stored = _stored(CheckpointMetadata(data=DataRecord(trained_on=hashes, content="ab")))
+    stored = _stored(CheckpointMetadata(data=DataRecord(trained_on=hashes, phashes=hashes + 1, content="ab")))
     found = CheckpointMetadata.from_dict(stored, 2).data
     assert found.trained_on is not None
     assert torch.equal(found.trained_on, hashes)
+    assert found.phashes is not None
+    assert torch.equal(found.phashes, hashes + 1)
     assert found.content == "ab"
     older = CheckpointMetadata.from_dict({"data": {"root": "/a", "splits": {}}}, 2).data
-    assert (older.trained_on, older.content) == (None, None)
+    assert (older.trained_on, older.phashes, older.content) == (None, None, None)
 
 
 def test_fields_of_a_later_version_are_passed_over() -> None:
@@ -71,6 +73,7 @@ def test_fields_of_a_later_version_are_passed_over() -> None:
         ("data", {"trained_on": [1, 2]}),
         ("data", {"trained_on": torch.tensor([1.0])}),
         ("data", {"trained_on": torch.tensor([[1]])}),
+        ("data", {"phashes": torch.tensor([1.0])}),
         ("data", {"splits": {"val": {"keys": ["a"], "labels": [-1]}}}),
         ("data", {"splits": {"val": {"keys": ["a"], "labels": [True]}}}),
         ("data", {"splits": {"val": {"keys": ["a", "b"], "labels": [0]}}}),

@@ -16,6 +16,10 @@ from finetune.cli.schema import conf_keys
     [
         ("data.root=my photos", 'data.root="my photos"'),
         ("data.root=a=b,c(d)[e]", 'data.root="a=b,c(d)[e]"'),
+        (r"data.group=(patient\d{1,2})_", r'data.group="(patient\d{1,2})_"'),
+        (r"+data.group=[^/]+\\", r'+data.group="[^/]+\\\\"'),
+        ("data.group=patient_id", 'data.group="patient_id"'),
+        ("data.group=null", "data.group=null"),
         ("model.weights=größe/猫.pth", 'model.weights="größe/猫.pth"'),
         ("weights=a b=c.pth", 'weights="a b=c.pth"'),
         ("ckpt_path=it's", 'ckpt_path="it\'s"'),
@@ -36,13 +40,19 @@ def test_quote_paths(given: str, quoted: str) -> None:
     assert quote_paths([given]) == [quoted]
 
 
-@pytest.mark.parametrize("typed", ["data.root=my photos", 'data.root=say "a"', "data.root=", "seed=1", 'x="1"'])
+@pytest.mark.parametrize(
+    "typed", ["data.root=my photos", r"data.group=(a\d)_", 'data.root=say "a"', "data.root=", "seed=1", 'x="1"']
+)
 def test_quotes_of_paths_can_be_taken_away(typed: str) -> None:
     assert [unquote_path(word) for word in quote_paths([typed])] == [typed]
 
 
 def test_quote_paths_expands_home_and_keeps_choices_of_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", "/home/me")
+    assert quote_paths(["-m", r"data.group=a{1,2}"]) == [
+        "-m",
+        r'data.group="a{1,2}"',
+    ]  # one expression, not two choices
     assert quote_paths(["data.root=~/photos"]) == ['data.root="/home/me/photos"']
     assert quote_paths(["-m", "data.root=a,b"]) == ["-m", "data.root=a,b"]
     (tmp_path / "a,b").mkdir()

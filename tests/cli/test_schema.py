@@ -18,7 +18,7 @@ from finetune import ImageDataModule
 from finetune.cli import schema
 from finetune.data.datamodule import CACHE_IMAGES
 from finetune.data.layout import LAYOUTS
-from finetune.data.loaders import SAMPLERS
+from finetune.data.sampling import SAMPLERS
 from finetune.data.splitting import ON_BAD_FILE
 from finetune.exporting.formats import EXPORTERS
 from finetune.images.transforms import AUGMENTATIONS, INTERPOLATIONS, RESIZES, Preprocess

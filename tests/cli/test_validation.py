@@ -114,6 +114,8 @@ def test_every_wrong_word_is_answered_before_torch(word: str, tmp_path: Path, mo
         ("evaluate", ["ckpt=x", "splitt=val"], "no key 'splitt'"),
         ("export", ["ckpt=x", "format=onxx"], "no format 'onxx'. The nearest are onnx"),
         ("rank", ["folds=2"], "folds must be a whole number from 3 to 20"),
+        ("train", ["data.folds=3", "data.fold=3"], "with data.folds=3 it is one of 0 to 2, got 3"),
+        ("evaluate", ["ckpt=x", "data.folds=3"], "data.folds changes nothing in evaluate"),
         ("check", ["phash_threshold=17"], "phash_threshold must be a whole number from 0 to 16"),
     ],
 )

@@ -19,8 +19,8 @@ from finetune.data.loaders import (
     SwitchableLoader,
     collate,
     shard_size,
-    shuffled,
 )
+from finetune.data.sampling import shuffled
 from finetune.data.splits import Split
 
 
@@ -177,3 +177,17 @@ def test_switchable_loader_asks_at_the_first_batch_and_shows_lightning_the_worke
     assert loader._iterator is pixels._iterator
     loader._iterator = None  # Lightning has ended them
     assert pixels._iterator is None
+
+
+def test_an_image_that_comes_again_in_an_epoch_has_another_index_and_another_augmentation() -> None:
+    order = [2, 0, 2, 1, 2, 0]
+    for world in (1, 2):
+        parts = [list(EpochSampler(lambda epoch: order, lambda: 4, rank, world)) for rank in range(world)]
+        joined = [parts[k % world][k // world] for k in range(6)]
+        assert joined == [(4, 2), (4, 0), (4, 2, 1), (4, 1), (4, 2, 2), (4, 0, 1)]
+    split = Split("train", ["a"] * 3, [0, 1, 2], lambda i: torch.zeros(3, 4, 4, dtype=torch.uint8))  # type: ignore[arg-type]
+    dataset = ImageDataset(split, lambda x: x, lambda x: torch.rand(3, 4, 4))
+    first, second, again = (dataset[index][0] for index in ((4, 2), (4, 2, 1), (4, 2, 2)))
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, again)
+    assert torch.equal(second, dataset[4, 2, 1][0])

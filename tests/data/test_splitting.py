@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -148,3 +149,59 @@ def test_bad_files_are_left_out_and_listed(make_images: Callable[..., Path]) -> 
     with pytest.raises(ValueError, match=r"2 files cannot be read(.|\n)*empty\.png: the file is empty"):
         make_data(root, on_bad_file="error")
     assert (root / "train" / "cat" / "zz.jpg").read_bytes() == b"<html>"  # never written to
+
+
+# --- folds -------------------------------------------------------------------------------------------------------
+
+
+def test_each_image_is_held_out_in_one_fold_and_classes_are_spread_evenly() -> None:
+    images = {"train": found("train", cat=23, dog=10), "test": found("test", cat=2, dog=1)}
+    results = [split_images(images, SplitOptions(folds=5, fold=fold), {}, None) for fold in range(5)]
+    held_out = [key for result in results for key in result.splits["val"].keys]
+    assert sorted(held_out) == sorted(images["train"].keys)
+    for fold, result in enumerate(results):
+        counts = result.splits["val"].counts(result.classes)
+        assert counts["cat"] in (4, 5)
+        assert counts["dog"] == 2
+        assert not set(result.splits["val"].keys) & set(result.splits["train"].keys)
+        assert len(result.splits["val"]) + len(result.splits["train"]) == 33
+        assert len(result.splits["test"]) == 3
+        assert result.notes == [
+            f"Fold {fold} of 0 to 4: {len(result.splits['val'])} of 33 training images are validated on (split.csv lists them)."
+        ]
+    again = split_images(images, SplitOptions(folds=5, fold=2), {}, None)
+    assert again.splits["val"].keys == results[2].splits["val"].keys
+    other = split_images(images, SplitOptions(folds=5, fold=2, split_seed=1), {}, None)
+    assert other.splits["val"].keys != results[2].splits["val"].keys
+
+
+def test_folds_divide_train_and_a_given_validation_split_is_left_out_with_a_note() -> None:
+    images = {"train": found("train", cat=10, dog=10), "val": found("val", cat=3, dog=3)}
+    result = split_images(images, SplitOptions(folds=5), {}, None)
+    assert all(key.startswith("train/") for split in result.splits.values() for key in split.keys)
+    assert "The val split of the data (6 images) is not used: data.folds divides train." in result.notes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 5, "fold": 5}, r"data\.fold is counted from 0: with data\.folds=5 it is one of 0 to 4, got 5"),
+        ({"folds": 1}, r"data\.folds must be 2 or more, got 1"),
+        ({"fold": 2}, r"data\.fold=2 needs data\.folds"),
+        (
+            {"folds": 5, "val": "test"},
+            r"data\.val=test names a split to validate on, and data\.folds=5 validates on a fold",
+        ),
+    ],
+)
+def test_folds_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SplitOptions(**options)
+
+
+def test_a_class_that_would_be_missing_in_a_fold_is_refused_in_all_of_them() -> None:
+    for fold in range(3):
+        with pytest.raises(ValueError, match=r"data\.folds=3: all training images of emu are in one fold"):
+            split_images({"train": found("train", cat=9, emu=1)}, SplitOptions(folds=3, fold=fold), {}, None)
+    with pytest.raises(ValueError, match=r"data\.folds=9: there are only 4 training images"):
+        split_images({"train": found("train", cat=2, emu=2)}, SplitOptions(folds=9), {}, None)

@@ -42,8 +42,17 @@ def test_evaluate_says_how_many_images_were_trained_on_under_other_names(
     assert evaluation(folder)["trained_on"] == 3
     printed = " ".join(capsys.readouterr().out.split())
     assert "Note 3 of these 5 images were trained on: their accuracy says nothing about new ones" in printed
+    with Image.open(photos / "train/dog/02.png") as image:
+        image.resize((40, 40)).save(tmp_path / "new/dog/larger.png")
+    folder, _ = command("evaluate", f"ckpt={trained}/checkpoints/best.ckpt", f"data.root={tmp_path}/new")
+    assert (evaluation(folder)["trained_on"], evaluation(folder)["near_duplicates"]) == (3, 1)
+    (near,) = rows(folder / "near_duplicates.csv")
+    assert (near["path"], near["label"]) == ("dog/larger.png", "dog")
+    assert 0 <= int(near["bits"]) <= 6
+    assert "1 of these 6 images looks like a training image" in " ".join(capsys.readouterr().out.split())
     folder, _ = command("evaluate", f"ckpt={trained}/checkpoints/best.ckpt")
-    assert evaluation(folder)["trained_on"] == 0
+    assert (evaluation(folder)["trained_on"], evaluation(folder)["near_duplicates"]) == (0, 0)
+    assert not (folder / "near_duplicates.csv").exists()
     assert "trained on" not in capsys.readouterr().out
 
 

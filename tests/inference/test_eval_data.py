@@ -14,9 +14,9 @@ from PIL import Image
 
 from finetune import ImageDataModule
 from finetune.checkpoints.metadata import DataRecord, SplitRecord
-from finetune.inference.eval_data import count_trained_on, find_eval_data, find_holdout
+from finetune.inference.eval_data import find_eval_data, find_holdout, find_trained_on
 from tests.data.helpers import OwnDataset, make_data
-from tests.helpers import write_images
+from tests.helpers import make_image, write_images
 
 CLASSES = ["cat", "dog"]
 
@@ -67,20 +67,54 @@ def test_images_that_were_trained_on_are_counted_by_their_contents(tmp_path: Pat
     ):
         shutil.copy(root / f"{source}.png", new / f"{target}{i}.png")
     (new / "bird").rmdir()
-    found = count_trained_on(record, find_eval_data(record, CLASSES, "val", ImageDataModule(new)))
+    data = ImageDataModule(new, cache_dir=tmp_path / "cache")
+    found = find_trained_on(record, find_eval_data(record, CLASSES, "val", data), data)
     assert found.trained_on == 2
     assert found.notes == ["2 of these 3 images were trained on: their accuracy says nothing about new ones"]
-    holdout = count_trained_on(record, find_eval_data(record, CLASSES, "val", ImageDataModule()))
-    assert (holdout.trained_on, holdout.notes) == (0, [])
+    again = ImageDataModule(cache_dir=tmp_path / "cache")
+    holdout = find_trained_on(record, find_eval_data(record, CLASSES, "val", again), again)
+    assert (holdout.trained_on, holdout.near_duplicates, holdout.notes) == (0, {}, [])
 
 
 def test_without_hashes_or_files_nothing_is_known_of_what_was_trained_on(record: DataRecord) -> None:
     found = find_holdout(record, "val")
-    assert count_trained_on(record, found).trained_on is None
+    assert find_trained_on(record, found, ImageDataModule()).trained_on is None
     data = ImageDataModule(dataset=OwnDataset, splits={"train": {}, "val": {"count": 4}}).prepare()
     assert data.record().trained_on is None
     images = find_eval_data(data.record(), ["dark", "light"], "val", data)
-    assert count_trained_on(replace(data.record(), trained_on=torch.tensor([1])), images).trained_on is None
+    assert find_trained_on(replace(data.record(), trained_on=torch.tensor([1])), images, data).trained_on is None
+
+
+def test_images_that_look_like_training_images_are_found(tmp_path: Path) -> None:
+    for i in range(8):
+        folder = tmp_path / "photos" / "train" / CLASSES[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        make_image(i).save(folder / f"{i}.png")
+    (tmp_path / "new" / "cat").mkdir(parents=True)
+    make_image(0).resize((70, 70)).save(tmp_path / "new" / "cat" / "copy.jpg", quality=60)
+    shutil.copy(tmp_path / "photos/train/cat/4.png", tmp_path / "new/cat/same.png")
+    make_image(50).save(tmp_path / "new" / "cat" / "new.png")
+    Image.new("RGB", (20, 20)).save(tmp_path / "new" / "cat" / "blank.png")
+    record = make_data(tmp_path / "photos", val_fraction=0.1).record()
+    held_out = {key.split("/")[-1] for key in record.splits["val"].keys}
+    assert not held_out & {"0.png", "4.png"}  # else they were not trained on
+    assert record.phashes is not None
+    assert record.phashes.shape == (6,)
+    data = ImageDataModule(tmp_path / "new", cache_dir=tmp_path / "cache")
+    found = find_trained_on(record, find_eval_data(record, CLASSES, "val", data), data)
+    assert found.trained_on == 1
+    assert found.near_duplicates is not None
+    assert list(found.near_duplicates) == ["cat/copy.jpg"]
+    assert (
+        "1 of these 4 images looks like a training image (near_duplicates.csv lists them): where they show the same, the accuracy is too good"
+        in found.notes
+    )
+    older = replace(record, phashes=None)
+    unknown = find_trained_on(older, find_eval_data(older, CLASSES, "val", data), data)
+    assert unknown.near_duplicates is None
+    assert any("the checkpoint has no perceptual hashes" in note for note in unknown.notes)
+    own = find_trained_on(older, find_eval_data(older, CLASSES, "val", ImageDataModule()), ImageDataModule())
+    assert own.notes == []
 
 
 def test_a_data_set_with_the_labels_of_the_run_and_other_images_is_not_the_runs() -> None:

@@ -86,8 +86,6 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_find_names(name: str, ants_and_bees: Path) -> None:
-    if name.startswith("near"):
-        pytest.importorskip("imagehash")
     severity, bring_about, files = CASES[name]
     bring_about(ants_and_bees)
     found = found_in(ants_and_bees)

@@ -47,7 +47,9 @@ def fit(few: Path, trainer: Callable[..., Trainer], tmp_path: Path) -> Fit:
         model: Any = "resnet18", strategy: Any = "feature_extract", cache: str = "auto", epochs: int = 3, **options: Any
     ) -> tuple[FineTuner, ImageDataModule]:
         torch.manual_seed(0)
-        data_options = {k: options.pop(k) for k in ("augment", "seed", "cache_gib", "cache_dir") if k in options}
+        data_options = {
+            k: options.pop(k) for k in ("augment", "seed", "cache_gib", "cache_dir", "sampler") if k in options
+        }
         trainer_options = options.pop("trainer", {})
         if isinstance(strategy, str):
             from finetune.training.strategy import Strategy
@@ -72,6 +74,15 @@ def fit(few: Path, trainer: Callable[..., Trainer], tmp_path: Path) -> Fit:
 
 def heads(module: FineTuner) -> Tensor:
     return torch.cat([p.detach().flatten() for p in module.head.parameters()])
+
+
+def test_cached_training_draws_the_images_of_uncached_training(fit: Fit) -> None:
+    cached, data = fit("resnet18", sampler="balanced")
+    plain, _ = fit("resnet18", cache="never", sampler="balanced")
+    every, _ = fit("resnet18")
+    assert torch.allclose(heads(cached), heads(plain), atol=1e-5)
+    assert not torch.allclose(heads(cached), heads(every), atol=1e-4)
+    assert sorted(data.splits["train"].counts(data.classes).values()) == [2, 2, 3]
 
 
 @pytest.mark.parametrize("model", ONE_OF_EACH_FAMILY)

@@ -8,8 +8,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from finetune.runtime.seeding import stratified_folds
 from finetune.training import linear_probe
-from finetune.training.linear_probe import LinearHead, cross_validate, fit_logistic, stratified_folds
+from finetune.training.linear_probe import LinearHead, cross_validate, fit_logistic
 
 
 def blobs(classes: int = 3, n: int = 90, d: int = 12, spread: float = 2.0) -> tuple[Tensor, Tensor]:
@@ -101,35 +102,6 @@ def test_features_that_are_not_finite_are_refused() -> None:
 def test_constant_features_give_the_shares_of_the_classes() -> None:
     head = fit_logistic(torch.full((10, 4), 3.7), torch.tensor([0] * 7 + [1] * 3), 2, 0.1)
     assert head.logits(torch.full((1, 4), 3.7)).softmax(dim=1)[0].tolist() == pytest.approx([0.7, 0.3], abs=1e-5)
-
-
-# --- folds -------------------------------------------------------------------------------------------------------
-
-
-def test_folds_are_stratified_and_as_equal_as_can_be() -> None:
-    labels = [0] * 7 + [1] * 5 + [2]
-    folds = stratified_folds(labels, 3)
-    by_class = [
-        sorted(np.bincount([f for f, c in zip(folds, labels, strict=True) if c == k], minlength=3)) for k in range(3)
-    ]
-    assert [list(map(int, counts)) for counts in by_class] == [[2, 2, 3], [1, 2, 2], [0, 0, 1]]
-    assert sorted(np.bincount(folds)) == [4, 4, 5]
-    assert folds == stratified_folds(labels, 3)
-    assert folds != stratified_folds(labels, 3, seed=1)
-
-
-def test_groups_stay_in_one_fold() -> None:
-    labels = [0] * 8 + [1] * 4
-    groups = ["a", "a", "a", "b", "b", "c", "d", "e", "f", "g", "h", "a"]
-    folds = stratified_folds(labels, 3, groups=groups)
-    assert len({folds[i] for i in (0, 1, 2, 11)}) == 1
-    assert folds[3] == folds[4]
-    assert set(folds) == {0, 1, 2}
-
-
-def test_more_folds_than_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="folds=5: there are only 3 different training images"):
-        stratified_folds([0, 1, 0, 1], 5, groups=["a", "b", "c", "c"])
 
 
 # --- cross-validation --------------------------------------------------------------------------------------------
