@@ -87,7 +87,7 @@ def describe_epoch(labels: Sequence[int], classes: Sequence[str], sampler: str, 
 
     rare, common = int(np.argmin(sizes)), int(np.argmax(sizes))
     each = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(min(counts))
-    return [
-        f"An epoch draws {len(labels)} images (data.sampler={sampler}): {each} of each class; "
-        f"{describe(rare)}, {describe(common)}."
-    ]
+    text = f"An epoch draws {len(labels)} images (data.sampler={sampler}): {each} of each class"
+    if rare == common:  # the first, where all are of one size
+        return [f"{text}, which are all of one size."]
+    return [f"{text}; {describe(rare)}, {describe(common)}."]

@@ -71,6 +71,9 @@ def test_the_data_say_what_an_epoch_has(make_images: Callable[..., Path]) -> Non
     assert data.notes == [
         "An epoch draws 12 images (data.sampler=balanced): 6 of each class; dog 6 (each 2 times on average), cat 6 (6 of its 9)."
     ]
+    assert describe_epoch([0, 1, 0, 1], ["a", "b"], "sqrt", False) == [
+        "An epoch draws 4 images (data.sampler=sqrt): 2 of each class, which are all of one size."
+    ]
     labels = [label for _, batch in data.train_dataloader() for label in batch.tolist()]
     assert Counter(labels) == {0: 6, 1: 6}
     with pytest.raises(ValueError, match=r"data\.sampler.*'balancd'.*balanced"):
