@@ -14,9 +14,11 @@ from finetune.data import archive_root, label_exports
 from finetune.data.dataset_source import DatasetSource
 from finetune.data.folder_source import FolderSource
 from finetune.data.readers import LabelledImages
+from finetune.data.table_columns import PARTS
 from finetune.data.table_source import TableSource
 from finetune.io import archives
 from finetune.io.store import Cache
+from finetune.runtime.suggestions import unknown_name
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,15 @@ class ReadOptions:
     columns: Mapping[str, str | None] | None = None
     images: Path | None = None
     group: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.columns is not None and not isinstance(self.columns, Mapping):
+            raise ValueError(
+                f"data.columns says which column is what, {{path: image_id, label: breed}}; got {self.columns!r}."
+            )
+        for part in self.columns or {}:
+            if part not in PARTS:
+                raise ValueError(unknown_name("key of data.columns:", str(part), PARTS, f"It has {', '.join(PARTS)}."))
 
 
 class Source(Protocol):

@@ -109,11 +109,14 @@ def _plain(name: str) -> str:
 
 def _given_columns(table: Table, columns: Mapping[str, str | None], group: str | None) -> dict[str, str | None]:
     for part, name in columns.items():
-        if part not in PARTS:
-            raise ValueError(unknown_name("key of data.columns:", str(part), PARTS, f"It has {', '.join(PARTS)}."))
         if name is not None and str(name) not in table.columns:
             raise ValueError(
-                unknown_name("column", str(name), table.columns or ["none"], f"{table.path} has {header_of(table)}.")
+                unknown_name(
+                    f"column for data.columns.{part}:",
+                    str(name),
+                    table.columns or ["none"],
+                    f"{table.path} has {header_of(table)}.",
+                )
             )
     given = {**table.columns_are, **{part: None if name is None else str(name) for part, name in columns.items()}}
     if group in table.columns:

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset, get_worker_info
 from finetune.data.loaders import make_loader
 from finetune.images import decode
 from finetune.images.decode import BadImageError
-from finetune.io import listing
+from finetune.io import archives, listing
 from finetune.runtime import process
 
 ImageInput = str | Path | Image.Image | np.ndarray | Tensor
@@ -83,6 +83,8 @@ def find_inputs(source: str) -> Inputs:
         some = _some(found, source, f"Images are {' '.join(sorted(listing.EXTENSIONS))}.")
         return replace(some, notes=notes, folder=path)
     if path.is_file():
+        if archives.is_archive(path):
+            raise ValueError(f"source={path} is an archive: unpack it and give its folder.")
         return _some(_listed(path), source) if path.suffix.lower() in TABLES else Inputs([str(path)], 1)
     if not glob.has_magic(source):
         raise FileNotFoundError(f"source={source}: there is no such file or folder (looked from {Path.cwd()}).")

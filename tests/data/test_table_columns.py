@@ -83,8 +83,11 @@ def test_columns_that_could_be_two_or_none_are_refused_by_name(columns: list[str
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"label": "bred"}, r"no column 'bred'\. The nearest are breed.*t\.csv has id, breed"),
-        ({"lable": "breed"}, r"no key of data\.columns: 'lable'\. The nearest are label"),
+        (
+            {"label": "bred"},
+            r"no column for data\.columns\.label: 'bred'\. The nearest are breed.*t\.csv has id, breed",
+        ),
+        ({"path": "ID"}, r"no column for data\.columns\.path: 'ID'\. The nearest are id"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(columns: dict[str, str], message: str) -> None:
