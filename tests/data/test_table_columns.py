@@ -102,6 +102,13 @@ def test_a_column_of_groups_is_given_by_data_group_too_and_anything_else_is_none
     assert interpret(one).groups is None
 
 
+def test_images_without_a_group_are_not_one_group() -> None:
+    rows = interpret(
+        table(["path", "label", "g"], ["1.png", "x", ""], ["2.png", "x", " "], ["3.png", "x", "p"]), group="g"
+    )
+    assert rows.groups == ["1.png", "2.png", "p"]
+
+
 # --- labels ------------------------------------------------------------------------------------------------------
 
 
