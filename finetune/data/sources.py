@@ -1,4 +1,4 @@
-"""Find images with their class names: in folders, in tables and in torchvision data sets.
+"""Find images with their class names: in folders, in tables, in archives of either, and in torchvision data sets.
 
 A further kind of source is one class of the `Source` protocol in a file of its own, and a case of `open_source`.
 """
