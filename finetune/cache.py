@@ -1,4 +1,4 @@
-"""`python -m finetune.cache [clear]`: list or clear the cache of features, pixels and image info."""
+"""`python -m finetune.cache [clear]`: list or clear the cache of features, pixels, image info and unpacked archives."""
 
 from __future__ import annotations
 

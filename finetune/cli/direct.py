@@ -216,7 +216,7 @@ class _Runner(jobs.JobRunner):
 
 @contextmanager
 def _log_file(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter(LOG_FORMAT))
     root, own = logging.getLogger(), logging.getLogger("finetune")
     level, propagate = own.level, own.propagate

@@ -32,7 +32,7 @@ def unpacked(archive: Path, cache: Cache) -> Path:
                 size = archives.measure(archive)
                 metadata = {"description": f"files of {archive.absolute()}", "bytes": size}
                 cache.make(entry, metadata, size, lambda folder: archives.write(archive, folder / TREE))
-            cache.touch(entry)
+            cache.hold(entry)
     except archives.UnsafeArchiveError as error:
         raise ValueError(f"data.root={archive} is not unpacked. {error}") from error
     except (archives.DamagedArchiveError, OSError) as error:

@@ -60,7 +60,7 @@ def table_of_folder(root: Path, columns: Mapping[str, str | None] | None = None)
         return None
     try:
         labels = {label for table in read_tables(tables[0]) for label in table_columns.interpret(table, columns).labels}
-    except ValueError:
+    except (ValueError, OSError):
         return None
     return None if labels & set(names) else tables[0]
 

@@ -1,4 +1,4 @@
-"""Find images with their class names: in folders, in tables and in torchvision data sets.
+"""Find images with their class names: in folders, in tables, in archives of either, and in torchvision data sets.
 
 A further kind of source is one class of the `Source` protocol in a file of its own, and a case of `open_source`.
 """
@@ -15,6 +15,7 @@ from finetune.data.dataset_source import DatasetSource
 from finetune.data.folder_source import FolderSource
 from finetune.data.layout import LAYOUTS, ClassDepth
 from finetune.data.readers import LabelledImages
+from finetune.data.table_columns import PARTS
 from finetune.data.table_source import TableSource
 from finetune.io import archives
 from finetune.io.store import Cache
@@ -36,6 +37,15 @@ class ReadOptions:
         if self.layout not in LAYOUTS:
             raise ValueError(unknown_name("data.layout", self.layout, LAYOUTS))
         ClassDepth(self.class_depth)
+
+    def __post_init__(self) -> None:
+        if self.columns is not None and not isinstance(self.columns, Mapping):
+            raise ValueError(
+                f"data.columns says which column is what, {{path: image_id, label: breed}}; got {self.columns!r}."
+            )
+        for part in self.columns or {}:
+            if part not in PARTS:
+                raise ValueError(unknown_name("key of data.columns:", str(part), PARTS, f"It has {', '.join(PARTS)}."))
 
 
 class Source(Protocol):

@@ -48,6 +48,8 @@ YES, NO = ("1", "true", "yes", "t", "y", "1.0"), ("0", "false", "no", "f", "n", 
 _CHOICES = re.compile(r'\{\s*"choices"\s*:\s*(\[.*\])\s*\}', re.DOTALL)
 """A cell of Label Studio's tables with several labels."""
 
+_NO_SPLIT = "If that column is no split, say data.columns={split: null}."
+
 _SEVERAL = re.compile(r"\s*[,;|]\s*")
 
 
@@ -90,7 +92,9 @@ def interpret(table: Table, columns: Mapping[str, str | None] | None = None, gro
     )
     rows.splits = splits or [table.split or "train"] * len(rows.paths)
     if given.get("group"):
-        rows.groups = [_text(value) for value in table.column(str(given["group"]))]
+        # an image without a group is one of its own
+        values = zip(table.column(str(given["group"])), rows.paths, strict=True)
+        rows.groups = [_text(value) or path for value, path in values]
     _say_what_was_guessed(rows, table, {"path": path, "label": label}, given, one_hot)
     return rows
 
@@ -104,11 +108,14 @@ def _plain(name: str) -> str:
 
 def _given_columns(table: Table, columns: Mapping[str, str | None], group: str | None) -> dict[str, str | None]:
     for part, name in columns.items():
-        if part not in PARTS:
-            raise ValueError(unknown_name("key of data.columns:", str(part), PARTS, f"It has {', '.join(PARTS)}."))
         if name is not None and str(name) not in table.columns:
             raise ValueError(
-                unknown_name("column", str(name), table.columns or ["none"], f"{table.path} has {header_of(table)}.")
+                unknown_name(
+                    f"column for data.columns.{part}:",
+                    str(name),
+                    table.columns or ["none"],
+                    f"{table.path} has {header_of(table)}.",
+                )
             )
     given = {**table.columns_are, **{part: None if name is None else str(name) for part, name in columns.items()}}
     if group in table.columns:
@@ -331,7 +338,7 @@ def _splits(table: Table, column: str) -> list[str]:
     if _is_numeric(table, column):
         raise ValueError(
             f"{table.path}: {column} holds numbers, and a split is train, val or test. For cross-validation say "
-            f"data.folds=N data.fold=K; data.group={column} keeps the images of a number on one side."
+            f"data.folds=N data.fold=K; data.group={column} keeps the images of a number on one side. {_NO_SPLIT}"
         )
     splits = []
     known: dict[str, str | None] = {"": "train"}
@@ -342,7 +349,7 @@ def _splits(table: Table, column: str) -> list[str]:
         split = known[text]
         if split is None:
             raise ValueError(
-                f"{table.at(row)}: needs a path, a label and a split of train, val or test; {column} is {text!r}."
+                f"{table.at(row)}: needs a path, a label and a split of train, val or test; {column} is {text!r}. {_NO_SPLIT}"
             )
         splits.append(split)
     return splits

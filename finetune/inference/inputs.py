@@ -28,7 +28,7 @@ from finetune.data import image_folders
 from finetune.data.loaders import make_loader
 from finetune.images import decode
 from finetune.images.decode import BadImageError
-from finetune.io import formats
+from finetune.io import archives, formats
 from finetune.io.formats import EXTENSIONS
 from finetune.runtime import process
 
@@ -85,6 +85,8 @@ def find_inputs(source: str) -> Inputs:
         some = _some(found, source, f"Images are {' '.join(sorted(EXTENSIONS))}.")
         return replace(some, notes=notes, folder=path)
     if path.is_file():
+        if archives.is_archive(path):
+            raise ValueError(f"source={path} is an archive: unpack it and give its folder.")
         return _some(_listed(path), source) if path.suffix.lower() in TABLES else Inputs([str(path)], 1)
     if not glob.has_magic(source):
         raise FileNotFoundError(f"source={source}: there is no such file or folder (looked from {Path.cwd()}).")

@@ -19,6 +19,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 METADATA_FILE = "metadata.json"
 
 _OLD_METADATA_FILE = "about.json"
@@ -104,6 +109,21 @@ class Cache:
         with suppress(OSError):  # another user's entry
             os.utime(path / METADATA_FILE)
 
+    def hold(self, path: Path) -> None:
+        """Keep an entry whose files are opened by name from all processes that make room, until this one ends.
+
+        Other entries need it not: their files are open while they are used, and removing takes only the names away. Where
+        the system has no such locks (Windows), the entry is only marked as used.
+        """
+        self.touch(path)
+        if fcntl is None:
+            return
+        with suppress(OSError):  # a file system without locks
+            if str(path) in _HELD:  # an entry of that name, which may have been removed since
+                os.close(_HELD.pop(str(path)))
+            _HELD[str(path)] = os.open(path / METADATA_FILE, os.O_RDONLY)
+            fcntl.flock(_HELD[str(path)], fcntl.LOCK_SH | fcntl.LOCK_NB)
+
     def make(self, path: Path, metadata: Mapping[str, Any], size: int, fill: Callable[[Path], object]) -> None:
         """Make an entry, whole or not at all. Hold `locked` around it.
 
@@ -137,7 +157,7 @@ class Cache:
         self._remove_half_made()
         entries = self.entries()
         total, free = sum(e.bytes for e in entries), shutil.disk_usage(self.folder).free
-        removable = [e for e in entries if e.path not in self.in_use]
+        removable = [e for e in entries if e.path not in self.in_use and not _is_held(e.path)]
         spare = sum(e.bytes for e in removable)
         if total - spare + size > self.limit:
             raise OSError(
@@ -176,6 +196,22 @@ class Cache:
         for leftover in self._leftovers(".tmp", ".lock"):
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         return len(entries), sum(e.bytes for e in entries)
+
+
+_HELD: dict[str, int] = {}
+"""Entries that this process holds, to the open file that has the lock; a fork has them too."""
+
+
+def _is_held(path: Path) -> bool:
+    """Return whether a process, this one included, holds an entry; see `Cache.hold`."""
+    if fcntl is None:
+        return False
+    try:
+        with (path / METADATA_FILE).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:  # others: removed by another process, or a file system without locks
+        return isinstance(error, BlockingIOError)
+    return False
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:

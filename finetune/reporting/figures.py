@@ -199,9 +199,10 @@ def save_gallery(rows: Mapping[str, Sequence[tuple[torch.Tensor, str]]], path: P
 
     Args:
         rows: title -> images uint8 (3, H, W), all of one size, with their captions.
-        path: of the PNG file.
+        path: of the PNG file; without rows, none is written.
     """
-    _draw_sheet(list(rows.values()), path, list(rows))
+    if rows:
+        _draw_sheet(list(rows.values()), path, list(rows))
 
 
 def _draw_sheet(rows: Sequence[Sequence[tuple[torch.Tensor, str]]], path: Path, titles: Sequence[str] = ()) -> None:

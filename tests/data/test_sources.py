@@ -84,3 +84,22 @@ def test_where_columns_or_images_change_nothing_they_are_refused(photos: Path) -
         ImageDataModule(photos, columns={"path": "id"}).prepare()
     with pytest.raises(ValueError, match=r"data\.images is for tables"):
         ImageDataModule(photos, images=photos).prepare()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (["id"], r"data\.columns says which column is what, \{path: image_id, label: breed\}; got \['id'\]"),
+        ({"lable": "breed"}, r"no key of data\.columns: 'lable'\. The nearest are label"),
+    ],
+)
+def test_what_columns_may_be_is_said_at_once(columns: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageDataModule("nowhere", columns=columns)
+
+
+@pytest.mark.parametrize("name", ["photos.rar", "photos.7z"])
+def test_archives_that_are_not_read_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=rf"{name} is an archive of a kind that is not read"):
+        ImageDataModule(tmp_path / name).prepare()

@@ -83,8 +83,11 @@ def test_columns_that_could_be_two_or_none_are_refused_by_name(columns: list[str
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"label": "bred"}, r"no column 'bred'\. The nearest are breed.*t\.csv has id, breed"),
-        ({"lable": "breed"}, r"no key of data\.columns: 'lable'\. The nearest are label"),
+        (
+            {"label": "bred"},
+            r"no column for data\.columns\.label: 'bred'\. The nearest are breed.*t\.csv has id, breed",
+        ),
+        ({"path": "ID"}, r"no column for data\.columns\.path: 'ID'\. The nearest are id"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(columns: dict[str, str], message: str) -> None:
@@ -97,6 +100,13 @@ def test_a_column_of_groups_is_given_by_data_group_too_and_anything_else_is_none
     assert interpret(one, group="patient").groups == ["p1"]
     assert interpret(one, group=r"(patient\d+)_").groups is None
     assert interpret(one).groups is None
+
+
+def test_images_without_a_group_are_not_one_group() -> None:
+    rows = interpret(
+        table(["path", "label", "g"], ["1.png", "x", ""], ["2.png", "x", " "], ["3.png", "x", "p"]), group="g"
+    )
+    assert rows.groups == ["1.png", "2.png", "p"]
 
 
 # --- labels ------------------------------------------------------------------------------------------------------

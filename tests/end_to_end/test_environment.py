@@ -192,3 +192,12 @@ def test_on_a_disk_that_may_only_be_read(photos: Path, tmp_path: Path) -> None:
         assert reason in done.stderr
         assert "Traceback" not in done.stderr
         assert "Data" not in done.stdout  # before anything is read
+
+
+def test_an_error_about_a_name_that_is_no_text_is_logged(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"path,label\nB\xe4r.png,cat\nx.png,dog\n")
+    done = run("finetune.train", *TINY, "data=csv", f"data.root={tmp_path}/t.csv", "hydra.run.dir=out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Logging error" not in done.stderr
+    assert r"path is 'B\udce4r.png', and there is no file" in " ".join(done.stderr.split())
+    assert r"B\udce4r.png" in (tmp_path / "out" / "train.log").read_text()

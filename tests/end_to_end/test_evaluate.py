@@ -221,6 +221,34 @@ def test_evaluate_of_a_run_on_a_table_finds_its_images(command: Command, photos:
         assert evaluation(folder)["as_in_the_run"]["same"] is True
 
 
+def test_evaluate_of_a_run_on_a_table_as_people_have_it_and_on_an_archive(
+    command: Command, photos: Path, tmp_path: Path
+) -> None:
+    """The images lie elsewhere, without endings; then both packed, and the cache emptied in between."""
+    found = [(path.relative_to(photos).with_suffix(""), path.parent.name) for path in sorted(photos.rglob("*.png"))]
+    lines = [f"{path};{label};{path.parts[0] == 'val'!s}\n" for path, label in found]
+    table = tmp_path / "tables" / "labels.csv"
+    table.parent.mkdir()
+    table.write_text("image_id;breed;is_valid\n" + "".join(lines))
+    columns = "data.columns={path: image_id, label: breed, split: is_valid}"
+    words = ("data=csv", f"data.root={table}", f"data.images={photos}", columns)
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", photos)
+    held_out = sorted(str(path) for path, _ in found if path.parts[0] == "val")
+    cache = tmp_path / "cache"
+    for given in (words, (f"data.root={archive}",)):
+        options = (*given, "trainer.max_epochs=1", f"paths.cache_dir={cache}")
+        run, code = command("train", *TINY, *options)
+        assert code == 0
+        keys = [row["path"] for row in rows(run / "split.csv") if row["split"] == "val"]
+        assert (
+            sorted(key.partition("val/")[1] + key.partition("val/")[2].removesuffix(".png") for key in keys) == held_out
+        )
+        shutil.rmtree(cache)
+        folder, code = command("evaluate", f"ckpt={run}/checkpoints/best.ckpt", f"paths.cache_dir={cache}")
+        assert (code, evaluation(folder)["as_in_the_run"]["same"]) == (0, True)
+        assert [row["path"] for row in rows(folder / "predictions.csv")] == keys
+
+
 def test_evaluate_a_table_beside_the_runs_images_is_not_the_run(command: Command, trained: Path, photos: Path) -> None:
     """Its rows are judged, though the held-out images lie where it lies too."""
     table = photos / "other.csv"

@@ -147,3 +147,9 @@ def test_load_keeps_order_and_does_not_run_ahead(photos: Path) -> None:
             assert (item.image is None) == (i % 5 == 0)
         assert len(taken) <= 10 * (k + 1)  # this batch and no more
     batches.close()  # type: ignore[attr-defined]
+
+
+def test_an_archive_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "photos.zip").touch()
+    with pytest.raises(ValueError, match=r"photos\.zip is an archive: unpack it and give its folder"):
+        inputs.find_inputs(str(tmp_path / "photos.zip"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -143,3 +146,56 @@ def test_default_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert default_cache_folder() == tmp_path / "finetune"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_cache_folder() == Path.home() / ".cache" / "finetune"
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from finetune.io.store import Cache
+cache = Cache(Path(sys.argv[1]))
+cache.hold(Path(sys.argv[2]))
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_what_a_process_holds_is_not_removed_until_it_ends(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, gib=5000 / GIB)
+    held, other = (add_cache_entry(cache, name, 1500, used=100 + i) for i, name in enumerate(("held", "other")))
+    command = [sys.executable, "-c", HOLD, str(tmp_path), str(held)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        os.utime(held / METADATA_FILE, (1, 1))  # the oldest again
+        add_cache_entry(cache, "new", 2500, used=200)
+        assert (held.exists(), other.exists()) == (True, False)
+        process.stdin.write("\n")
+    add_cache_entry(cache, "newer", 1500, used=300)
+    assert not held.exists()
+
+
+def test_what_this_process_holds_outlives_a_fit(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, gib=5000 / GIB)
+    cache.hold(add_cache_entry(cache, "held", 1500, used=100))
+    cache.clear()
+    held = add_cache_entry(cache, "held", 1500, used=100)  # again, under the same name
+    other = add_cache_entry(cache, "other", 1500, used=101)
+    cache.hold(held)
+    cache.in_use.clear()  # the end of a fit
+    os.utime(held / METADATA_FILE, (1, 1))
+    add_cache_entry(cache, "new", 2500, used=200)
+    assert (held.exists(), other.exists()) == (True, False)
+
+
+def test_an_entry_that_holds_folders_is_as_large_as_it_says(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    path = cache.path("thing", {})
+
+    def fill(folder: Path) -> None:
+        (folder / "tree").mkdir()
+        (folder / "tree" / "data").write_bytes(bytes(10**6))
+
+    with cache.locked(path):
+        cache.make(path, {"description": "x", "bytes": 10**6}, 10**6, fill)
+    assert 10**6 <= cache.entries()[0].bytes < 10**6 + 10**4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from finetune.reporting import figures
@@ -40,3 +42,9 @@ def test_groups_figure_has_a_colour_for_each_group_and_a_line_for_each_run() -> 
     assert (list(first.get_xdata()), list(first.get_ydata())) == ([1, 3], [0.2, 0.6])  # type: ignore[arg-type]
     assert first.get_color() == second.get_color() != other.get_color()
     assert list(guessing.get_ydata()) == [0.125, 0.125]  # type: ignore[arg-type]
+
+
+def test_a_gallery_of_no_images_is_no_file(tmp_path: Path) -> None:
+    """Where no image of `predict` could be read, the rows of its table say why; a figure has nothing to show."""
+    figures.save_gallery({}, tmp_path / "certain.png")
+    assert list(tmp_path.iterdir()) == []
