@@ -166,7 +166,7 @@ def make_ranked_module(cfg: DictConfig, candidate: Candidate, data: ImageDataMod
 
 def make_classifier(cfg: DictConfig) -> Classifier:
     """Load the model of `ckpt`, as `device`, `precision` and `tta` say, and print a line on it."""
-    model = load(cfg.ckpt, cfg.device, cfg.precision, cfg.tta)
+    model = load(cfg.ckpt, cfg.device, cfg.precision, cfg.tta, OmegaConf.select(cfg, "data.max_pixels"))
     epoch = model.module.metadata.validation.epoch
     trained = f", epoch {epoch} of its run" if epoch is not None else ""
     text = f"{model.module.model_name} for {len(model.classes)} classes{trained}; here on {model.device.type}, {model.precision}"

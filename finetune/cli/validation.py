@@ -24,6 +24,7 @@ from finetune.cli.schema import (
     load_conf,
     loss_keys,
 )
+from finetune.images.depth_option import parse_depth
 from finetune.io.paths import CONF, checkpoint_path, last_checkpoint_path, weights_path
 from finetune.runtime.mappings import select
 from finetune.runtime.suggestions import unknown_name
@@ -224,9 +225,14 @@ def _validate_data(cfg: DictConfig, command: str) -> Iterator[str]:
             yield "data.root is missing: give the folder with your images (for data=csv, the table) as data.root=..."
         elif root is not None and not _is_made_on_demand(cfg) and not Path(str(root)).expanduser().exists():
             yield f"data.root={root}: there is no such folder or table (looked from {Path.cwd()})."
-    for key in ("image_size", "per_class"):
-        if command == "evaluate" and select(cfg, f"data.{key}") is not None:
+    for key, default in (("image_size", None), ("per_class", None), ("resize", None), ("depth", "auto")):
+        if command == "evaluate" and select(cfg, f"data.{key}") not in (None, default):
             yield f"data.{key} changes nothing in evaluate: images are prepared as the checkpoint says, and all are evaluated."
+
+    try:
+        parse_depth(select(cfg, "data.depth"))
+    except ValueError as error:
+        yield str(error)
 
 
 def _validate_combinations(cfg: DictConfig) -> Iterator[str]:

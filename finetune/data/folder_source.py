@@ -75,9 +75,10 @@ class FolderSource:
             self.skipped_files += skipped
         empty = sorted(set(classes) - set(labels))
         if empty:
+            advice = listing.advice_on(self.skipped_files)
             raise ValueError(
                 f"{folder}: no images in {', '.join(empty)}. Add some or remove the folder. "
-                f"Images are {' '.join(sorted(listing.EXTENSIONS))}."
+                f"Images are {listing.describe_extensions()}." + (f" {advice}." if advice else "")
             )
         return LabelledImages(keys, labels, FileReader(paths))
 

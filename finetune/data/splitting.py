@@ -117,7 +117,7 @@ def _require_all_classes(train: Split, classes: Sequence[str], root: Path | None
     if empty:
         raise ValueError(
             f"There are no readable training images of {', '.join(empty)} in {root}. Add some, remove the "
-            f"folder, or leave the class out with data.classes. Images are {' '.join(sorted(listing.EXTENSIONS))}."
+            f"folder, or leave the class out with data.classes. Images are {listing.describe_extensions()}."
         )
 
 

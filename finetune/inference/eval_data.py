@@ -185,7 +185,7 @@ def _new_data(
     images, options = found[part], data.splitting
     if options.classes is not None:
         images = images.select([label in options.classes for label in images.labels])
-    image_info = info.scan_images(images.reader.paths or [], data.root, data.cache)
+    image_info = info.scan_images(images.reader.paths or [], data.root, data.cache, max_pixels=data.image_options.limit)
     readable, bad_files = without_bad_files({"": images}, image_info, options.on_bad_file)
     images = readable[""]
     unknown = sorted(set(images.labels) - set(classes))

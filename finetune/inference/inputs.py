@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from finetune.data.loaders import make_loader
 from finetune.images import decode
-from finetune.images.decode import BadImageError
+from finetune.images.decode import BadImageError, Decoding
 from finetune.io import listing
 from finetune.runtime import process
 
@@ -80,7 +80,7 @@ def find_inputs(source: str) -> Inputs:
     if path.is_dir():
         found, others = listing.list_images(path)
         notes = listing.note_on_skipped_files(others)
-        some = _some(found, source, f"Images are {' '.join(sorted(listing.EXTENSIONS))}.")
+        some = _some(found, source, f"Images are {listing.describe_extensions()}.")
         return replace(some, notes=notes, folder=path)
     if path.is_file():
         return _some(_listed(path), source) if path.suffix.lower() in TABLES else Inputs([str(path)], 1)
@@ -117,14 +117,14 @@ def is_address(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def read_input(name: str) -> Tensor:
+def read_input(name: str, decoding: Decoding = decode.FULL) -> Tensor:
     """Read a file, or fetch an address, as uint8 RGB pixels (3, H, W).
 
     Raises:
         BadImageError: it cannot be read or fetched; names it.
     """
     if not is_address(name):
-        return decode.read_pixels(name)
+        return decode.read_pixels(name, decoding)
     try:
         content = _fetch_in_time(name)
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -137,7 +137,7 @@ def read_input(name: str) -> Tensor:
         path = Path(folder) / "image"
         path.write_bytes(content)
         try:
-            return decode.read_pixels(path)
+            return decode.read_pixels(path, decoding)
         except BadImageError as error:
             raise BadImageError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from error
 
@@ -182,13 +182,14 @@ def _fetch(address: str) -> bytes:
 # --- from inputs to batches --------------------------------------------------------------------------------------
 
 
-def to_pixels(image: Any, channels: int = 3, loader: str | None = None) -> Tensor:
+def to_pixels(image: Any, channels: int = 3, loader: str | None = None, decoding: Decoding = decode.FULL) -> Tensor:
     """Return an image as uint8 RGB pixels (3, H, W), or as a loader of the user's gives it.
 
     Args:
         image: see `ImageInput`.
         channels: that the network takes.
         loader: name of the function that read the images of the training; None is the usual decoding.
+        decoding: of files, and of PIL images with more than 8 bits of grey.
 
     Raises:
         BadImageError: a file cannot be read.
@@ -201,9 +202,9 @@ def to_pixels(image: Any, channels: int = 3, loader: str | None = None) -> Tenso
             raise ValueError(f"Pixels are {fault}.")
         return image
     if isinstance(image, str | Path):
-        return decode.read_pixels(image)
+        return decode.read_pixels(image, decoding)
     if isinstance(image, Image.Image):
-        return decode.to_pixels(ImageOps.exif_transpose(image))
+        return decode.to_pixels(image, decoding, turned=True)
     if not isinstance(image, np.ndarray | Tensor):
         raise ValueError(f"An image is a file, a PIL image, an array or a tensor, got a {type(image).__name__}.")
     is_array, shape = isinstance(image, np.ndarray), tuple(image.shape)
