@@ -174,7 +174,7 @@ def make_classifier(cfg: DictConfig) -> Classifier:
     return model
 
 
-def make_evaluation_data(cfg: DictConfig) -> ImageDataModule:
+def make_evaluation_data(cfg: DictConfig, model: Classifier) -> ImageDataModule:
     """Make the data to evaluate a model on; nothing is read yet.
 
     Raises:
@@ -182,7 +182,9 @@ def make_evaluation_data(cfg: DictConfig) -> ImageDataModule:
     """
     if _hydra_choice("data") == "csv" and cfg.data.root is None:
         raise ValueError("data.root is missing: give the table as data.root=...")
-    return ImageDataModule(**data_options(cfg))
+    data = ImageDataModule(**data_options(cfg))
+    data.preprocess = model.module.preprocess
+    return data
 
 
 def _hydra_choice(group: str) -> str | None:

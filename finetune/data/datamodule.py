@@ -246,9 +246,9 @@ class ImageDataModule(LightningDataModule):
                 found = read_with(found, self.loader)
                 self.image_info = info.hash_files(paths)
             result = splitting.split_images(found, self.splitting, self.image_info, self.root)
+            self.image_options = self.image_options.with_range_of(result.splits["train"], self.image_info)
+            odd = self.image_options.notes(result.splits, self.image_info, self.final_preprocess)
             self.classes, self.splits, self.bad_files = result.classes, result.splits, result.bad_files
-            self.image_options = self.image_options.with_range_of(self.splits["train"], self.image_info)
-            odd = self.image_options.notes(self.splits, self.image_info, self.final_preprocess)
             self.notes = [*listing.note_on_skipped_files(source.skipped_files), *result.notes, *odd]
             self._decode_splits()
         self.teardown()

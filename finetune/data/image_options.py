@@ -78,32 +78,37 @@ class ImageOptions:
         return [*self._depth_notes(known, splits["train"], preprocess), *odd_file_notes(known)]
 
     def _depth_notes(self, known: list[tuple[str, ImageInfo]], train: Split, preprocess: Preprocess) -> list[str]:
-        deep = [(path, info) for path, info in known if info.high is not None]
-        if not deep:
-            return []
-        if preprocess.depth is None:
-            wide = [path for path, info in deep if info.bits > 16]
+        deep = {path: info for path, info in known if info.high is not None}
+        if not deep or preprocess.depth is None:
+            wide = [path for path, info in deep.items() if info.bits > 16]
             if wide:
                 raise ValueError(
-                    f"{len(wide)} images have more than 16 bits of grey or are floats, {wide[0]} for one, and nothing says which counts "
-                    "become black and white: data.depth=auto finds the training images' own, data.depth=[low,high] gives them."
+                    f"{len(wide)} images are grey of floats or of 32 bits, {wide[0]} for one, and nothing says which counts become "
+                    "black and white: data.depth=auto takes those of the training images, data.depth=[low,high] gives them."
                 )
-            return [f"grey of more than 8 bits in {len(deep)} images: all of its 16 bits become black to white (data.depth=auto finds the counts in use)"]  # fmt: skip
-        low, high = preprocess.depth
-        given = isinstance(self.depth, tuple)
-        whose = (
-            "as given"
-            if given
-            else "those of the training images"
-            if self.found == preprocess.depth
-            else "those of the weights"
-        )
-        notes = [
-            f"grey of more than 8 bits in {len(deep)} images: the counts {low:g} to {high:g} become black to white ({whose}; data.depth)"
-        ]
-        if self.found is not None and not given and self.found != preprocess.depth:
-            notes[0] += f", and those of the training images are {self.found[0]:g} to {self.found[1]:g}"
-        return notes + (far_note(train, dict(deep)) if self.found == preprocess.depth else [])
+            return full_notes(known)
+        (low, high), is_found = preprocess.depth, preprocess.depth == self.found
+        whose = "those of the training images" if is_found else "those of the weights"
+        text = f"grey of more than 8 bits in {len(deep)} images: the counts {low:g} to {high:g} become black to white"
+        if isinstance(self.depth, tuple):
+            return [f"{text} (data.depth)"]
+        if self.found is not None and not is_found:
+            whose += (
+                f"; the training images have {self.found[0]:g} to {self.found[1]:g}: data.depth=[low,high] takes others"
+            )
+        return [f"{text}, {whose}", *(far_note(train, deep) if is_found else [])]
+
+
+def full_notes(known: Iterable[tuple[str, ImageInfo]]) -> list[str]:
+    """Return a sentence on grey of more than 8 bits that is scaled without a range; an empty list without any."""
+    deep = [info for _, info in known if info.high is not None and info.low is not None]
+    if not deep:
+        return []
+    low, high = min(i.low for i in deep if i.low is not None), max(i.high for i in deep if i.high is not None)
+    whole = "all of 16 bits becomes black to white"
+    if any(info.mode == "F" for info in deep):
+        whole += ", and floats by the range of each image"
+    return [f"grey of more than 8 bits in {len(deep)} images, counts {low:g} to {high:g}: {whole}"]
 
 
 def counts_range(infos: Iterable[ImageInfo]) -> Range | None:
@@ -111,13 +116,10 @@ def counts_range(infos: Iterable[ImageInfo]) -> Range | None:
 
     Each image's own are without the outermost pixels, see `depth.TAIL`.
     """
-    lows, highs = zip(*[(i.low, i.high) for i in infos if i.low is not None and i.high is not None], strict=True) or (
-        (),
-        (),
-    )
-    if not lows:
+    pairs = [(i.low, i.high) for i in infos if i.low is not None and i.high is not None]
+    if not pairs:
         return None
-    low, high = min(lows), max(highs)
+    low, high = min(low for low, _ in pairs), max(high for _, high in pairs)
     return low, high if high > low else low + 1.0
 
 
@@ -135,8 +137,11 @@ def far_note(train: Split, deep: Mapping[str, ImageInfo]) -> list[str]:
 def odd_file_notes(known: Iterable[tuple[str, ImageInfo]]) -> list[str]:
     """Return sentences on files that are only read in part."""
     known = list(known)
+    cut = [path for path, info in known if info.missing is not None]
+    most = max((info.missing or 0 for _, info in known), default=0)
+    rows = f"up to {most:.0%} of the rows are missing and grey" if most else "all their rows are there"
     tests = (
-        ("end too early: their last rows are grey", [path for path, info in known if info.missing > 0]),
+        (f"have no end, the file was cut off: {rows}", cut),
         ("have several frames or pages: the first is used", [path for path, info in known if info.frames > 1]),
         (
             "have 16 bits a channel in colour: the upper 8 are used",

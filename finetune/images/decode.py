@@ -62,8 +62,8 @@ class Decoded(NamedTuple):
     """RGB, 8 bits a channel."""
     counts: Counts | None = None
     """Of grey of more than 8 bits, whose image is scaled by its own range where it was measured."""
-    missing: float = 0.0
-    """Share of the rows that a JPEG file which ends too early does not have; they are grey."""
+    missing: float | None = None
+    """Share of the rows that a JPEG file which ends too early does not have, and which are grey; None for others."""
 
 
 class BadImageError(ValueError):

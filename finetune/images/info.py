@@ -71,8 +71,8 @@ class ImageInfo:
     """Whether every pixel was read, so that the fields below are known."""
     bits: int = 8
     """Of a channel, as stored; 8 for fewer."""
-    missing: float = 0.0
-    """Share of the rows that a JPEG which ends too early does not have."""
+    missing: float | None = None
+    """Share of the rows that a JPEG which ends too early does not have; None for a file that has its end."""
     low: float | None = None
     """The lowest count of grey of more than 8 bits, but for some outliers, see `depth.TAIL`; None for other images."""
     high: float | None = None
@@ -258,7 +258,7 @@ def read_info(path: str, full: bool = False, max_pixels: int = decode.MAX_PIXELS
         with decode.image_errors(path), open(path, "rb") as file:
             decoded = decode.decode_image(file, path, Decoding(max_pixels=max_pixels), reduced=not full, measured=True)
             values = _measure_pixels(decoded) if full else {}
-            values["missing"] = round(decoded.missing, 4)
+            values["missing"] = decoded.missing
             if decoded.counts is not None:
                 values |= {"low": decoded.counts.low, "high": decoded.counts.high}
             # Pillow changes an image while it decodes (its size, where it is reduced): the header is read from the start

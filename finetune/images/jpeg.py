@@ -56,7 +56,7 @@ def mend(data: bytes) -> tuple[bytes, float] | None:
         return None
     differs = np.flatnonzero((first != second).any(axis=(1, 2)))
     missing = 1 - differs[0] / len(first) if len(differs) else 0.0
-    return (data + _END, float(missing)) if missing <= MAX_MISSING else None
+    return (data + _END, round(float(missing), 4)) if missing <= MAX_MISSING else None
 
 
 def _decode(data: bytes) -> np.ndarray:

@@ -19,12 +19,14 @@ _KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floats", 5: "complex
 
 
 def bands_fault(image: TiffImageFile) -> str:
-    """Return why the bands of an opened TIFF are not those of grey, RGB or CMYK, as words; an empty text if they are.
+    """Return why an opened TIFF is not read, as words; an empty text for grey, RGB or CMYK as Pillow reads them.
 
     Pillow drops bands that it has no place for.
     """
     bands, extra = int(image.tag_v2.get(SAMPLESPERPIXEL, 1)), image.tag_v2.get(EXTRASAMPLES, ())
     transparency = any(kind in (1, 2) for kind in extra)
+    if image.mode == "L" and image.tag_v2.get(SAMPLEFORMAT, (1,))[0] == 2:
+        return f"has signed integers of 8 bits, which Pillow takes for unsigned ones; {ADVICE}"
     if bands in (1, 3, 4) or (bands == 2 and transparency):
         return ""
     return f"has {bands} bands, and those of grey, RGB, RGBA and CMYK alone are known; {ADVICE}"

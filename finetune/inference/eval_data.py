@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from finetune.checkpoints.metadata import DataRecord, SplitRecord
+from finetune.data import image_options
 from finetune.data.datamodule import ImageDataModule
 from finetune.data.readers import FileReader, LabelledImages, subset
 from finetune.data.splits import Split, sample_content
@@ -198,6 +199,9 @@ def _new_data(
         raise ValueError(f"There are no images to evaluate the model on in {data.root}.")
     missing = [c for c in classes if c not in set(images.labels)]
     notes = [f"there are no images of {', '.join(missing[:10])}"] if missing else []
+    known = [(path, image_info[path]) for path in images.reader.paths or []]
+    notes += image_options.odd_file_notes(known)
+    notes += image_options.full_notes(known) if data.final_preprocess.depth is None else []
     split = Split(name, images.keys, label_numbers(images.labels, classes), images.reader)
     which = f"the {part} split" if part else "all"
     text = f"{len(split)} images, {which} of {data.root or images.reader.kind}"

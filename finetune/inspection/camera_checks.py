@@ -41,11 +41,11 @@ def conversions(scan: DatasetScan) -> Iterator[Finding]:
             "blank", "warning", f"{count_of(len(blank))} {are(len(blank))} of almost one colour.",
             "Look at them: often a placeholder for an image that was gone.", blank,
         )  # fmt: skip
-    cut = [[image.key] for image, info in examined if info.missing > 0]
+    cut = [[image.key] for image, info in examined if info.missing is not None]
     if cut:
-        most = max(info.missing for _, info in examined)
+        most = max(info.missing or 0 for _, info in examined)
         yield Finding(
-            "cut_off", "warning", f"{count_of(len(cut))} {have(len(cut))} no end: the file was cut off, and the last rows (up to {most:.0%}) are grey.",
+            "cut_off", "warning", f"{count_of(len(cut))} {have(len(cut))} no end, the file was cut off: {most:.0%} of the rows at most are missing, and grey.",
             "Copy them again from where they came from, or remove them.", cut,
         )  # fmt: skip
 

@@ -62,7 +62,7 @@ def inspect_data(data: ImageDataModule, phash_threshold: int = checks.PHASH_THRE
     scan = scan_folder(data.root)
     if data.splitting.classes is not None:
         scan.keep_classes(data.splitting.classes)
-    skipped = [str(scan.base / key) for key in scan.skipped_files if listing.is_image(key)]
+    skipped = [str(scan.base / key) for key in scan.skipped_files if listing.has_image_ending(key)]
     paths = [image.path for image in scan.images] + skipped
     scan.image_info = info.scan_images(
         paths,

@@ -27,6 +27,9 @@ SPLIT_FOLDERS = {
 
 _JUNK_FOLDERS = frozenset({"__MACOSX"})
 
+_PLACEHOLDERS = frozenset({"imagenotfound.gif"})
+"""Names of pictures that stand for an image that was gone when it was fetched; one lies among torchvision's ants."""
+
 
 @lru_cache
 def formats() -> tuple[str, ...]:
@@ -59,7 +62,7 @@ def extensions() -> frozenset[str]:
     """Return the endings of image files, in lower case, with their dot."""
     from PIL import Image
 
-    known = formats()
+    known = {*formats(), "MPO"}  # which is opened as JPEG
     return frozenset(ending for ending, name in Image.EXTENSION.items() if name in known)
 
 
@@ -80,8 +83,13 @@ def is_hidden(name: str) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file is an image by its name; hidden files (`._x.jpg` of macOS) are not."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions()
+    """Return whether a file is an image by its name; hidden files (`._x.jpg` of macOS) and placeholders are not."""
+    return not name.startswith(".") and name.lower() not in _PLACEHOLDERS and has_image_ending(name)
+
+
+def has_image_ending(name: str) -> bool:
+    """Return whether a name ends as those of images do."""
+    return os.path.splitext(name)[1].lower() in extensions()
 
 
 def subfolders(root: str | Path) -> list[str]:
