@@ -165,7 +165,7 @@ def agreed_preprocess(own: Preprocess, given: Mapping[str, Any], images: Preproc
         if value is not None and before[name] != after[name]:
             raise ValueError(
                 f"The module has preprocess {name}={before[name]}, the data module {name}={after[name]} (data.image_size, "
-                "data.preprocess): say it in one place, or the same in both."
+                "data.resize, data.depth, data.preprocess): say it in one place, or the same in both."
             )
     return images
 
