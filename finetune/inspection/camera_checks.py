@@ -66,8 +66,8 @@ def shapes(scan: DatasetScan, fit: str) -> Iterator[Finding]:
     if fit == "crop" and longer and (median := float(np.median(longer))) > LONG:
         yield Finding(
             "elongated", "warning",
-            f"The images are long: one side is {median:.1f} times the other in the median. The square in the middle shows {1 / median:.0%} of such an image.",
-            "If what tells the classes apart may lie outside it: data.resize=squash (all of it, distorted) or data.resize=pad (all of it, smaller).",
+            f"The images are long: one side is {median:.1f} times the other in the median. The square in the middle shows {1 / median:.0%} of such an image; data.resize=squash or pad shows all of it.",
+            "What tells the classes apart may lie outside the middle: data.resize=squash (all of it, distorted) or data.resize=pad (all of it, smaller).",
         )  # fmt: skip
     train, val = (
         np.median(ratios[name]) if name in ratios else None for name in ("train" if "train" in ratios else "", "val")

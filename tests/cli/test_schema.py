@@ -102,6 +102,7 @@ COMMANDS = ("train.yaml", "check.yaml", "evaluate.yaml", "predict.yaml", "export
 
 WITHOUT_A_LIST = {
     "model.preprocess.interpolation": "stands in the comment of model.preprocess",
+    "model.preprocess.fit": "stands in the comment of model.preprocess",
     "trainer.accelerator": "trainer=NAME chooses it",
     "trainer.precision": "Lightning has too many names",
     "precision": "Lightning has too many names",
