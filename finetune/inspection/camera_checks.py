@@ -73,9 +73,9 @@ def shapes(scan: DatasetScan, fit: str) -> Iterator[Finding]:
         np.median(ratios[name]) if name in ratios else None for name in ("train" if "train" in ratios else "", "val")
     )
     if fit != "pad" and train is not None and val is not None and max(train / val, val / train) > UNLIKE:
-        effect = "cut" if fit == "crop" else "distorted"
+        effect, mend = ("cut", "data.resize=pad or squash") if fit == "crop" else ("distorted", "data.resize=pad")
         yield Finding(
             "unlike_shapes", "warning",
-            f"Training and validation images have unlike shapes: {train:.2f} and {val:.2f} times as wide as high in the median, and are {effect} differently.",
-            f"data.resize=pad{' or data.resize=squash' if fit == 'crop' else ''} shows all of each image.",
+            f"Training and validation images have unlike shapes: {train:.2f} and {val:.2f} times as wide as high in the median, and are {effect} differently; {mend} shows all of each.",
+            f"Give {mend}, or images of one shape.",
         )  # fmt: skip

@@ -49,7 +49,7 @@ def test_the_share_that_a_crop_shows_is_said() -> None:
     assert "17%" in found.message
 
 
-@pytest.mark.parametrize(("fit", "advice"), [("crop", "squash"), ("squash", "data.resize=pad shows"), ("pad", None)])
+@pytest.mark.parametrize(("fit", "advice"), [("crop", "squash"), ("squash", "data.resize=pad,"), ("pad", None)])
 def test_splits_of_unlike_shapes_are_found(fit: str, advice: str | None) -> None:
     findings = list(shapes(scan_of(train=[(280, 200)] * 5, val=[(200, 280)] * 5), fit))
     assert [finding.name for finding in findings] == (["unlike_shapes"] if advice else [])
