@@ -25,13 +25,15 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from finetune.data.loaders import make_loader
-from finetune.images import decode
+from finetune.images import decode, depth
 from finetune.images.decode import BadImageError, Decoding
 from finetune.io import listing
 from finetune.runtime import process
 
 ImageInput = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a PIL image, pixels (H, W), (H, W, 3) or (H, W, 4) as an array, or (3, H, W) as a tensor, uint8.
+
+For a network that was trained on grey of more than 8 bits, counts (H, W) as an array of other integers too.
 
 For a network whose images are neither grey nor RGB, or were read by a loader of the user's in training: what the loader
 returns, a tensor (C, H, W), uint8, or float32 in 0..1."""
@@ -208,6 +210,8 @@ def to_pixels(image: Any, channels: int = 3, loader: str | None = None, decoding
     if not isinstance(image, np.ndarray | Tensor):
         raise ValueError(f"An image is a file, a PIL image, an array or a tensor, got a {type(image).__name__}.")
     is_array, shape = isinstance(image, np.ndarray), tuple(image.shape)
+    if decoding.depth is not None and isinstance(image, np.ndarray) and _are_counts(image):
+        return decode.to_pixels(depth.to_grey(image.astype(np.float64), None, decoding.depth))
     if is_array:
         fits = len(shape) == 2 or (len(shape) == 3 and shape[-1] in (3, 4))
     else:
@@ -218,6 +222,10 @@ def to_pixels(image: Any, channels: int = 3, loader: str | None = None, decoding
             f"Pixels are uint8 {layout}, got {image.dtype} {shape}. For values in 0..1: (255 * x).round() as uint8."
         )
     return decode.to_pixels(Image.fromarray(image)) if isinstance(image, np.ndarray) else image.expand(3, -1, -1)
+
+
+def _are_counts(image: np.ndarray) -> bool:
+    return image.ndim == 2 and image.size > 0 and image.dtype.kind in "iu" and image.dtype != np.uint8
 
 
 def needs_loader(channels: int, loader: str | None) -> str:

@@ -60,6 +60,8 @@ def test_counts_of_12_bits_are_trained_evaluated_predicted_and_exported_alike(
         grey = np.rint(np.clip((values - depth[0]) / (depth[1] - depth[0]), 0, 1) * 255).astype(np.uint8)
         assert row["confidence"] == pytest.approx(model.predict(grey).confidence, abs=1e-5)
         assert row["label"] == Path(row["path"]).parent.name
+        array = np.asarray(Image.open(row["path"]))
+        assert model.predict(array.astype(np.int32)).confidence == pytest.approx(row["confidence"], abs=1e-5)
         with Image.open(row["path"]) as image:
             assert model.predict(image).confidence == pytest.approx(row["confidence"], abs=1e-5)
     folder, code = command("export", f"ckpt={ckpt}", "format=state_dict", f"source={counts}/val")
