@@ -25,7 +25,7 @@ def evaluate(cfg: DictConfig) -> float:
 
     factories.prepare_process()
     model = factories.make_classifier(cfg)
-    record, data = model.module.metadata.data, factories.make_evaluation_data(cfg)
+    record, data = model.module.metadata.data, factories.make_evaluation_data(cfg, model)
     images = eval_data.find_trained_on(record, eval_data.find_eval_data(record, model.classes, cfg.split, data), data)
     echo(field_line("Images", images.description))
     for note in images.notes:

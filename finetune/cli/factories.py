@@ -166,7 +166,7 @@ def make_ranked_module(cfg: DictConfig, candidate: Candidate, data: ImageDataMod
 
 def make_classifier(cfg: DictConfig) -> Classifier:
     """Load the model of `ckpt`, as `device`, `precision` and `tta` say, and print a line on it."""
-    model = load(cfg.ckpt, cfg.device, cfg.precision, cfg.tta)
+    model = load(cfg.ckpt, cfg.device, cfg.precision, cfg.tta, OmegaConf.select(cfg, "data.max_pixels"))
     epoch = model.module.metadata.validation.epoch
     trained = f", epoch {epoch} of its run" if epoch is not None else ""
     text = f"{model.module.model_name} for {len(model.classes)} classes{trained}; here on {model.device.type}, {model.precision}"
@@ -174,7 +174,7 @@ def make_classifier(cfg: DictConfig) -> Classifier:
     return model
 
 
-def make_evaluation_data(cfg: DictConfig) -> ImageDataModule:
+def make_evaluation_data(cfg: DictConfig, model: Classifier) -> ImageDataModule:
     """Make the data to evaluate a model on; nothing is read yet.
 
     Raises:
@@ -182,7 +182,9 @@ def make_evaluation_data(cfg: DictConfig) -> ImageDataModule:
     """
     if _hydra_choice("data") == "csv" and cfg.data.root is None:
         raise ValueError("data.root is missing: give the table as data.root=...")
-    return ImageDataModule(**data_options(cfg))
+    data = ImageDataModule(**data_options(cfg))
+    data.preprocess = model.module.preprocess
+    return data
 
 
 def _hydra_choice(group: str) -> str | None:

@@ -19,7 +19,7 @@ STRATEGY_FIELDS = tuple(field.name for field in dataclasses.fields(Strategy))
 
 GROUP_FIELDS = tuple(field.name for field in dataclasses.fields(ParamGroup))
 
-PREPROCESS_FIELDS = ("size", "resize", "mean", "std", "interpolation")
+PREPROCESS_FIELDS = ("size", "resize", "mean", "std", "interpolation", "fit", "depth")
 
 TRAINER_FIELDS = (
     "accelerator", "strategy", "devices", "num_nodes", "precision", "fast_dev_run", "max_epochs", "min_epochs", "max_steps",
@@ -41,6 +41,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "model.library": ("torchvision", "timm"),
     "model.head_init": ("default", "xavier_uniform", "xavier_normal", "zero"),
     "model.preprocess.interpolation": ("nearest", "bilinear", "bicubic"),
+    "model.preprocess.fit": ("crop", "squash", "pad"),
     "data.augment": ("auto", "none", "basic", "trivial", "rand", "augmix"),
     "data.layout": ("auto", "classes", "splits", "inside_out"),
     "data.sampler": ("none", "sqrt", "balanced"),

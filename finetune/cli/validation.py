@@ -24,6 +24,7 @@ from finetune.cli.schema import (
     load_conf,
     loss_keys,
 )
+from finetune.images.depth_option import parse_depth
 from finetune.io.paths import CONF, checkpoint_path, last_checkpoint_path, weights_path
 from finetune.runtime.mappings import select
 from finetune.runtime.suggestions import unknown_name
@@ -227,9 +228,14 @@ def _validate_data(cfg: DictConfig, command: str) -> Iterator[str]:
     folds, fold = select(cfg, "data.folds"), select(cfg, "data.fold")
     if isinstance(fold, int) and isinstance(folds, int) and fold >= folds:
         yield f"data.fold is counted from 0: with data.folds={folds} it is one of 0 to {folds - 1}, got {fold}."
-    for key in ("image_size", "per_class", "folds", "group", "sampler"):
-        if command == "evaluate" and select(cfg, f"data.{key}") not in (None, "none"):
+    for key in ("image_size", "per_class", "folds", "group", "sampler", "resize", "depth"):
+        if command == "evaluate" and select(cfg, f"data.{key}") not in (None, "none", "auto"):
             yield f"data.{key} changes nothing in evaluate: images are prepared as the checkpoint says, and all are evaluated."
+
+    try:
+        parse_depth(select(cfg, "data.depth"))
+    except ValueError as error:
+        yield str(error)
 
 
 def _validate_combinations(cfg: DictConfig) -> Iterator[str]:

@@ -16,13 +16,14 @@ from torch.utils.data import DataLoader
 
 from finetune.checkpoints.metadata import DataRecord
 from finetune.data import grouping, loaders, pixel_cache, sampling, sources, splitting, trainer_state
+from finetune.data.image_options import ImageOptions
 from finetune.data.readers import read_with
 from finetune.data.splits import Split, digest, fingerprint, sample_content
 from finetune.data.splitting import SplitOptions
 from finetune.data.transforms import ImageTransforms, Transform, to_pixels
-from finetune.images import decode, info
+from finetune.images import info
 from finetune.images.info import ImageInfo
-from finetune.images.transforms import RESIZES, Preprocess
+from finetune.images.transforms import Preprocess
 from finetune.io import download, formats
 from finetune.io.store import Cache
 from finetune.runtime import hardware
@@ -87,7 +88,7 @@ class ImageDataModule(LightningDataModule):
         batch_size: int = 32,
         num_workers: int | str = "auto",
         image_size: int | None = None,
-        resize: str = "crop",
+        resize: str | None = None,
         depth: str | Sequence[float] = "auto",
         max_pixels: int | None = None,
         augment: str = "auto",
@@ -136,9 +137,11 @@ class ImageDataModule(LightningDataModule):
             num_workers: processes that decode images; "auto" looks at the cores and the number of images.
             image_size: pixels; None is the preprocessing's own.
             resize: how an image becomes square: "crop" (its middle), "squash" (both sides to the size) or "pad" (all of
-                it, and the mean colour beside it).
-            depth: counts of images of more than 8 bits that become black and white: "auto" (those of the training
-                images), "full" (all of the file's type) or [low, high].
+                it, and the mean colour beside it); None is the preprocessing's own, "crop" for published weights.
+            depth: counts of grey of more than 8 bits that become black and white: "auto" (those of the weights, where
+                they come from a run on such images, else those of the training images, without the outermost
+                `depth.TAIL` per cent of each), "full" (all of 16 bits) or [low, high]. Images that are no files need one
+                of the last two.
             max_pixels: larger images are refused; None is `decode.MAX_PIXELS`.
             augment: "none", "basic", "trivial", "rand", "augmix", or "auto": none in the epochs in which a FineTuner's
                 trunk is frozen, basic in others.
@@ -154,7 +157,7 @@ class ImageDataModule(LightningDataModule):
             preprocess: what the network needs; None takes it from the FineTuner that the Trainer fits.
             loader: a function that reads a file, for images of other channels or depths than 8-bit grey and RGB: path to
                 pixels (C, H, W), uint8, or float32 in 0..1. Files are not scanned then: one that it cannot read ends the
-                run. A folder's files are still those with the endings of images (`io.formats.EXTENSIONS`); a table may name
+                run. A folder's files are still those with the endings of images (`formats.extensions()`); a table may name
                 any file. It must be picklable where worker processes are started afresh.
             seed: of order and augmentation.
             cache_dir: where features and pixels are kept; None is `~/.cache/finetune`.
@@ -174,8 +177,8 @@ class ImageDataModule(LightningDataModule):
         share = (val or "val", val_fraction, split_seed)
         self.splitting = SplitOptions(*share, names, per_class, on_bad_file, group, folds, fold)
         self.batch_size, self.num_workers, self.sampler, self.seed = batch_size, num_workers, sampler, seed
-        self.image_size, self.preprocess, self.resize = image_size, preprocess, resize
-        self.decoding = decode.Decoding(depth, max_pixels or decode.MAX_PIXELS)
+        self.image_size, self.preprocess = image_size, preprocess
+        self.image_options = ImageOptions(resize, depth, max_pixels)
         self.loader, self.cache_images, self.cache = loader, cache_images, Cache(cache_dir, cache_gib)
         self._forget()
         self._require_choices()
@@ -204,7 +207,6 @@ class ImageDataModule(LightningDataModule):
         for key, value, known in (
             ("cache_images", self.cache_images, CACHE_IMAGES),
             ("sampler", self.sampler, sampling.SAMPLERS),
-            ("resize", self.resize, RESIZES),
         ):
             if value not in known:
                 raise ValueError(unknown_name(f"data.{key}", value, known))
@@ -241,17 +243,23 @@ class ImageDataModule(LightningDataModule):
             found = grouping.with_groups(source.splits(), self.splitting.group)
             paths = splitting.all_paths(found)
             if self.loader is None:
-                self.image_info = info.scan_images(paths, self.root, self.cache)
+                self.image_info = info.scan_images(paths, self.root, self.cache, max_pixels=self.image_options.limit)
             else:
                 found = read_with(found, self.loader)
                 self.image_info = info.hash_files(paths)
             result = splitting.split_images(found, self.splitting, self.image_info, self.root)
+            self.image_options = self.image_options.with_range_of(result.splits["train"], self.image_info)
+            odd = self.image_options.notes(result.splits, self.image_info, self.final_preprocess)
             self.classes, self.splits, self.bad_files = result.classes, result.splits, result.bad_files
             own = type(self).training_order is not ImageDataModule.training_order
             draw = sampling.describe_epoch(self.splits["train"].labels, self.classes, self.sampler, own)
             skipped = formats.note_on_skipped_files(source.skipped_files)
-            self.notes = [*source.notes, *skipped, *result.notes, *draw]
+            self.notes = [*source.notes, *skipped, *result.notes, *odd, *draw]
+            self._decode_splits()
         self.teardown()
+
+    def _decode_splits(self) -> None:
+        self.splits = self.image_options.decode_splits(self.splits, self.final_preprocess)
 
     def adapt_to(self, classes: Sequence[str], preprocess: Preprocess, unaugmented_epochs: int) -> Preprocess:
         """Take from a network what the images depend on; `FineTuner.setup` calls it, for each network anew.
@@ -275,6 +283,7 @@ class ImageDataModule(LightningDataModule):
                 f"The module has the classes {list(classes)}, the data have {self.classes}. "
                 "Build it with classes=data.classes."
             )
+        self._decode_splits()
         return self.final_preprocess
 
     def _require_loader(self) -> None:
@@ -322,8 +331,9 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def final_preprocess(self) -> Preprocess:
-        """Return the preprocessing that was given, else the network's, with `image_size`."""
-        return (self.preprocess or self._network_preprocess or Preprocess()).updated({"size": self.image_size})
+        """Return the preprocessing that was given, else the network's, with what was given beside it."""
+        own = self.preprocess or self._network_preprocess or Preprocess()
+        return self.image_options.applied_to(own.updated({"size": self.image_size}))
 
     def class_weights(self) -> list[float]:
         """Return the inverse frequency of each class in the training images, with a mean of 1 over images."""

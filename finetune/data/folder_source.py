@@ -11,7 +11,8 @@ from finetune.data import layout_hints
 from finetune.data.image_folders import Folder, read_tree
 from finetune.data.layout import Doubt, Layout, resolve
 from finetune.data.readers import FileReader, LabelledImages
-from finetune.io.formats import EXTENSIONS, is_image
+from finetune.io import formats
+from finetune.io.formats import is_image
 from finetune.io.listing import is_hidden
 
 
@@ -102,9 +103,10 @@ class FolderSource:
         paths = [path for of_class in classes.values() for path in of_class]
         empty = [name for name, of_class in classes.items() if not of_class]
         if empty:
+            advice = formats.advice_on(self.skipped_files)
             raise ValueError(
                 f"{self.found.folders[split]}: no images in {', '.join(empty)}. Add some or remove the folder. "
-                f"Images are {' '.join(sorted(EXTENSIONS))}."
+                f"Images are {formats.describe_extensions()}." + (f" {advice}." if advice else "")
             )
         keys = [Path(os.path.relpath(path, self.root)).as_posix() for path in paths]
         return LabelledImages(keys, labels, FileReader(paths))

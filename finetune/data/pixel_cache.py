@@ -21,7 +21,7 @@ from finetune.data.splits import Split, fingerprint
 from finetune.images.info import ImageInfo
 from finetune.io.store import Cache
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files, and of how images are decoded; entries of another one are not found."""
 
 PIXELS, SUMS = "pixels.bin", "sums.bin"

@@ -15,6 +15,7 @@ from torch import Tensor
 from finetune.data import identity
 from finetune.data.items import IMAGE_KEYS, only_key
 from finetune.images import decode
+from finetune.images.decode import Decoding
 from finetune.io import listing
 
 
@@ -42,6 +43,7 @@ class FileReader:
     """Images that are files, which have been scanned before."""
 
     paths: list[str]
+    decoding: Decoding = decode.FULL
 
     @property
     def kind(self) -> str:
@@ -49,12 +51,13 @@ class FileReader:
         return "files"
 
     def content_key(self) -> list[str]:
-        """Return names, sizes and times of the files, not their contents."""
-        return identity.stamp_files(self.paths)
+        """Return names, sizes and times of the files, not their contents, and how they are decoded."""
+        depth = self.decoding.depth
+        return [*identity.stamp_files(self.paths), *(f"depth {value!r}" for value in depth or ())]
 
     def __call__(self, i: int) -> Tensor:
         """Decode a file."""
-        return decode.load_pixels(self.paths[i])
+        return decode.load_pixels(self.paths[i], self.decoding)
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class DatasetReader:
     dataset: Any
     arguments: Mapping[str, Any] | None = None
     """With which its class was called, `root` included; None where that is not known."""
+    decoding: Decoding = decode.FULL
 
     @property
     def paths(self) -> None:
@@ -131,9 +135,9 @@ class DatasetReader:
         if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] in (1, 3):
             return image.expand(3, -1, -1)
         if isinstance(image, Image.Image):
-            return decode.to_pixels(image)
+            return decode.to_pixels(image, self.decoding)
         try:
-            return decode.to_pixels(Image.fromarray(image))
+            return decode.to_pixels(Image.fromarray(image), self.decoding)
         except (AttributeError, TypeError) as error:
             got = f"{image.dtype} {tuple(image.shape)}" if hasattr(image, "shape") else type(image).__name__
             raise decode.BadImageError(
@@ -171,7 +175,16 @@ class Subset:
 
 def subset(reader: ImageReader, positions: Sequence[int]) -> ImageReader:
     """Return a reader of some positions, in the given order."""
+    if isinstance(reader, FileReader):
+        return replace(reader, paths=[reader.paths[i] for i in positions])
     return Subset(reader, list(positions))
+
+
+def decoded_with(reader: ImageReader, decoding: Decoding) -> ImageReader:
+    """Return a reader that decodes in another way; one that does not decode itself as it is."""
+    if isinstance(reader, Subset):
+        return replace(reader, reader=decoded_with(reader.reader, decoding))
+    return replace(reader, decoding=decoding) if isinstance(reader, FileReader | DatasetReader) else reader
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,6 @@ class ReadOptions:
         if self.layout not in LAYOUTS:
             raise ValueError(unknown_name("data.layout", self.layout, LAYOUTS))
         ClassDepth(self.class_depth)
-
-    def __post_init__(self) -> None:
         if self.columns is not None and not isinstance(self.columns, Mapping):
             raise ValueError(
                 f"data.columns says which column is what, {{path: image_id, label: breed}}; got {self.columns!r}."

@@ -11,7 +11,7 @@ from finetune.data.grouping import group_notes, image_groups
 from finetune.data.readers import LabelledImages
 from finetune.data.splits import Split
 from finetune.images.info import ImageInfo
-from finetune.io.formats import EXTENSIONS
+from finetune.io import formats
 from finetune.runtime.seeding import sample_per_class, stratified_folds, stratified_holdout
 from finetune.runtime.suggestions import unknown_name
 
@@ -143,7 +143,7 @@ def _require_all_classes(train: Split, classes: Sequence[str], root: Path | None
     if empty:
         raise ValueError(
             f"There are no readable training images of {', '.join(empty)} in {root}. Add some, remove the "
-            f"folder, or leave the class out with data.classes. Images are {' '.join(sorted(EXTENSIONS))}."
+            f"folder, or leave the class out with data.classes. Images are {formats.describe_extensions()}."
         )
 
 

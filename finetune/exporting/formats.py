@@ -56,7 +56,9 @@ def export_metadata(module: FineTuner, load: str, graph: bool) -> dict[str, Any]
         graph: whether normalisation and softmax are inside.
     """
     p = module.preprocess
-    resized = f"upright (EXIF orientation applied), shorter side resized to {p.resize} ({p.interpolation}, antialiased), centre {p.size} x {p.size}"
+    resized = f"upright (EXIF orientation applied), {p.describe_fit()}"
+    if p.depth is not None:
+        resized = f"grey of more than 8 bits scaled, counts {p.depth[0]:g} to {p.depth[1]:g} to 0 to 255; {resized}"
     kind = {1: "grey (ITU-R 601-2 luminance)", 3: "RGB"}.get(p.channels, f"{p.channels} channels")
     if (loader := module.metadata.data.loader) is not None:
         kind += f", as the loader {loader} of the training reads them (times 255, where it gives floats)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -46,8 +47,9 @@ def comparison_images(model: Classifier, source: str | None, at_most: int) -> Co
     """
     if source is not None:
         model.require_decodable()
+        read = partial(inputs.read_input, decoding=model.decoding)
         names = islice(inputs.find_inputs(source).names, at_most)
-        items = [item for batch in inputs.read_inputs(names, model.transform, BATCH_SIZE) for item in batch]
+        items = [item for batch in inputs.read_inputs(names, model.transform, BATCH_SIZE, read=read) for item in batch]
         readable = [item.image for item in items if item.image is not None]
         if not readable:
             raise ValueError(f"source={source}: none of its first {len(items)} images can be read.")

@@ -11,12 +11,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torch import Tensor
 
-from finetune.images import decode, similarity
+from finetune.images import decode, depth, similarity
+from finetune.images.decode import Decoded, Decoding
+from finetune.images.depth import Range
 from finetune.io.store import Cache
 from finetune.runtime import process
 
@@ -45,8 +47,8 @@ INFO_FILE = "info.jsonl"
 CHUNK = 512
 """Files that are scanned at a time."""
 
-_STILL = ("JPEG", "MPO", "PPM", "BMP", "DIB", "JPEG2000")
-"""Formats of one image a file; the MPO of a camera holds its preview too."""
+_STILL = ("JPEG", "MPO", "PPM", "BMP", "DIB", "JPEG2000", "HEIF")
+"""Formats of one image a file; the MPO of a camera holds its preview too, and a HEIC may hold more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +75,34 @@ class ImageInfo:
     """Whether the image has transparency."""
     full: bool = False
     """Whether every pixel was read, so that the fields below are known."""
+    bits: int = 8
+    """Of a channel, as stored; 8 for fewer."""
+    missing: float | None = None
+    """Share of the rows that a JPEG which ends too early does not have; None for a file that has its end."""
+    low: float | None = None
+    """The lowest count of grey of more than 8 bits, but for some outliers, see `depth.TAIL`; None for other images."""
+    high: float | None = None
+    """The highest."""
     mean: tuple[float, float, float] | None = None
-    """Mean of each channel, of pixels in 0..1."""
+    """Mean of each channel, of pixels in 0..1; of grey of more than 8 bits, of the counts: see `scaled`."""
     square: tuple[float, float, float] | None = None
     """Mean of the squares of each channel."""
     phash: str | None = None
     """Perceptual hash, see `similarity.perceptual_hash`; the same whether every pixel was read or not."""
+
+    def scaled(self, counts: Range | None) -> ImageInfo:
+        """Return the info with mean and square of pixels in 0..1, where they are of counts.
+
+        Args:
+            counts: that become black and white; None is all of 16 bits.
+        """
+        if self.low is None or self.mean is None or self.square is None:
+            return self
+        low, high = counts or depth.UINT16
+        mean, square = self.mean[0], self.square[0]
+        m = (mean - low) / (high - low)
+        s = (square - 2 * low * mean + low**2) / (high - low) ** 2
+        return replace(self, low=None, high=None, mean=(m, m, m), square=(s, s, s))
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -97,12 +121,21 @@ Track = Callable[[Iterator[Any], int], Iterator[Any]]
 """A function that shows progress: it takes items and their number and yields the items."""
 
 
+class Reading(NamedTuple):
+    """How files are scanned; see `scan_images`."""
+
+    full: bool = False
+    max_pixels: int = decode.MAX_PIXELS
+    track: Track | None = None
+
+
 def scan_images(
     paths: Sequence[str],
     root: Path | None = None,
     cache: Cache | None = None,
     full: bool = False,
     track: Track | None = None,
+    max_pixels: int = decode.MAX_PIXELS,
 ) -> dict[str, ImageInfo]:
     """Return the image info of files by path, scanning several files at a time.
 
@@ -113,15 +146,17 @@ def scan_images(
         full: decode every pixel, for `mean` and `square`. Otherwise files are decoded at reduced size where
             their format allows it.
         track: shows progress.
+        max_pixels: larger images are refused.
     """
+    read = Reading(full, max_pixels, track)
     if cache is None or root is None:
-        return dict(_read_all(paths, full, track))
+        return dict(_read_all(paths, read))
     entry = cache.path("info", {"root": os.path.abspath(root), "version": VERSION})
     try:
         with cache.locked(entry):
-            return _scan_with_cache(paths, root, cache, entry, full, track)
+            return _scan_with_cache(paths, root, cache, entry, read)
     except OSError:  # a cache that cannot be written
-        return dict(_read_all(paths, full, track))
+        return dict(_read_all(paths, read))
 
 
 def hash_files(paths: Sequence[str]) -> dict[str, ImageInfo]:
@@ -143,17 +178,17 @@ def _sha1(file: BufferedReader) -> str:
 
 
 def _scan_with_cache(
-    paths: Sequence[str], root: Path, cache: Cache, entry: Path, full: bool, track: Track | None
+    paths: Sequence[str], root: Path, cache: Cache, entry: Path, reading: Reading
 ) -> dict[str, ImageInfo]:
     kept, base = _load_kept(entry / INFO_FILE), root.parent if root.is_file() else root
     names = {path: os.path.relpath(path, base) for path in paths}
     stamps = {path: _stamp(path) for path in paths}
-    known = {p: info for p in paths if (info := _find_kept(kept, names[p], stamps[p], full)) is not None}
+    known = {p: info for p in paths if (info := _find_kept(kept, names[p], stamps[p], reading)) is not None}
     missing = [p for p in paths if p not in known]
     if not missing:
         cache.touch(entry)
         return known
-    scanned = dict(_read_all(missing, full, track))
+    scanned = dict(_read_all(missing, reading))
     to_keep = {name: item for name, item in kept.items() if os.path.exists(base / name)}
     for path, info in scanned.items():
         # unreadable files are scanned every time: the cause (a permission, say) may go without changing the stamp
@@ -180,11 +215,14 @@ def _stamp(path: str) -> Stamp:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _find_kept(kept: Mapping[str, tuple[Stamp, ImageInfo]], name: str, stamp: Stamp, full: bool) -> ImageInfo | None:
+def _find_kept(
+    kept: Mapping[str, tuple[Stamp, ImageInfo]], name: str, stamp: Stamp, reading: Reading
+) -> ImageInfo | None:
     kept_stamp, info = kept.get(name, (None, None))
     if info is None or kept_stamp is None or kept_stamp != stamp:
         return None
-    return info if info.full or not full else None
+    enough = info.full or not reading.full
+    return info if enough and info.width * info.height <= reading.max_pixels else None
 
 
 def _load_kept(path: Path) -> dict[str, tuple[Stamp, ImageInfo]]:
@@ -197,31 +235,37 @@ def _load_kept(path: Path) -> dict[str, tuple[Stamp, ImageInfo]]:
     return kept
 
 
-def _read_all(paths: Sequence[str], full: bool, track: Track | None) -> Iterator[tuple[str, ImageInfo]]:
+def _read_all(paths: Sequence[str], reading: Reading) -> Iterator[tuple[str, ImageInfo]]:
     """Yield paths with their image info, read in parallel with at most `CHUNK` results in memory."""
 
     def read_in_chunks(pool: ThreadPoolExecutor) -> Iterator[tuple[str, ImageInfo]]:
         remaining = iter(paths)
         while chunk := list(islice(remaining, CHUNK)):
-            yield from zip(chunk, pool.map(lambda p: read_info(p, full), chunk), strict=True)
+            yield from zip(
+                chunk, pool.map(lambda p: read_info(p, reading.full, reading.max_pixels), chunk), strict=True
+            )
 
     with ThreadPoolExecutor(process.cpu_count()) as pool:
         items = read_in_chunks(pool)
-        yield from track(items, len(paths)) if track is not None else items
+        yield from reading.track(items, len(paths)) if reading.track is not None else items
 
 
-def read_info(path: str, full: bool = False) -> ImageInfo:
+def read_info(path: str, full: bool = False, max_pixels: int = decode.MAX_PIXELS) -> ImageInfo:
     """Return the image info of one file, which is opened once.
 
     Args:
         path: of the file.
         full: decode every pixel; see `scan_images`.
+        max_pixels: a larger image is refused.
     """
     try:
         with decode.image_errors(path), open(path, "rb") as file:
-            image = decode.decode_image(file, path, reduced=not full)
-            values = _measure_pixels(image) if full else {}
-            values["phash"] = _hash_pixels(image, file, path, full)
+            decoding = Decoding(max_pixels=max_pixels)
+            decoded = decode.decode_image(file, path, decoding, reduced=not full, measured=True)
+            values = _measure_pixels(decoded) if full else {}
+            values |= {"missing": decoded.missing, "phash": _hash_pixels(decoded.image, file, path, full, decoding)}
+            if decoded.counts is not None:
+                values |= {"low": decoded.counts.low, "high": decoded.counts.high}
             # Pillow changes an image while it decodes (its size, where it is reduced): the header is read from the start
             file.seek(0)
             values |= _read_header(file)
@@ -237,12 +281,13 @@ def short_hashes(digests: Sequence[str]) -> Tensor:
 
 
 def _read_header(file: IO[bytes]) -> dict[str, Any]:
-    with decode.open_image(file) as image:
+    with decode.open_any_size(file) as image:
         alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
         width, height = image.size
         if isinstance(image, TiffImageFile):  # whose `size` is the upright one in some versions of Pillow
             width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
-        header = {"format": image.format or "", "mode": image.mode, "width": width, "height": height}
+        header = {"format": image.format or "", "mode": image.mode, "bits": depth.bits_of(image)}
+        header |= {"width": width, "height": height}
         # a file whose first image is whole is good, whatever comes after it
         with suppress(Exception):
             header["orientation"] = int(image.getexif().get(ORIENTATION, 1))
@@ -261,17 +306,19 @@ def _time_taken(exif: Mapping[int, Any]) -> float | None:
     return taken + (float(f"0.{fraction}") if fraction.isdigit() else 0.0)
 
 
-def _measure_pixels(image: Image.Image) -> dict[str, Any]:
+def _measure_pixels(decoded: Decoded) -> dict[str, Any]:
+    image, deep = decoded.image, decoded.counts
     counts = np.array(image.histogram(), dtype=np.float64).reshape(3, 256)
     levels, total = np.arange(256) / 255, image.width * image.height
+    mean, square = (counts @ levels / total).round(5).tolist(), (counts @ levels**2 / total).round(5).tolist()
     return {
         "full": True,
-        "mean": tuple((counts @ levels / total).round(5).tolist()),
-        "square": tuple((counts @ levels**2 / total).round(5).tolist()),
+        "mean": tuple(mean) if deep is None else (deep.mean,) * 3,
+        "square": tuple(square) if deep is None else (deep.square,) * 3,
     }
 
 
-def _hash_pixels(image: Image.Image, file: IO[bytes], path: str, full: bool) -> str | None:
+def _hash_pixels(image: Image.Image, file: IO[bytes], path: str, full: bool, decoding: Decoding) -> str | None:
     """Return the perceptual hash of the image as it is decoded at reduced size, also where it was decoded in full.
 
     A split depends on it, and must be the same whether `check` ran before or not.
@@ -282,5 +329,5 @@ def _hash_pixels(image: Image.Image, file: IO[bytes], path: str, full: bool) -> 
             reduced = header.format == "JPEG"
         if reduced:
             file.seek(0)
-            image = decode.decode_image(file, path, reduced=True)
+            image = decode.decode_image(file, path, decoding, reduced=True).image
     return similarity.perceptual_hash(decode.to_rgb(ImageOps.exif_transpose(image)))

@@ -38,8 +38,13 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-RESIZES = ("crop", "squash", "pad")
-"""How an image becomes square."""
+FITS = ("crop", "squash", "pad")
+"""How an image becomes square: the middle of it, all of it with both sides scaled, or all of it and the mean colour
+beside it."""
+
+MIN_AREA = {"crop": 0.08, "squash": 0.5, "pad": 0.5}
+"""Smallest share of an image that a random crop keeps: torchvision's own, and half of an image that is seen whole in an
+evaluation, for what it is known by may be anywhere."""
 
 MAX_SIZE = 4096
 """Largest side in pixels: the preprocessing that a file asks for must not fill the memory."""
@@ -59,6 +64,10 @@ class Preprocess:
     """Per-channel standard deviation divided by."""
     interpolation: str = "bilinear"
     """`nearest`, `bilinear` or `bicubic`."""
+    fit: str = "crop"
+    """How an image becomes square; one of `FITS`."""
+    depth: tuple[float, float] | None = None
+    """The counts of grey of more than 8 bits that become black and white; None is the whole range of 16 bits."""
 
     def __post_init__(self) -> None:
         given: dict[str, Any] = {"mean": self.mean, "std": self.std}
@@ -78,6 +87,13 @@ class Preprocess:
             )
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(unknown_name("interpolation", self.interpolation, INTERPOLATIONS))
+        if self.fit not in FITS:
+            raise ValueError(unknown_name("preprocess.fit", self.fit, FITS))
+        if self.depth is not None:
+            low, high = (float(value) for value in self.depth)
+            if not low < high:
+                raise ValueError(f"preprocess.depth takes two counts, black and white, got {list(self.depth)}.")
+            object.__setattr__(self, "depth", (low, high))
 
     @classmethod
     def from_transforms(cls, transforms: Any) -> Preprocess:
@@ -133,8 +149,29 @@ class Preprocess:
         return InterpolationMode(self.interpolation)
 
     def eval_transform(self) -> v2.Transform:
-        """Return a transform of pixels (C, H, W), see `around`, to (C, size, size): resize, then crop the centre."""
-        return self.around([v2.Resize([self.resize], self.mode), v2.CenterCrop([self.size, self.size])])
+        """Return a transform of pixels (C, H, W), see `around`, to (C, size, size), as `fit` says.
+
+        For "crop" the shorter side is resized to `resize`, and the centre is cut out.
+        """
+        if self.fit == "crop":
+            return self.around([self.resized(self.resize), v2.CenterCrop([self.size, self.size])])
+        return self.around([self.resized(self.size)])
+
+    def resized(self, side: int) -> nn.Module:
+        """Return what makes all of an image square with this side; for "crop" only its shorter side is so long."""
+        if self.fit == "pad":
+            return Pad(side, self.mode, self.mean)
+        return v2.Resize([side] if self.fit == "crop" else [side, side], self.mode)
+
+    def describe_fit(self) -> str:
+        """Return what `eval_transform` does to the shape of an image, in words."""
+        how, size = f"({self.interpolation}, antialiased)", f"{self.size} x {self.size}"
+        if self.fit == "squash":
+            return f"both sides resized to {size} {how}"
+        if self.fit == "pad":
+            colour = ", ".join(str(round(255 * value)) for value in self.mean)
+            return f"longer side resized to {self.size} {how}, centred in {size} of the colour ({colour})"
+        return f"shorter side resized to {self.resize} {how}, centre {size}"
 
     def train_transform(self, augment: str) -> v2.Transform:
         """Return a random transform of pixels (C, H, W), see `around`, to (C, size, size).
@@ -224,6 +261,36 @@ class _NormalizeFloats(nn.Module):
         return v2.functional.normalize(image, self.mean, self.std)
 
 
+class Pad(nn.Module):
+    """Resize an image (C, H, W) into a square, and fill what is left beside it with a colour."""
+
+    def __init__(self, side: int, mode: InterpolationMode, colour: Sequence[float]) -> None:
+        """Name the square.
+
+        Args:
+            side: in pixels.
+            mode: of the interpolation.
+            colour: of each channel, in 0..1.
+        """
+        super().__init__()
+        self.side, self.mode, self.colour = side, mode, list(colour)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the square (C, side, side); where an odd number is left, the larger part is right or below."""
+        height, width = image.shape[-2:]
+        scale = self.side / max(height, width)
+        size = [max(1, round(height * scale)), max(1, round(width * scale))]
+        small = v2.functional.resize(image, size, interpolation=self.mode, antialias=True)
+        require_channels(image.shape[-3], len(self.colour))
+        colour = torch.tensor(self.colour)
+        if not image.is_floating_point():
+            colour = (255 * colour).round()
+        square = colour.to(image.dtype).view(-1, 1, 1).repeat(1, self.side, self.side)
+        top, left = (self.side - size[0]) // 2, (self.side - size[1]) // 2
+        square[:, top : top + size[0], left : left + size[1]] = small
+        return square
+
+
 class _Crop(v2.RandomResizedCrop):
     """Crop as RandomResizedCrop, a third faster: resizing has a fast path for pixels whose channels are side by side."""
 
@@ -233,11 +300,32 @@ class _Crop(v2.RandomResizedCrop):
         return v2.functional.resize(crop, list(self.size), interpolation=self.interpolation, antialias=True)
 
 
-def _basic(p: Preprocess) -> list[v2.Transform]:
-    return [_Crop([p.size, p.size], interpolation=p.mode), v2.RandomHorizontalFlip()]
+class _SquashedCrop(_Crop):
+    """Crop as from the image squashed into a square: the shape of the crop is relative to that of the image."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw a crop of the square, and scale it to the sides of the image."""
+        height, width = flat_inputs[0].shape[-2:]
+        side = max(height, width)
+        drawn = super().make_params([torch.empty(1, side, side, device="meta")])
+        rows, columns = height / side, width / side
+        top, left = round(drawn["top"] * rows), round(drawn["left"] * columns)
+        return {
+            "top": min(top, height - 1),
+            "left": min(left, width - 1),
+            "height": max(1, min(round(drawn["height"] * rows), height - top)),
+            "width": max(1, min(round(drawn["width"] * columns), width - left)),
+        }
 
 
-AUGMENTATIONS: dict[str, Callable[[Preprocess], list[v2.Transform]]] = {
+def _basic(p: Preprocess) -> list[nn.Module]:
+    crop = _SquashedCrop if p.fit == "squash" else _Crop
+    cropped = crop([p.size, p.size], scale=(MIN_AREA[p.fit], 1.0), interpolation=p.mode)
+    padded = [p.resized(p.resize)] if p.fit == "pad" else []
+    return [*padded, cropped, v2.RandomHorizontalFlip()]
+
+
+AUGMENTATIONS: dict[str, Callable[[Preprocess], list[nn.Module]]] = {
     "none": lambda p: [],
     "basic": _basic,
     "trivial": lambda p: [*_basic(p), v2.TrivialAugmentWide(interpolation=p.mode)],

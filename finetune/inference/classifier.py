@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -16,7 +16,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from finetune.data.loaders import ImageDataset, WorkerDataLoader, in_order, make_loader
+from finetune.data.readers import decoded_with
 from finetune.data.splits import Split
+from finetune.images.decode import MAX_PIXELS, Decoding
 from finetune.images.transforms import Preprocess
 from finetune.inference.inputs import ImageInput, needs_loader, read_inputs, to_pixels
 from finetune.models.partition import first_leaf
@@ -43,7 +45,7 @@ class _FiveCrop:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         p = self.preprocess
-        crops: Tensor = p.around([v2.Resize([p.resize], p.mode), v2.FiveCrop([p.size, p.size]), torch.stack])(pixels)
+        crops: Tensor = p.around([p.resized(p.resize), v2.FiveCrop([p.size, p.size]), torch.stack])(pixels)
         return crops
 
 
@@ -86,7 +88,14 @@ class Classifier:
     torch.Size([5, 2])
     """
 
-    def __init__(self, module: FineTuner, device: str = "auto", precision: str = "auto", tta: str = "none") -> None:
+    def __init__(
+        self,
+        module: FineTuner,
+        device: str = "auto",
+        precision: str = "auto",
+        tta: str = "none",
+        max_pixels: int | None = None,
+    ) -> None:
         """Move a module to where it is used.
 
         Args:
@@ -95,6 +104,7 @@ class Classifier:
             precision: one of Lightning's names, or "auto": that of the run where this machine computes it natively,
                 else "32-true".
             tta: a name of `TTA`.
+            max_pixels: larger images are refused; None is `decode.MAX_PIXELS`.
         """
         if tta not in TTA:
             raise ValueError(unknown_name("tta", tta, TTA, f"It is one of {', '.join(TTA)}."))
@@ -109,6 +119,7 @@ class Classifier:
         mixed, dtype = self.precision.endswith("-mixed"), _DTYPES[self.precision]
         self._autocast = dtype if mixed else None
         self.module = module.to(self.device, torch.float32 if mixed else dtype).eval()
+        self.decoding = Decoding(module.preprocess.depth, max_pixels or MAX_PIXELS)
         self.transform = TTA[tta](module.preprocess)
         """uint8 pixels (3, H, W) to what `logits` takes a batch of."""
 
@@ -151,6 +162,7 @@ class Classifier:
         chosen = list(range(len(split)) if positions is None else positions)
         if num_workers == "auto":
             num_workers = hardware.default_num_workers(len(chosen), self.device.type == "cpu")
+        split = replace(split, load=decoded_with(split.load, self.decoding))
         preprocess = self.module.preprocess
         views = {3: 1, 4: 5}[self.transform(torch.zeros(3, 8, 8, dtype=torch.uint8)).ndim]  # at most
         batch_bytes = batch_size * views * preprocess.channels * preprocess.size**2
@@ -208,7 +220,8 @@ class Classifier:
 
     def _in_batches(self, images: Any, run: Callable[[Tensor], Tensor], width: int) -> Tensor:
         items = [images] if _is_one(images) else images
-        read = partial(to_pixels, channels=self.module.preprocess.channels, loader=self.module.metadata.data.loader)
+        channels, loader = self.module.preprocess.channels, self.module.metadata.data.loader
+        read = partial(to_pixels, channels=channels, loader=loader, decoding=self.decoding)
         results = [
             run(torch.stack([loaded.image for loaded in batch if loaded.image is not None]))
             for batch in read_inputs(items, self.transform, BATCH, read=read, strict=True)
@@ -246,7 +259,12 @@ def _is_one(images: Any) -> bool:
 
 
 def load(
-    path: str | Path, device: str = "auto", precision: str = "auto", tta: str = "none", **changes: Any
+    path: str | Path,
+    device: str = "auto",
+    precision: str = "auto",
+    tta: str = "none",
+    max_pixels: int | None = None,
+    **changes: Any,
 ) -> Classifier:
     """Load a checkpoint as an object that classifies; it needs nothing but the file.
 
@@ -260,10 +278,11 @@ def load(
         device: see `Classifier`.
         precision: see `Classifier`.
         tta: see `Classifier`.
+        max_pixels: see `Classifier`.
         changes: see `FineTuner.load_from_checkpoint`; `model=network` for a network of your own.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, holds code, or was not written by `finetune`.
     """
-    return Classifier(FineTuner.load_from_checkpoint(path, **changes), device, precision, tta)
+    return Classifier(FineTuner.load_from_checkpoint(path, **changes), device, precision, tta, max_pixels)

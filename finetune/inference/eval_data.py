@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from finetune.checkpoints.metadata import DataRecord, SplitRecord
+from finetune.data import image_options
 from finetune.data.class_names import match_names
 from finetune.data.datamodule import ImageDataModule
 from finetune.data.readers import FileReader, LabelledImages, subset
@@ -222,7 +223,7 @@ def _new_data(
     images = replace(images, labels=match_names(images.labels, classes))
     if options.classes is not None:
         images = images.select([label in options.classes for label in images.labels])
-    image_info = info.scan_images(images.reader.paths or [], data.root, data.cache)
+    image_info = info.scan_images(images.reader.paths or [], data.root, data.cache, max_pixels=data.image_options.limit)
     readable, bad_files = without_bad_files({"": images}, image_info, options.on_bad_file)
     images = readable[""]
     present = set(images.labels)
@@ -236,6 +237,9 @@ def _new_data(
         raise ValueError(f"There are no images to evaluate the model on in {data.root}.")
     missing = [c for c in classes if c not in present]
     notes = [f"there are no images of {', '.join(missing[:10])}"] if missing else []
+    known = [(path, image_info[path]) for path in images.reader.paths or []]
+    notes += image_options.odd_file_notes(known)
+    notes += image_options.full_notes(known) if data.final_preprocess.depth is None else []
     split = Split(name, images.keys, label_numbers(images.labels, classes), images.reader)
     which = f"the {part} split" if part else "all"
     text = f"{len(split)} images, {which} of {data.root or images.reader.kind}"

@@ -20,20 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from finetune.data import image_folders
 from finetune.data.loaders import make_loader
-from finetune.images import decode
-from finetune.images.decode import BadImageError
+from finetune.images import decode, depth
+from finetune.images.decode import BadImageError, Decoding
 from finetune.io import archives, formats
-from finetune.io.formats import EXTENSIONS
 from finetune.runtime import process
 
 ImageInput = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a PIL image, pixels (H, W), (H, W, 3) or (H, W, 4) as an array, or (3, H, W) as a tensor, uint8.
+
+For a network that was trained on grey of more than 8 bits, counts (H, W) as an array of other integers too.
 
 For a network whose images are neither grey nor RGB, or were read by a loader of the user's in training: what the loader
 returns, a tensor (C, H, W), uint8, or float32 in 0..1."""
@@ -82,7 +83,7 @@ def find_inputs(source: str) -> Inputs:
     if path.is_dir():
         found, others = image_folders.list_images(path)
         notes = formats.note_on_skipped_files(others)
-        some = _some(found, source, f"Images are {' '.join(sorted(EXTENSIONS))}.")
+        some = _some(found, source, f"Images are {formats.describe_extensions()}.")
         return replace(some, notes=notes, folder=path)
     if path.is_file():
         if archives.is_archive(path):
@@ -121,14 +122,14 @@ def is_address(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def read_input(name: str) -> Tensor:
+def read_input(name: str, decoding: Decoding = decode.FULL) -> Tensor:
     """Read a file, or fetch an address, as uint8 RGB pixels (3, H, W).
 
     Raises:
         BadImageError: it cannot be read or fetched; names it.
     """
     if not is_address(name):
-        return decode.read_pixels(name)
+        return decode.read_pixels(name, decoding)
     try:
         content = _fetch_in_time(name)
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -141,7 +142,7 @@ def read_input(name: str) -> Tensor:
         path = Path(folder) / "image"
         path.write_bytes(content)
         try:
-            return decode.read_pixels(path)
+            return decode.read_pixels(path, decoding)
         except BadImageError as error:
             raise BadImageError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from error
 
@@ -186,13 +187,14 @@ def _fetch(address: str) -> bytes:
 # --- from inputs to batches --------------------------------------------------------------------------------------
 
 
-def to_pixels(image: Any, channels: int = 3, loader: str | None = None) -> Tensor:
+def to_pixels(image: Any, channels: int = 3, loader: str | None = None, decoding: Decoding = decode.FULL) -> Tensor:
     """Return an image as uint8 RGB pixels (3, H, W), or as a loader of the user's gives it.
 
     Args:
         image: see `ImageInput`.
         channels: that the network takes.
         loader: name of the function that read the images of the training; None is the usual decoding.
+        decoding: of files, and of PIL images with more than 8 bits of grey.
 
     Raises:
         BadImageError: a file cannot be read.
@@ -205,12 +207,14 @@ def to_pixels(image: Any, channels: int = 3, loader: str | None = None) -> Tenso
             raise ValueError(f"Pixels are {fault}.")
         return image
     if isinstance(image, str | Path):
-        return decode.read_pixels(image)
+        return decode.read_pixels(image, decoding)
     if isinstance(image, Image.Image):
-        return decode.to_pixels(ImageOps.exif_transpose(image))
+        return decode.to_pixels(image, decoding, turned=True)
     if not isinstance(image, np.ndarray | Tensor):
         raise ValueError(f"An image is a file, a PIL image, an array or a tensor, got a {type(image).__name__}.")
     is_array, shape = isinstance(image, np.ndarray), tuple(image.shape)
+    if decoding.depth is not None and isinstance(image, np.ndarray) and _are_counts(image):
+        return decode.to_pixels(depth.to_grey(image.astype(np.float64), None, decoding.depth))
     if is_array:
         fits = len(shape) == 2 or (len(shape) == 3 and shape[-1] in (3, 4))
     else:
@@ -221,6 +225,10 @@ def to_pixels(image: Any, channels: int = 3, loader: str | None = None) -> Tenso
             f"Pixels are uint8 {layout}, got {image.dtype} {shape}. For values in 0..1: (255 * x).round() as uint8."
         )
     return decode.to_pixels(Image.fromarray(image)) if isinstance(image, np.ndarray) else image.expand(3, -1, -1)
+
+
+def _are_counts(image: np.ndarray) -> bool:
+    return image.ndim == 2 and image.size > 0 and image.dtype.kind in "iu" and image.dtype != np.uint8
 
 
 def needs_loader(channels: int, loader: str | None) -> str:

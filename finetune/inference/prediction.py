@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from finetune.inference import prediction_table
 from finetune.inference.classifier import BATCH, Classifier
-from finetune.inference.inputs import Inputs, LoadedImage, is_address, read_inputs
+from finetune.inference.inputs import Inputs, LoadedImage, is_address, read_input, read_inputs
 from finetune.runtime import hardware
 from finetune.runtime.console import field_line, progress_bar
 
@@ -108,7 +109,13 @@ def predict(
     with ExitStack() as stack:
         append = stack.enter_context(prediction_table.open_table(table, prediction_table.column_names(k)))
         append_embeddings = stack.enter_context(_embedding_writer(embeddings)) if embeddings else None
-        batches = read_inputs(inputs.names, model.transform, BATCH, _num_workers(inputs, model))
+        batches = read_inputs(
+            inputs.names,
+            model.transform,
+            BATCH,
+            _num_workers(inputs, model),
+            read=partial(read_input, decoding=model.decoding),
+        )
         loaded = progress_bar(chain.from_iterable(batches), "images", inputs.total)
         while batch := list(islice(loaded, BATCH)):
             probabilities, features = _run(model, batch, temperature, embed=append_embeddings is not None)

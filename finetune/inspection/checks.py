@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from finetune.images.info import ImageInfo
-from finetune.images.similarity import BLANK, NEAR_BITS
+from finetune.images.similarity import NEAR_BITS
 from finetune.images.transforms import Preprocess
+from finetune.inspection.camera_checks import conversions, shapes
 from finetune.inspection.duplicates import duplicates
 from finetune.inspection.finding import Finding, are, count_of, have, list_names
 from finetune.inspection.scan import DatasetScan
 from finetune.io import formats
-from finetune.io.formats import EXTENSIONS
 from finetune.metrics import statistics
 
 PHASH_THRESHOLD = NEAR_BITS
@@ -46,13 +45,20 @@ def run_checks(
         phash_threshold: see `PHASH_THRESHOLD`.
     """
     findings = [*_unreadable(scan), *duplicates(scan, phash_threshold), *_layout(scan), *_classes(scan)]
-    findings += [*_few(scan, scan.counts()), *_names(scan), *_balance(scan), *_conversions(scan)]
+    findings += [*_few(scan, scan.counts()), *_names(scan), *_balance(scan), *conversions(scan)]
+    findings += shapes(scan, preprocess.fit) if preprocess is not None else []
     return by_severity([*findings, *_sizes(scan, preprocess), *_brightness(scan, preprocess)])
 
 
-def run_training_checks(scan: DatasetScan) -> list[Finding]:
-    """Return what may spoil the result of a training on data whose layout is correct; the most severe first."""
+def run_training_checks(scan: DatasetScan, fit: str) -> list[Finding]:
+    """Return what may spoil the result of a training on data whose layout is correct; the most severe first.
+
+    Args:
+        scan: with image info.
+        fit: how an image becomes square, see `Preprocess`.
+    """
     findings = [*duplicates(scan, PHASH_THRESHOLD), *_few(scan, scan.counts()), *_names(scan), *_balance(scan)]
+    findings += shapes(scan, fit)
     return by_severity([finding for finding in findings if finding.severity != "note"])
 
 
@@ -76,7 +82,8 @@ def _unreadable(scan: DatasetScan) -> Iterator[Finding]:
             "not_read", "warning",
             f"{count_of(len(skipped), 'file')} {are(len(skipped))} not read by training ({formats.count_extensions(skipped)}).",
             "If a file is an image that belongs to the data, save it as .jpg or .png in the folder of its class. "
-            f"Training reads {' '.join(sorted(EXTENSIONS))}.",
+            f"Training reads {formats.describe_extensions()}."
+            + (f" {advice}." if (advice := formats.advice_on(skipped)) else ""),
             [[key] for key in skipped],
         )  # fmt: skip
 
@@ -188,30 +195,6 @@ def _balance(scan: DatasetScan) -> Iterator[Finding]:
                 f"is correct for {sizes[most] / sum(sizes.values()):.0%}.",
                 "Look at recall and F1 per class, and try loss.class_weights=auto.",
             )  # fmt: skip
-
-
-def _conversions(scan: DatasetScan) -> Iterator[Finding]:
-    """Yield findings on images that are converted on the way to the network, and on blank ones."""
-    tests: list[tuple[str, Callable[[ImageInfo], bool], str]] = [
-        ("grey", lambda i: i.mode in ("L", "1", "LA"), "in grey: the one channel is given three times"),
-        ("deep_grey", lambda i: i.mode.startswith("I") or i.mode == "F", "with 16 or more bits of grey: scaled to 8"),
-        ("cmyk", lambda i: i.mode in ("CMYK", "YCCK"), "made for printing (CMYK): colours are converted roughly"),
-        ("palette", lambda i: i.mode in ("P", "PA"), "with a palette: converted to RGB"),
-        ("alpha", lambda i: i.alpha, "with transparency: laid over white"),
-        ("rotated", lambda i: i.orientation not in (0, 1), "taken with the camera turned (EXIF): turned upright"),
-        ("animated", lambda i: i.frames > 1, "of several frames or pages: the first is used"),
-    ]  # fmt: skip
-    examined = scan.with_info()
-    for name, test, description in tests:
-        matching = [[image.key] for image, info in examined if test(info)]
-        if matching:
-            yield Finding(name, "note", f"{count_of(len(matching))} {description}.", "", matching)
-    blank = [[image.key] for image, info in examined if info.std < BLANK]
-    if blank:
-        yield Finding(
-            "blank", "warning", f"{count_of(len(blank))} {are(len(blank))} of almost one colour.",
-            "Look at them: often a placeholder for an image that was gone.", blank,
-        )  # fmt: skip
 
 
 def _sizes(scan: DatasetScan, preprocess: Preprocess | None) -> Iterator[Finding]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.data.datamodule import ImageDataModule
-from finetune.images import decode, info
+from finetune.images import info
 from finetune.images.transforms import Preprocess
 from finetune.inspection import checks
 from finetune.inspection.finding import Finding, count_of
 from finetune.inspection.groups import group_findings
 from finetune.inspection.scan import DatasetScan, scan_folder, scan_splits
+from finetune.io import formats
 from finetune.runtime.console import progress_bar
 
 
@@ -62,16 +63,23 @@ def inspect_data(data: ImageDataModule, phash_threshold: int = checks.PHASH_THRE
     scan = scan_folder(data.root, data.reading, data.cache)
     if data.splitting.classes is not None:
         scan.keep_classes(data.splitting.classes)
-    skipped = [str(scan.base / key) for key in scan.skipped_files if decode.is_decodable(key)]
+    skipped = [str(scan.base / key) for key in scan.skipped_files if formats.has_image_ending(key)]
     paths = [image.path for image in scan.images] + skipped
     scan.image_info = info.scan_images(
-        paths, data.root, data.cache, full=True, track=lambda items, n: progress_bar(items, f"{n} files", n)
+        paths,
+        data.root,
+        data.cache,
+        full=True,
+        track=lambda items, n: progress_bar(items, f"{n} files", n),
+        max_pixels=data.image_options.limit,
     )
     more = [Finding("how_read", "note", note) for note in scan.notes]
     try:
         data.setup()
     except (ValueError, OSError) as error:
         more.append(Finding("refused", "problem", f"Training would not start: {error}"))
+    depth = data.final_preprocess.depth
+    scan.image_info = {path: details.scaled(depth) for path, details in scan.image_info.items()}
     if "val" in data.splits:
         val_keys = {image.key for image in scan.images if image.split == "val"}
         scan.holdout = set(data.splits["val"].keys) - val_keys
@@ -88,4 +96,5 @@ def training_findings(data: ImageDataModule) -> list[Finding]:
     Args:
         data: prepared; no file is opened again.
     """
-    return checks.run_training_checks(scan_splits(data.root, data.splits, data.classes, data.image_info))
+    scan = scan_splits(data.root, data.splits, data.classes, data.image_info)
+    return checks.run_training_checks(scan, data.final_preprocess.fit)

@@ -56,7 +56,7 @@ def percent(share: float, digits: int = 1) -> str:
 def thumbnail(path: str | Path, side: int = SIDE) -> Markup | None:
     """Return an `<img>` of an image file, upright and small; None if it cannot be read."""
     try:
-        image = decode.load_image(path)
+        image = decode.load_preview(path)
     except decode.BadImageError:
         return None
     image.thumbnail((side, side))

@@ -134,8 +134,19 @@ def agree_with_data(module: TrainableClassifier, given: Mapping[str, Any], train
     if is_fit:
         module.preprocess = agreed
         module.hparams["preprocess"] = agreed.to_dict()
-    elif (agreed.mean, agreed.std) != (module.preprocess.mean, module.preprocess.std):
-        raise ValueError("The data module's preprocess has another mean or std than the module was trained with.")
+        return
+    before, after = module.preprocess.to_dict(), agreed.to_dict()
+    for name, argument in _KEPT.items():
+        if before[name] != after[name]:
+            own = "'full'" if before[name] is None else "..." if argument == "preprocess" else repr(before[name])
+            raise ValueError(
+                f"The data module's preprocess has {name}={after[name]}, and the module that is evaluated has {before[name]}: "
+                f"give ImageDataModule({argument}={own}), or train with the other."
+            )
+
+
+_KEPT = {"mean": "preprocess", "std": "preprocess", "fit": "resize", "depth": "depth"}
+"""Fields of the preprocessing that an evaluation may not change, and the arguments of the data module that set them."""
 
 
 def agreed_preprocess(own: Preprocess, given: Mapping[str, Any], images: Preprocess) -> Preprocess:
@@ -154,7 +165,7 @@ def agreed_preprocess(own: Preprocess, given: Mapping[str, Any], images: Preproc
         if value is not None and before[name] != after[name]:
             raise ValueError(
                 f"The module has preprocess {name}={before[name]}, the data module {name}={after[name]} (data.image_size, "
-                "data.preprocess): say it in one place, or the same in both."
+                "data.resize, data.depth, data.preprocess): say it in one place, or the same in both."
             )
     return images
 

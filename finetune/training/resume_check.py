@@ -109,6 +109,9 @@ def _model_differences(stored: ModelRecord, module: TrainableClassifier) -> Iter
         "in_channels": (stored.in_channels, module.preprocess.channels),
         "model.options": (stored.model_options, module._backbone.options),
     }
+    for name, default in (("fit", "crop"), ("depth", None)):
+        then = (stored.preprocess or {}).get(name, default)
+        pairs[f"preprocess.{name}"] = (then, module.preprocess.to_dict()[name])
     if module.family.size_argument:  # the network is built for it
         pairs["image size"] = ((stored.preprocess or {}).get("size"), module.preprocess.size)
     for name, (then, now) in pairs.items():

@@ -21,7 +21,7 @@ from finetune.data.layout import LAYOUTS
 from finetune.data.sampling import SAMPLERS
 from finetune.data.splitting import ON_BAD_FILE
 from finetune.exporting.formats import EXPORTERS
-from finetune.images.transforms import AUGMENTATIONS, INTERPOLATIONS, RESIZES, Preprocess
+from finetune.images.transforms import AUGMENTATIONS, FITS, INTERPOLATIONS, Preprocess
 from finetune.inference import classifier, prediction_table
 from finetune.io.paths import CONF
 from finetune.models.backbone import HEAD_INITS
@@ -47,7 +47,7 @@ def test_known_fields_are_those_of_the_classes() -> None:
         pytest.param(schema.CHOICES["data.cache_images"], CACHE_IMAGES, id="data.cache_images"),
         pytest.param(schema.CHOICES["data.layout"], LAYOUTS, id="data.layout"),
         pytest.param(schema.CHOICES["data.sampler"], SAMPLERS, id="data.sampler"),
-        pytest.param(schema.CHOICES["data.resize"], RESIZES, id="data.resize"),
+        pytest.param(schema.CHOICES["data.resize"], FITS, id="data.resize"),
         pytest.param(schema.CHOICES["data.on_bad_file"], ON_BAD_FILE, id="data.on_bad_file"),
         pytest.param(schema.CHOICES["model.preprocess.interpolation"], INTERPOLATIONS, id="interpolation"),
         pytest.param(schema.CHOICES["strategy.frozen_norm"], ("eval", "train"), id="strategy.frozen_norm"),
@@ -107,6 +107,7 @@ COMMANDS = ("train.yaml", "check.yaml", "evaluate.yaml", "predict.yaml", "export
 
 WITHOUT_A_LIST = {
     "model.preprocess.interpolation": "stands in the comment of model.preprocess",
+    "model.preprocess.fit": "stands in the comment of model.preprocess",
     "trainer.accelerator": "trainer=NAME chooses it",
     "trainer.precision": "Lightning has too many names",
     "precision": "Lightning has too many names",

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from finetune.images import decode
-from finetune.images.decode import BadImageError, load_image
+from finetune.images.decode import BadImageError, Decoding, load_image
 from finetune.images.info import read_info
+from finetune.io import formats
 
 
 def pixel(path: Path) -> tuple[int, ...]:
@@ -170,3 +171,153 @@ def test_load_pixels_without_torchvisions_decoder(odd_images: list[str], monkeyp
     before = decode.load_pixels(odd_images[0])
     monkeypatch.setattr(decode, "decode_jpeg", None)
     assert (decode.load_pixels(odd_images[0]).int() - before.int()).abs().max() <= 2
+
+
+# --- every way to the pixels of a file ---------------------------------------------------------------------------
+
+TURNS: dict[int, Any] = {
+    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2), 6: lambda a: a[::-1].transpose(1, 0, 2),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2), 8: lambda a: a[:, ::-1].transpose(1, 0, 2),
+}  # fmt: skip
+"""How stored pixels (H, W, C) are turned upright, by the EXIF standard."""
+
+
+def _opened_by_its_path(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return decode.to_pixels(image, turned=True).permute(1, 2, 0).numpy()
+
+
+def _pixels(load: Any) -> Any:
+    return lambda path: load(path).permute(1, 2, 0).numpy()
+
+
+WAYS = {
+    "load_image": lambda path: np.asarray(load_image(path)),
+    "load_preview": lambda path: np.asarray(decode.load_preview(path)),
+    "load_pixels": _pixels(decode.load_pixels),
+    "read_pixels": _pixels(decode.read_pixels),
+    "an opened image": _opened_by_its_path,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "I;16"])
+def test_uncompressed_tiff_files_are_turned_as_their_arrays(
+    mode: str, orientation: int, way: str, tmp_path: Path
+) -> None:
+    grey = np.arange(20 * 40, dtype=np.uint16).reshape(20, 40)
+    if mode == "I;16":
+        stored, image = (255 * grey.astype(float)[..., None] / 65535).round(), Image.fromarray(grey)
+    else:
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8)).convert(mode)
+        stored = np.asarray(image.convert("RGB"))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.tif", exif=exif)
+    upright = WAYS[way](tmp_path / "a.tif").astype(int)
+    if (way, mode) == ("load_preview", "I;16"):  # scaled by its own range
+        stored = (255 * grey.astype(float)[..., None] / grey.max()).round()
+    assert np.abs(upright - TURNS[orientation](stored)).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK"])
+def test_what_check_hashes_of_a_turned_tiff_is_the_upright_image(mode: str, orientation: int, tmp_path: Path) -> None:
+    pytest.importorskip("imagehash")
+    small = np.random.default_rng(0).integers(0, 256, (4, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(small).resize((160, 80)).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.tif", exif=exif)
+    upright = np.ascontiguousarray(TURNS[orientation](np.asarray(image.convert("RGB"))))
+    Image.fromarray(upright).save(tmp_path / "b.png")
+    turned, expected = (read_info(str(tmp_path / name), full=True) for name in ("a.tif", "b.png"))
+    assert turned.phash == expected.phash
+    assert turned.mean == expected.mean
+
+
+SMALL = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)).resize((96, 64))
+
+
+@pytest.mark.parametrize(
+    ("ending", "options"),
+    [
+        ("gif", {"save_all": True, "append_images": [Image.new("RGB", (96, 64))]}), ("avif", {"quality": 95}), ("jp2", {}),
+        ("j2k", {}), ("mpo", {"save_all": True, "append_images": [Image.new("RGB", (96, 64))], "quality": 95}), ("bmp", {}),
+        ("dib", {}), ("ppm", {}), ("webp", {"quality": 95}), ("apng", {"format": "PNG"}), ("jpe", {"quality": 95}), ("tiff", {}),
+    ],
+)  # fmt: skip
+def test_formats_that_pillow_decodes_are_read_and_listed(ending: str, options: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / f"a.{ending.upper()}"
+    if ending == "avif" and "AVIF" not in formats.known_formats():
+        pytest.skip("this Pillow has no AVIF")
+    SMALL.save(path, **options)
+    assert formats.is_image(path.name)
+    expected = np.asarray(SMALL).astype(int)
+    for load in (decode.load_pixels, decode.read_pixels):
+        assert np.abs(load(path).permute(1, 2, 0).numpy() - expected).mean() < 12  # few colours, or a lossy format
+    assert read_info(str(path), full=True).error is None
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_heic_is_turned_once(orientation: int, tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    formats.known_formats()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    written = pillow_heif.from_pillow(SMALL)
+    written.info["exif"] = exif.tobytes()
+    written.save(tmp_path / "a.HEIC", quality=95)
+    assert formats.is_image("a.HEIC")
+    expected = TURNS[orientation](np.asarray(SMALL)).astype(int)
+    for load in (decode.load_pixels, decode.read_pixels):
+        assert np.abs(load(tmp_path / "a.HEIC").permute(1, 2, 0).numpy() - expected).mean() < 12
+    assert read_info(str(tmp_path / "a.HEIC")).upright_size == expected.shape[:2]
+
+
+def test_heic_without_its_package_says_what_to_install(without_heic: None, tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"  # whatever it is called
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    assert not formats.is_image("photo.heic")
+    for load in (decode.load_pixels, decode.read_pixels):
+        with pytest.raises(
+            BadImageError, match=r"photo\.jpg: is a HEIC image: pip install 'finetune-lightning\[heic\]'"
+        ):
+            load(path)
+    assert "finetune-lightning[heic]" in str(read_info(str(path)).error)
+
+
+def test_a_png_with_megabytes_of_text_is_read_and_pillows_limits_stay(tmp_path: Path) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("notes", "x" * 5_000_000, zip=True)
+    text.add_itxt("more", "y" * 3_000_000, zip=True)
+    SMALL.save(tmp_path / "a.png", pnginfo=text)
+    limits = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY, Image.MAX_IMAGE_PIXELS
+    for load in (decode.load_pixels, decode.read_pixels):
+        assert np.array_equal(load(tmp_path / "a.png").permute(1, 2, 0).numpy(), np.asarray(SMALL))
+    assert read_info(str(tmp_path / "a.png"), full=True).error is None
+    assert limits == (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY, Image.MAX_IMAGE_PIXELS)
+
+
+@pytest.mark.parametrize("limit", [64 * 96 - 1, 64 * 96])
+def test_the_limit_of_pixels_is_the_callers_and_its_refusal_names_the_key(limit: int, tmp_path: Path) -> None:
+    SMALL.save(tmp_path / "a.png")
+    for load in (decode.load_image, decode.read_pixels):
+        if limit < 64 * 96:
+            with pytest.raises(BadImageError, match=r"96 x 64 pixels are more than 6143: give data\.max_pixels=6144"):
+                load(tmp_path / "a.png", Decoding(max_pixels=limit))
+        else:
+            load(tmp_path / "a.png", Decoding(max_pixels=limit))
+    assert (read_info(str(tmp_path / "a.png"), max_pixels=limit).error is None) == (limit == 64 * 96)
+
+
+def test_a_picture_of_200_megapixels_is_read_where_the_limit_allows_it(tmp_path: Path) -> None:
+    path = tmp_path / "phone.png"
+    Image.new("1", (20_000, 10_000)).save(path)  # beyond Pillow's own error too
+    with pytest.raises(BadImageError, match=r"give data\.max_pixels=200000000"):
+        decode.read_pixels(path)
+    with decode.image_errors(path), path.open("rb") as file:
+        image = decode.decode_image(file, path, Decoding(max_pixels=200_000_000)).image
+    assert image.size == (20_000, 10_000)

@@ -54,9 +54,9 @@ def test_scan_images_reads_a_file_once(tmp_path: Path, monkeypatch: pytest.Monke
     first = scan_images(paths, tmp_path, cache, full=True)
     scanned: list[str] = []
 
-    def _noted(path: str, full: bool) -> info.ImageInfo:
+    def _noted(path: str, full: bool, max_pixels: int) -> info.ImageInfo:
         scanned.append(path)
-        return read_info(path, full)
+        return read_info(path, full, max_pixels)
 
     monkeypatch.setattr(info, "read_info", _noted)
     assert scan_images(paths, tmp_path, cache, full=True) == first

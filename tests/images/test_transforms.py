@@ -7,10 +7,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from finetune.images.transforms import AUGMENTATIONS, Preprocess
+from finetune.images.transforms import AUGMENTATIONS, FITS, Preprocess
 
 
 @pytest.fixture
@@ -194,3 +195,115 @@ def test_three_channels_are_prepared_as_before_there_were_others(pixels: Tensor)
     shift = torch.tensor([-m / s for m, s in zip(p.mean, p.std, strict=True)]).repeat(32)
     rows = torch.addcmul(shift, plain.permute(1, 2, 0).reshape(1, 32, 96).float(), scale)
     assert torch.equal(p.normalize(plain.unsqueeze(0)), rows.view(1, 32, 32, 3).permute(0, 3, 1, 2))
+
+
+# --- how an image becomes square ---------------------------------------------------------------------------------
+
+
+def pillows(pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Resize with Pillow to (width, height)."""
+    image = v2.functional.to_pil_image(pixels)
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1).astype(int)
+
+
+def test_squash_resizes_both_sides(pixels: Tensor) -> None:
+    out = Preprocess(size=32, resize=40, fit="squash").eval_transform()(pixels)
+    assert np.abs(out.numpy() - pillows(pixels, (32, 32))).max() <= 1
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_pad_keeps_the_shape_and_fills_with_the_mean(turned: bool, pixels: Tensor) -> None:
+    p = Preprocess(size=32, resize=40, fit="pad", mean=(0.1, 0.5, 0.9))
+    out = p.eval_transform()(pixels.transpose(1, 2) if turned else pixels)
+    out = out.transpose(1, 2) if turned else out
+    assert out.shape == (3, 32, 32)
+    assert np.abs(out[:, 4:28].numpy() - pillows(pixels, (32, 24))).max() <= 1  # 60 x 80 becomes 24 x 32
+    for rows in (out[:, :4], out[:, 28:]):
+        assert rows.float().mean(dim=(1, 2)).tolist() == [26, 128, 230]  # 255 times the mean, rounded
+
+
+def test_padded_floats_are_zero_after_normalisation(pixels: Tensor) -> None:
+    p = Preprocess(size=32, resize=40, fit="pad")
+    out = p.eval_transform()(pixels / 255)
+    assert out[:, :4].abs().max() < 1e-6
+    expected = p.normalize(p.eval_transform()(pixels)[None])[0]
+    assert torch.allclose(out[:, 4:28], expected[:, 4:28], atol=0.03)  # a rounding to 8 bits
+
+
+def test_a_very_long_image_is_padded_too() -> None:
+    out = Preprocess(size=16, resize=16, fit="pad").eval_transform()(torch.zeros(3, 2, 400, dtype=torch.uint8))
+    assert (out == 0).all(dim=0).all(dim=1).sum() == 1  # one row of it
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+@pytest.mark.parametrize("shape", [(3, 60, 80), (3, 80, 480), (3, 480, 80), (3, 1, 90)])
+def test_transforms_of_every_fit_give_a_square(fit: str, augment: str, shape: tuple[int, ...]) -> None:
+    p = Preprocess(size=32, resize=40, fit=fit)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for seed in range(3):
+        torch.manual_seed(seed)
+        assert p.train_transform(augment)(pixels).shape == (3, 32, 32)
+    assert pickle.loads(pickle.dumps(p.train_transform(augment)))(pixels).shape == (3, 32, 32)  # noqa: S301
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad"])
+def test_random_crops_of_a_long_image_keep_at_least_half_of_it(fit: str) -> None:
+    columns = torch.arange(480).div(480).mul(255).to(torch.uint8)
+    pixels = columns.expand(3, 80, 480)
+    crop = Preprocess(size=64, resize=64, fit=fit, mean=(0.0, 0.0, 0.0)).train_transform("basic")
+    spans, ends = [], 0
+    for seed in range(200):
+        torch.manual_seed(seed)
+        image = crop(pixels)[0].float()
+        shown = image[image.sum(dim=1) > 0].amax(dim=0)  # the rows that are no padding
+        spans.append(float(shown.max() - shown[shown > 0].min()) / 255)
+        ends += bool(shown.max() > 215)
+    assert min(spans) > 0.5  # of the length; the crop of the centre shows 1/6
+    assert np.mean(spans) > 0.75
+    assert ends > 100  # something of the last sixth is seen in more than every second epoch
+
+
+def test_a_squashed_crop_is_the_crop_of_the_squashed_image(pixels: Tensor) -> None:
+    p = Preprocess(size=32, resize=40, fit="squash")
+    wide = torch.arange(480).div(480).mul(255).to(torch.uint8).expand(3, 80, 480).contiguous()
+    square = v2.functional.resize(wide, [480, 480])
+    for seed in range(5):
+        torch.manual_seed(seed)
+        ours = p.train_transform("basic")(wide)
+        torch.manual_seed(seed)
+        theirs = v2.Compose([v2.RandomResizedCrop([32, 32], scale=(0.5, 1.0)), v2.RandomHorizontalFlip()])(square)
+        assert (ours.float() - theirs.float()).abs().mean() < 3
+
+
+def test_stored_preprocessing_without_the_new_fields_is_a_crop_of_all_of_16_bits() -> None:
+    stored = {"size": 32, "resize": 40, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+    old = Preprocess().updated(stored)
+    assert (old.fit, old.depth) == ("crop", None)
+    new = Preprocess(fit="pad", depth=(0, 4095))
+    assert Preprocess().updated(new.to_dict()) == new
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fit": "stretch"}, r"no preprocess\.fit 'stretch'.*squash"),
+        ({"depth": (5, 5)}, r"preprocess\.depth takes two counts"),
+        ({"depth": (9, 5)}, r"preprocess\.depth takes two counts"),
+    ],
+)
+def test_unknown_fits_and_empty_ranges_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Preprocess().updated(changes)
+
+
+@pytest.mark.parametrize(
+    ("fit", "words"),
+    [
+        ("crop", "shorter side resized to 40 (bilinear, antialiased), centre 32 x 32"),
+        ("squash", "both sides resized to 32 x 32 (bilinear, antialiased)"),
+        ("pad", "longer side resized to 32 (bilinear, antialiased), centred in 32 x 32 of the colour (124, 116, 104)"),
+    ],
+)
+def test_describe_fit_says_what_is_done(fit: str, words: str) -> None:
+    assert Preprocess(size=32, resize=40, fit=fit).describe_fit() == words

@@ -54,7 +54,7 @@ DEEP = Image.fromarray((np.random.default_rng(0).random((40, 40)) * 65535).astyp
 
 CASES = {
     "unreadable": ("problem", _write("train/ants/x.jpg", b"<html>"), ["train/ants/x.jpg"]),
-    "not_read": ("warning", _write("train/ants/x.gif", b"GIF89a"), ["train/ants/x.gif"]),
+    "not_read": ("warning", _write("train/ants/x.psd", b"8BPS"), ["train/ants/x.psd"]),
     "hidden": ("note", _write("train/ants/._x.jpg", b"x"), ["train/ants/._x.jpg"]),
     "duplicates_across_splits": ("problem", _copy("train/ants/0.png", "val/ants/x.png"), ["train/ants/0.png", "val/ants/x.png"]),
     "duplicates_across_classes": ("problem", _copy("train/ants/0.png", "train/bees/x.png"), ["train/ants/0.png", "train/bees/x.png"]),

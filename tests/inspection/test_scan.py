@@ -21,7 +21,7 @@ def _touch(root: Path, *names: str) -> None:
 
 def test_scan_puts_every_file_where_it_belongs(tmp_path: Path) -> None:
     _touch(
-        tmp_path, "train/cat/1.png", "train/cat/in/2.png", "train/dog/1.gif", "train/loose.png", "val/cat/._1.png",
+        tmp_path, "train/cat/1.png", "train/cat/in/2.png", "train/dog/1.psd", "train/loose.png", "val/cat/._1.png",
         "val/cat/1.jpg", "more/x.png",
     )  # fmt: skip
     (tmp_path / "val" / "emu").mkdir()
