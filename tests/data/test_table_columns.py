@@ -156,6 +156,11 @@ def test_several_labels_are_found_where_no_row_has_one_alone() -> None:
         labels("16 0", "7 1", "16 7", "0 1")
 
 
+def test_a_bar_is_in_no_name() -> None:
+    with pytest.raises(ValueError, match=r"line 2 has 2 labels \(cat, dog\)"):
+        labels("cat|dog", "emu")
+
+
 def test_a_comma_within_a_name_is_no_second_label() -> None:
     assert labels("tench, Tinca tinca", "goldfish, Carassius auratus") == [
         "tench, Tinca tinca", "goldfish, Carassius auratus",
@@ -188,6 +193,11 @@ def test_a_column_for_each_class_is_read_by_its_one() -> None:
 def test_a_row_with_several_ones_or_none_is_refused(cells: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         interpret(table(["filename", "cat", "dog", "emu"], ["1.png", "0", "1", "0"], ["2.png", *cells]))
+
+
+def test_a_single_column_of_ones_is_no_class() -> None:
+    with pytest.raises(ValueError, match="Which column is the label"):
+        interpret(table(["filename", "blurred"], ["1.png", "1"]))
 
 
 def test_flags_of_splits_and_other_columns_are_no_classes() -> None:

@@ -83,6 +83,11 @@ def test_paths_of_windows_and_of_another_machine(tmp_path: Path) -> None:
     assert (above.paths, above.notes) == (["cat/1.png", "dog/2.png"], [note + "photos before them."])
 
 
+def test_the_tables_own_folder_goes_before_those_beside_it(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/1.png", "cat/2.png")
+    assert found(tmp_path, ["/home/me/cat/1.png", "/home/me/cat/2.png"]).paths == ["cat/1.png", "cat/2.png"]
+
+
 def test_folders_that_only_some_paths_begin_with_are_never_taken_away(tmp_path: Path) -> None:
     """1.png of another folder is another image."""
     touch(tmp_path, "1.png", "2.png")
@@ -132,6 +137,8 @@ def test_names_are_found_in_either_form_of_unicode(tmp_path: Path) -> None:
     assert composed != decomposed
     touch(tmp_path, decomposed)
     assert found(tmp_path, [composed]).paths == [decomposed]
+    (tmp_path / decomposed).rename(tmp_path / composed)
+    assert found(tmp_path, [decomposed]).paths == [composed]
 
 
 def test_names_that_no_file_can_have_are_missing_files(tmp_path: Path) -> None:

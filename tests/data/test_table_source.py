@@ -114,6 +114,15 @@ def test_groups_follow_their_images(tmp_path: Path) -> None:
     assert found.select([False, True, True, False]).groups == ["p0", "p1"]
 
 
+def test_names_are_as_written_where_they_lead_to_the_file(tmp_path: Path) -> None:
+    """Checkpoints list them: another spelling would be another image."""
+    for name in ("0.png", "1.png", "2.png"):
+        (tmp_path / name).touch()
+    rows = [["./0.png", "a"], [str(tmp_path / "1.png"), "a"], ["2", "b"]]
+    found = TableSource(_table(tmp_path, [["path", "label"], *rows])).splits()["train"]
+    assert found.keys == ["./0.png", str(tmp_path / "1.png"), "2.png"]
+
+
 def test_a_table_without_rows_and_one_that_is_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"labels\.csv has no rows"):
         TableSource(_table(tmp_path, [["path", "label"]])).splits()
