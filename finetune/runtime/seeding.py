@@ -124,9 +124,11 @@ def stratified_folds(
     for group, size, label in zip(order.data, sizes[order].data, first[order].data, strict=True):
         if is_mixed[group]:
             of_group = Counter(in_order[starts[group] : ends[group]].tolist())
-            load = [sum(n * counts[c][k] / class_sizes[c] for c, n in of_group.items()) for k in range(folds)]
+            load: list[float] = [
+                sum(n * counts[c][k] / class_sizes[c] for c, n in of_group.items()) for k in range(folds)
+            ]
         else:
-            of_group, load = {label: size}, counts[label]
+            of_group, load = Counter({label: size}), [*counts[label]]
         fold = 0
         for k in range(1, folds):
             if load[k] < load[fold] or (load[k] == load[fold] and totals[k] < totals[fold]):
