@@ -180,10 +180,10 @@ def _take_fold(
         ValueError: there are fewer images, or groups of them, than folds; or a class would be missing in training.
     """
     groups, notes = image_groups(train, image_info, 1 / folds)
-    if (count := len(set(groups))) < folds:
-        what = f"{len(train)} training images in {count} groups" if count < len(train) else f"{count} training images"
-        raise ValueError(f"data.folds={folds}: there are only {what}; give fewer folds, or more images.")
-    fold_of = stratified_folds(train.labels, folds, options.split_seed, groups)
+    try:
+        fold_of = stratified_folds(train.labels, folds, options.split_seed, groups)
+    except ValueError as error:
+        raise ValueError(f"data.{error}") from error
     present = {name: set[int]() for name in range(len(result.classes))}
     for label, fold in zip(train.labels, fold_of, strict=True):
         present[label].add(fold)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -101,34 +101,44 @@ def stratified_folds(
     >>> sorted(stratified_folds([0, 0, 0, 1, 1, 1], folds=3))
     [0, 0, 1, 1, 2, 2]
     """
-    group_of = np.arange(len(labels)) if groups is None else number_groups(groups)
-    members, ends = np.argsort(group_of, kind="stable"), np.cumsum(np.bincount(group_of)).tolist()
-    if len(ends) < folds:
+    class_of, group_of = np.asarray(labels, dtype=np.int64), np.arange(len(labels))
+    if groups is not None:
+        group_of = number_groups(groups)
+    sizes = np.bincount(group_of)
+    if len(sizes) < folds:
         raise ValueError(
-            f"folds={folds}: there are only {len(ends)} different training images; give fewer folds, or more images."
+            f"folds={folds}: there are only {len(sizes)} different training images; give fewer folds, or more images."
         )
-    class_of = np.asarray(labels, dtype=np.int64)
-    starts, totals = [0, *ends[:-1]], Counter(class_of.tolist())
-    result, sizes = np.zeros(len(labels), dtype=np.int64), [0] * folds
-    counts: list[Counter[int]] = [Counter() for _ in range(folds)]
-
-    def rank(group: int) -> tuple[bool, int, int]:
-        of_group = class_of[members[starts[group] : ends[group]]]
-        is_mixed = bool((of_group != of_group[0]).any())
-        # large groups first, so that small ones even them out
-        return not is_mixed, 0 if is_mixed else int(of_group[0]), starts[group] - ends[group]
-
-    order = np.random.default_rng(seed).permutation(len(ends)).tolist()
-    for group in sorted(order, key=rank):
-        own = members[starts[group] : ends[group]]
-        of_group = Counter(class_of[own].tolist())
-        shares = [sum(n * count[label] / totals[label] for label, n in of_group.items()) for count in counts]
-        fold = min(range(folds), key=lambda k: (shares[k], sizes[k], k))
-        counts[fold].update(of_group)
-        sizes[fold] += len(own)
-        result[own] = fold
-    folds_of: list[int] = result.tolist()
-    return folds_of
+    members, ends = np.argsort(group_of, kind="stable"), np.cumsum(sizes)
+    starts, in_order = ends - sizes, class_of[members]
+    first = in_order[starts]
+    is_mixed = np.minimum.reduceat(in_order, starts) < np.maximum.reduceat(in_order, starts)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    # large groups first, so that small ones even them out
+    keys = (-sizes[order], np.where(is_mixed, 0, first)[order], ~is_mixed[order])
+    order = order[np.lexsort(keys)]
+    fold_of = np.zeros(len(sizes), dtype=np.int64)
+    counts, totals = defaultdict[int, list[int]](lambda: [0] * folds), [0] * folds
+    class_sizes = Counter(class_of.tolist())
+    # views, whose numbers are made one after another: lists of them would take 100 bytes an image
+    for group, size, label in zip(order.data, sizes[order].data, first[order].data, strict=True):
+        if is_mixed[group]:
+            of_group = Counter(in_order[starts[group] : ends[group]].tolist())
+            load: list[float] = [
+                sum(n * counts[c][k] / class_sizes[c] for c, n in of_group.items()) for k in range(folds)
+            ]
+        else:
+            of_group, load = Counter({label: size}), [*counts[label]]
+        fold = 0
+        for k in range(1, folds):
+            if load[k] < load[fold] or (load[k] == load[fold] and totals[k] < totals[fold]):
+                fold = k
+        for c, n in of_group.items():
+            counts[c][fold] += n
+        totals[fold] += size
+        fold_of[group] = fold
+    result: list[int] = fold_of[group_of].tolist()
+    return result
 
 
 def sample_per_class(labels: Sequence[int], count: int, seed: int) -> list[int]:

@@ -203,5 +203,5 @@ def test_a_class_that_would_be_missing_in_a_fold_is_refused_in_all_of_them() -> 
     for fold in range(3):
         with pytest.raises(ValueError, match=r"data\.folds=3: all training images of emu are in one fold"):
             split_images({"train": found("train", cat=9, emu=1)}, SplitOptions(folds=3, fold=fold), {}, None)
-    with pytest.raises(ValueError, match=r"data\.folds=9: there are only 4 training images"):
+    with pytest.raises(ValueError, match=r"data\.folds=9: there are only 4 different training images"):
         split_images({"train": found("train", cat=2, emu=2)}, SplitOptions(folds=9), {}, None)

@@ -46,3 +46,24 @@ def test_a_sweep_over_folds_predicts_each_image_once_and_keeps_groups_together(
     assert f"{sum(run['best']['val/acc'] for run in runs) / 3:.4f}" in printed
     assert f"{correct}/24" in printed
     assert "Fold 2 of 0 to 2: 8 of 24 training images are validated on" in printed
+
+
+def test_weights_and_a_sampler_for_the_same_classes_are_said_to_be_both_on(
+    make_images: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_images({"train": {"cat": 9, "dog": 3}, "val": {"cat": 1, "dog": 1}})
+    words = [
+        *TINY,
+        f"data.root={root}",
+        "trainer.max_epochs=1",
+        "data.sampler=sqrt",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
+    train.main([*words, "loss.class_weights=auto"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "loss.class_weights=auto and data.sampler=sqrt are both on: rare classes count twice over." in printed
+    # shares of 12 by the roots 3 and 1.732: 7.61 and 4.39
+    assert (
+        "An epoch draws 12 images (data.sampler=sqrt): 4 to 8 of each class; dog 4 (each 1.33 times on average)"
+        in printed
+    )
