@@ -73,7 +73,8 @@ def test_old_checkpoint_saved_again_has_todays_format(number: int, tmp_path: Pat
     assert entries["finetune"]["format"] == FORMAT
     again, before = read_checkpoint(tmp_path / "again.ckpt"), read_checkpoint(stored(number))
     strategy = Strategy.load(before.model.strategy).to_dict()  # with the fields that strategies have now
-    assert again.model == replace(before.model, strategy=strategy)
+    preprocess = {**(before.model.preprocess or {}), "fit": "crop", "depth": None}  # likewise
+    assert again.model == replace(before.model, strategy=strategy, preprocess=preprocess)
     assert again.metadata.data == before.metadata.data
 
 

@@ -67,7 +67,7 @@ def test_predict_top_k_is_sorted_and_clipped(best_checkpoint: str, photos: Path,
     [
         ("nothing", "there is no such file or folder"),
         ("*.nothing", "No file matches"),
-        ("empty", "there are no images in it. Images are .bmp"),
+        ("empty", "there are no images in it. Images are .apng"),
         ("empty.txt", "there are no images in it"),
         ("columns.csv", "needs a column path, got a, b"),
         ("binary.txt", "is not a list in UTF-8"),
