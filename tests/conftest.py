@@ -22,7 +22,7 @@ from PIL import Image
 
 from finetune import train
 from finetune.cli.factories import quiet
-from finetune.io import formats, listing
+from finetune.io import formats
 from finetune.runtime.console import IGNORED_WARNINGS
 from tests.helpers import COLOURS, TINY, Start, make_image, write_images
 
@@ -197,7 +197,7 @@ def odd_images(tmp_path: Path) -> list[str]:
 @pytest.fixture
 def without_heic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As where no package decodes HEIC."""
-    monkeypatch.setattr(listing, "_heif_package", lambda: None)
+    monkeypatch.setattr(formats, "_heif_package", lambda: None)
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     for known in (formats.known_formats, formats.extensions):
         known.cache_clear()

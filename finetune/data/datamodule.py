@@ -27,7 +27,7 @@ from finetune.images.transforms import Preprocess
 from finetune.io import download, formats
 from finetune.io.store import Cache
 from finetune.runtime import hardware
-from finetune.runtime.suggestions import unknown_name
+from finetune.runtime.suggestions import require_known, unknown_name
 
 CACHE_IMAGES = ("auto", "ram", "disk", "off")
 
@@ -204,12 +204,8 @@ class ImageDataModule(LightningDataModule):
 
     def _require_choices(self) -> None:
         """Refuse unknown words and numbers out of range."""
-        for key, value, known in (
-            ("cache_images", self.cache_images, CACHE_IMAGES),
-            ("sampler", self.sampler, sampling.SAMPLERS),
-        ):
-            if value not in known:
-                raise ValueError(unknown_name(f"data.{key}", value, known))
+        require_known("data.cache_images", self.cache_images, CACHE_IMAGES)
+        require_known("data.sampler", self.sampler, sampling.SAMPLERS)
         if self.batch_size < 1:
             raise ValueError(f"data.batch_size must be 1 or more, got {self.batch_size}.")
 
@@ -233,11 +229,7 @@ class ImageDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Find files, classes and splits; the same in every process."""
-        trainer: Any = self.trainer
-        if trainer is not None and trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
-            raise ValueError(
-                "With several devices, make the Trainer with use_distributed_sampler=False: the data module shares the images out."
-            )
+        trainer_state.require_own_sampler(self.trainer)
         if not self.splits:
             source = self.source()
             found = grouping.with_groups(source.splits(), self.splitting.group)

@@ -19,7 +19,7 @@ from finetune.data.table_columns import PARTS
 from finetune.data.table_source import TableSource
 from finetune.io import archives
 from finetune.io.store import Cache
-from finetune.runtime.suggestions import unknown_name
+from finetune.runtime.suggestions import require_known, unknown_name
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class ReadOptions:
     """A column of the table, if it has one of that name: it becomes `LabelledImages.groups`."""
 
     def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            raise ValueError(unknown_name("data.layout", self.layout, LAYOUTS))
+        require_known("data.layout", self.layout, LAYOUTS)
         ClassDepth(self.class_depth)
         if self.columns is not None and not isinstance(self.columns, Mapping):
             raise ValueError(

@@ -28,3 +28,15 @@ def batches_done(trainer: Any) -> int:
 def rank(trainer: Any) -> tuple[int, int]:
     """Return the number of this process, counted from 0, and how many there are."""
     return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+
+
+def require_own_sampler(trainer: Any) -> None:
+    """Refuse that Lightning shares the images out over processes: it would pad their number, and count some twice.
+
+    Raises:
+        ValueError: it would.
+    """
+    if trainer is not None and trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+        raise ValueError(
+            "With several devices, make the Trainer with use_distributed_sampler=False: the data module shares the images out."
+        )

@@ -44,6 +44,8 @@ TRANSPOSED = (5, 6, 7, 8)
 
 INFO_FILE = "info.jsonl"
 
+JPEG_START = b"\xff\xd8"
+
 CHUNK = 512
 """Files that are scanned at a time."""
 
@@ -323,11 +325,8 @@ def _hash_pixels(image: Image.Image, file: IO[bytes], path: str, full: bool, dec
 
     A split depends on it, and must be the same whether `check` ran before or not.
     """
-    if full:
+    file.seek(0)
+    if full and file.read(2) == JPEG_START:
         file.seek(0)
-        with decode.open_image(file) as header:
-            reduced = header.format == "JPEG"
-        if reduced:
-            file.seek(0)
-            image = decode.decode_image(file, path, decoding, reduced=True).image
+        image = decode.decode_image(file, path, decoding, reduced=True).image
     return similarity.perceptual_hash(decode.to_rgb(ImageOps.exif_transpose(image)))

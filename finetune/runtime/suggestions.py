@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
@@ -31,3 +32,13 @@ def unknown_name(kind: str, word: str, known: Any, hint: str = "") -> str:
         f"The nearest are {', '.join(close)}." if close else f"There is, for example, {', '.join(map(str, known[:6]))}."
     )
     return f"There is no {kind} {word!r}. {suggestion} {hint}".strip()
+
+
+def require_known(key: str, value: object, known: Iterable[str]) -> None:
+    """Refuse a value that is none of the known ones.
+
+    Raises:
+        ValueError: it is not; suggests the nearest.
+    """
+    if value not in tuple(known):
+        raise ValueError(unknown_name(key, str(value), known))

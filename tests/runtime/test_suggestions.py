@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune.models.specs import FAMILIES
-from finetune.runtime.suggestions import closest_matches, unknown_name
+from finetune.runtime.suggestions import closest_matches, require_known, unknown_name
 
 
 def test_closest_matches_are_as_many_as_asked_for_and_the_best_comes_first() -> None:
@@ -30,3 +30,9 @@ def test_unknown_name_lists_six_where_nothing_is_near() -> None:
 )
 def test_nearest_ignores_case_and_separators(word: str, best: str) -> None:
     assert closest_matches(word, FAMILIES)[0] == best
+
+
+def test_a_value_that_is_none_of_the_known_ones_is_refused_with_the_nearest() -> None:
+    require_known("data.layout", "splits", ("auto", "splits"))
+    with pytest.raises(ValueError, match=r"There is no data\.layout 'split'\. The nearest are splits"):
+        require_known("data.layout", "split", ("auto", "splits"))
