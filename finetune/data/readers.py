@@ -173,6 +173,35 @@ class Subset:
         return self.reader(self.positions[i])
 
 
+@dataclass(frozen=True)
+class Joined:
+    """Images of several readers of one kind."""
+
+    readers: list[ImageReader]
+    places: list[tuple[int, int]]
+    """Of each image, the number of its reader and its position there."""
+
+    @property
+    def paths(self) -> list[str] | None:
+        """Return the file of each position."""
+        paths = [reader.paths or [] for reader in self.readers]
+        return None if self.readers[0].paths is None else [paths[k][i] for k, i in self.places]
+
+    @property
+    def kind(self) -> str:
+        """Return what the images are stored in."""
+        return self.readers[0].kind
+
+    def content_key(self) -> list[str] | None:
+        """Return what determines the contents: of its own files, or of the whole data set."""
+        return identity.stamp_files(self.paths or []) if self.kind == "files" else self.readers[0].content_key()
+
+    def __call__(self, i: int) -> Tensor:
+        """Read one of them."""
+        number, position = self.places[i]
+        return self.readers[number](position)
+
+
 def subset(reader: ImageReader, positions: Sequence[int]) -> ImageReader:
     """Return a reader of some positions, in the given order."""
     if isinstance(reader, FileReader):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from finetune.checkpoints.metadata import SplitRecord
 from finetune.data import identity
-from finetune.data.readers import ImageReader, subset
+from finetune.data.readers import ImageReader, Joined, subset
 from finetune.images.info import ImageInfo
 
 
@@ -50,6 +50,13 @@ class Split:
         paths = self.load.paths
         sizes = None if paths is None else [os.path.getsize(path) for path in paths]
         return SplitRecord(list(self.keys), list(self.labels), sizes, sample_content(self))
+
+
+def join(name: str, parts: Sequence[Split]) -> Split:
+    """Return the images of several splits of one data set as one, sorted by their names."""
+    every = sorted((key, k, i) for k, part in enumerate(parts) for i, key in enumerate(part.keys))
+    reader = Joined([part.load for part in parts], [(k, i) for _, k, i in every])
+    return Split(name, [key for key, _, _ in every], [parts[k].labels[i] for _, k, i in every], reader)
 
 
 def content_groups(split: Split, image_info: Mapping[str, ImageInfo]) -> list[str]:

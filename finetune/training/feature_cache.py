@@ -14,7 +14,7 @@ from finetune.data.datamodule import ImageDataModule
 from finetune.models import partition
 from finetune.models.libraries import library_versions
 from finetune.runtime.console import echo, field_line
-from finetune.training import feature_store
+from finetune.training import feature_store, fold_features
 from finetune.training.feature_store import FeatureLoader, FeatureStore
 from finetune.training.interface import TrainableClassifier
 from finetune.training.param_groups import names_before
@@ -171,21 +171,25 @@ def _extract(
     module: TrainableClassifier, data: ImageDataModule, trainer: Trainer, split_point: str, until: int
 ) -> CachedFeatures:
     views = module.strategy.views
+    # the views of an image depend on its position in a fold
+    whole = fold_features.over_all_folds(data) if data.splitting.folds and views == 1 else data
     train, val = (
-        feature_store.extract_features(extraction_spec(module, data, trainer, split_point, split), data.cache)
-        for split in ("train", "val")
+        feature_store.extract_features(extraction_spec(module, of, trainer, split_point, split), data.cache)
+        for of, split in ((whole, "train"), (data, "val"))
     )
     if trainer.is_global_zero:
         size = (train.store.nbytes + val.store.nbytes) / 2**20
-        images = f"{views} x {len(data.splits['train'])}" if views > 1 else str(len(data.splits["train"]))
+        images = f"{views} x {len(data.splits['train'])}" if views > 1 else str(len(whole.splits["train"]))
         seconds = train.seconds + val.seconds
         how = f"computed in {seconds:.1f} s" if seconds else "taken from the cache"
+        images += " (of all folds)" if whole is not data else ""
         if seconds and not train.seconds:  # of an earlier run with other validation images, or of finetune.rank
             how = f"the first taken from the cache, the others {how}"
         epochs = "all epochs" if until >= module.schedule.end else f"epochs 1 to {until}"
         text = f"of {images} + {len(data.splits['val'])} images before {split_point}, {how}, {size:,.0f} MiB in"
         echo(field_line("Features", f"{text} {data.cache.folder}; {epochs} train on them"))
-    return CachedFeatures(train.store, val.store, split_point, module.backbone, until, views)
+    store = train.store if whole is data else fold_features.of_fold(train.store, whole, data)
+    return CachedFeatures(store, val.store, split_point, module.backbone, until, views)
 
 
 def extraction_spec(

@@ -48,7 +48,9 @@ def fit(few: Path, trainer: Callable[..., Trainer], tmp_path: Path) -> Fit:
     ) -> tuple[FineTuner, ImageDataModule]:
         torch.manual_seed(0)
         data_options = {
-            k: options.pop(k) for k in ("augment", "seed", "cache_gib", "cache_dir", "sampler") if k in options
+            k: options.pop(k)
+            for k in ("augment", "seed", "cache_gib", "cache_dir", "sampler", "folds", "fold")
+            if k in options
         }
         trainer_options = options.pop("trainer", {})
         if isinstance(strategy, str):
