@@ -239,6 +239,13 @@ def load_pixels(path: str | Path, decoding: Decoding = FULL) -> Tensor:
     return to_pixels(load_image(path, decoding))
 
 
+def has_deep_grey(path: str | Path) -> bool:
+    """Return whether a file is grey of more than 8 bits, by its header; False for what cannot be opened."""
+    with suppress(BadImageError), image_errors(path), open(path, "rb") as file, open_image(file) as image:
+        return depth.is_deep(image)
+    return False
+
+
 def read_pixels(path: str | Path, decoding: Decoding = FULL) -> Tensor:
     """Load a file that was not scanned before: check its size, then do as `load_pixels`.
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.images import decode
 from finetune.inference import prediction_table
 from finetune.inference.classifier import BATCH, Classifier
 from finetune.inference.inputs import Inputs, LoadedImage, is_address, read_input, read_inputs
@@ -27,6 +28,10 @@ from finetune.runtime.console import field_line, progress_bar
 
 SHOWN = 8
 """Images in each half of the gallery, and predictions on the terminal where there are no more."""
+
+
+NEVER_DEEP = (".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp")
+"""Endings of files that are not opened again to see whether they have more than 8 bits."""
 
 
 @dataclass
@@ -38,6 +43,8 @@ class PredictionSummary:
     failed: list[tuple[str, str]] = field(default_factory=list)
     """The first images that could not be read, with the reason."""
     failures: int = 0
+    unscaled: int = 0
+    """Images of grey of more than 8 bits, for which the model has no range."""
     first: list[prediction_table.Row] = field(default_factory=list)
     """The first rows with a prediction."""
     gallery: Gallery = field(default_factory=lambda: Gallery())
@@ -130,6 +137,7 @@ def predict(
                 append_embeddings(features)
             for item, row in zip(batch, rows, strict=True):
                 _count(summary, item, row)
+                summary.unscaled += _is_unscaled(item, model)
                 if copy_to is not None and row["status"] == "ok" and not is_address(item.name):
                     copy_into(Path(item.name), copy_to / folder_name(row["label"]))
     return summary
@@ -159,6 +167,12 @@ def _run(
     )
 
 
+def _is_unscaled(item: LoadedImage, model: Classifier) -> bool:
+    if model.decoding.depth is not None or item.image is None or is_address(item.name):
+        return False
+    return not item.name.lower().endswith(NEVER_DEEP) and decode.has_deep_grey(item.name)
+
+
 def _count(summary: PredictionSummary, item: LoadedImage, row: prediction_table.Row) -> None:
     if item.image is None:
         summary.failures += 1
@@ -184,6 +198,9 @@ def summary_lines(summary: PredictionSummary, table: Path) -> list[str]:
     lines += [field_line("Failed" if i == 0 else "", f"{name}: {error}") for i, (name, error) in failed]
     if summary.failures > len(summary.failed):
         lines.append(field_line("", f"... and {summary.failures - len(summary.failed)} more"))
+    if summary.unscaled:
+        text = f"grey of more than 8 bits in {summary.unscaled} images, and the model was not trained on such: all of 16 bits became "
+        lines.append(field_line("Note", f"{text}black to white, so that counts of 10 to 14 bits are nearly black"))
     return [*lines, field_line("Table", str(table))]
 
 

@@ -169,3 +169,13 @@ def test_predict_names_what_reads_a_heic_image(
     path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     assert command("predict", f"ckpt={trained}/checkpoints/best.ckpt", f"source={path}")[1] == 3
     assert "finetune-lightning[heic]" in " ".join(capsys.readouterr().out.split())
+
+
+def test_predict_says_that_a_model_of_8_bits_has_no_range_for_counts(
+    trained: Path, counts: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, code = command("predict", f"ckpt={trained}", f"source={counts}/val")
+    assert code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    number = len(list(counts.glob("val/*/*")))
+    assert f"grey of more than 8 bits in {number} images, and the model was not trained on such" in printed
