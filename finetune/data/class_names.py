@@ -45,4 +45,8 @@ def merge_spellings(splits: Mapping[str, LabelledImages]) -> tuple[dict[str, Lab
 def match_names(names: Iterable[str], known: Sequence[str]) -> list[str]:
     """Return names, those that differ from a known one in their Unicode form alone as the known one."""
     by_form = {unicodedata.normalize("NFC", name): name for name in known}
-    return [name if name in known else by_form.get(unicodedata.normalize("NFC", name), name) for name in names]
+    matched = {name: name for name in known}
+    for name in (names := list(names)):
+        if name not in matched:
+            matched[name] = by_form.get(unicodedata.normalize("NFC", name), name)
+    return [matched[name] for name in names]

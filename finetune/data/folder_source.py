@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from finetune.data import layout_hints
-from finetune.data.image_folders import Folder, read_tree
-from finetune.data.layout import Doubt, Layout, resolve
+from finetune.data.image_folders import Folder, has_images, read_tree
+from finetune.data.layout import Layout, resolve
 from finetune.data.readers import FileReader, LabelledImages
 from finetune.io import formats
 from finetune.io.formats import is_image
@@ -39,11 +39,6 @@ class FolderSource:
             ValueError: the folder is laid out in no known way.
         """
         return resolve(self.tree, self.layout, self.class_depth)
-
-    @property
-    def doubts(self) -> list[Doubt]:
-        """Return the ways in which the folder could be read but is not."""
-        return self.found.doubts
 
     def prepare(self) -> None:
         """Do nothing: the folder is there."""
@@ -92,6 +87,13 @@ class FolderSource:
             self.notes.append(
                 f"{len(loose)} images lie beside the folders of classes and are not read: {loose[0]} for one"
             )
+        unread = [
+            name
+            for name in self.found.unread_folders
+            if name in self.tree.folders and has_images(self.tree.folders[name])
+        ]
+        if unread and not self.found.doubts:
+            self.notes.append(f"folders beside those of the splits are not read: {', '.join(unread[:8])}")
         nested = [self.found.nested_note] if self.found.nested_note else []
         self.notes += [*self.found.notes, *nested, *map(str, self.found.doubts)]
         self.skipped_files += [path for path in self.found.others if not is_hidden(os.path.basename(path))]
@@ -108,5 +110,6 @@ class FolderSource:
                 f"{self.found.folders[split]}: no images in {', '.join(empty)}. Add some or remove the folder. "
                 f"Images are {formats.describe_extensions()}." + (f" {advice}." if advice else "")
             )
-        keys = [Path(os.path.relpath(path, self.root)).as_posix() for path in paths]
+        start = len(os.path.join(self.tree.path, ""))
+        keys = [Path(path[start:]).as_posix() if os.sep != "/" else path[start:] for path in paths]
         return LabelledImages(keys, labels, FileReader(paths))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice, repeat
 
 from finetune.data.readers import LabelledImages
-from finetune.data.splits import Split, content_groups
+from finetune.data.splits import Split
 from finetune.images import similarity
 from finetune.images.info import ImageInfo
 from finetune.runtime.seeding import holdout_size
@@ -145,6 +145,17 @@ def image_groups(
         "data.group=... names what belongs together."
     )
     return _connect(len(split), _equal_pairs(certain), kept), notes
+
+
+def content_groups(split: Split, image_info: Mapping[str, ImageInfo]) -> list[str]:
+    """Return a group for each image; images of one group stay on one side of a split: exact duplicates.
+
+    Args:
+        split: whose images are grouped.
+        image_info: of its files, by path.
+    """
+    paths = split.load.paths
+    return split.keys if paths is None else [image_info[path].sha1 for path in paths]
 
 
 def near_pairs(split: Split, image_info: Mapping[str, ImageInfo]) -> tuple[list[tuple[int, int]], list[str]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune.io import listing
 from finetune.io.formats import is_image
-from finetune.io.listing import is_passed_over
+from finetune.io.listing import is_passed_over, is_special
 
 
 @dataclass
@@ -38,11 +37,6 @@ class Folder:
         """Return the paths of its own files."""
         return [os.path.join(self.path, name) for name in self.files]
 
-    def all_paths(self) -> Iterator[str]:
-        """Yield the paths of its files and of all below it, in the order of `listing.walk_files`."""
-        for folder in self.walk():
-            yield from folder.own_paths()
-
 
 CLASS_LEVELS = 2
 """Levels at which folders may be classes: a link to another class is a class of its own there."""
@@ -69,7 +63,7 @@ def _read(path: str, level: int, visited: set[str]) -> Folder:
             if _is_folder(entry):
                 if not is_passed_over(entry.name):
                     names.append(entry.name)
-            elif not _is_special(entry):
+            elif entry.is_file(follow_symlinks=False) or not is_special(entry.path):
                 folder.files.append(entry.name)
     folder.files.sort()
     for name in sorted(names):
@@ -89,15 +83,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
-
-
-def _is_special(entry: os.DirEntry[str]) -> bool:
-    try:
-        if entry.is_file():
-            return False
-        return not stat.S_ISREG(entry.stat().st_mode)
-    except OSError:
-        return False  # a link to nothing is a file that cannot be read
 
 
 def own_images(folder: Folder) -> list[str]:

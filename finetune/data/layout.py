@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from finetune.data import layout_hints, split_names
-from finetune.data.image_folders import Folder, has_images, is_flat, own_images
+from finetune.data.image_folders import Folder, has_images, is_flat, own_images, with_images
 
 LAYOUTS = ("auto", "classes", "splits", "inside_out")
 LEAF = "leaf"
@@ -115,9 +115,21 @@ def _read_splits(tree: Folder, depth: ClassDepth, asked: bool) -> Layout | None:
             raise ValueError(f"{folder.path} has no folders in it; it needs a folder of images per class.")
         else:
             _add_classes(result, split, inner, depth)
-    used = [name for name in others if has_images(tree.folders[name])]
-    if used:
-        result.notes.append(f"folders beside those of the splits are not read: {', '.join(used[:8])}")
+    used = [name for name in others if has_images(tree.folders[name]) and split_names.split_of(name) is None]
+    if (
+        used
+        and not asked
+        and (set(folders) == {"train"} or any(len(with_images(tree.folders[name])) > 1 for name in used))
+    ):
+        names = ", ".join(folder.name for folder in folders.values())
+        message = (
+            f"{names} read as {'a split' if len(folders) == 1 else 'splits'}, and {', '.join(used[:8])} not at all."
+        )
+        result.doubts.append(
+            Doubt(
+                message, "data.layout=classes reads each of them as a class, data.layout=splits says that it is right."
+            )
+        )
     return result
 
 
@@ -173,7 +185,11 @@ def _is_unlabelled(folder: Folder, folders: dict[str, Folder]) -> bool:
     if is_flat(folder):
         return True
     known = {name for f in folders["train"].walk() for name in f.folders} if "train" in folders else set()
-    return len(folder.folders) == 1 and bool(known) and not known & set(folder.folders)
+    return (
+        len(folder.folders) == 1
+        and not known & set(folder.folders)
+        and all(map(split_names.says_nothing, folder.folders))
+    )
 
 
 # --- a folder per class ------------------------------------------------------------------------------------------
@@ -216,8 +232,8 @@ def _read_classes(tree: Folder, depth: ClassDepth, asked: bool) -> Layout | None
     if taken and not asked and len(taken) < len(tree.folders):
         verb = "is a class" if len(taken) == 1 else "are classes"
         message = f"{' and '.join(taken)} {verb} here: images lie in it directly, as in the folders beside it."
-        doubts = "If it is a split, give it a folder per class; data.layout=classes says that it is none."
-        result.doubts.append(Doubt(message, doubts))
+        advice = "If it is a split, give it a folder per class; data.layout=classes says that it is none."
+        result.doubts.append(Doubt(message, advice))
     return result
 
 
@@ -239,6 +255,9 @@ def _add_classes(result: Layout, split: str, folder: Folder, depth: ClassDepth) 
         else:
             loose += own_images(inner)
             result.loose += inner.own_paths()
+    outer = [path for path in classes if any(other.startswith(f"{path}/") for other in classes)]
+    if outer:
+        result.notes.append(f"images lie in {', '.join(outer[:4])} and in folders within: each is a class of its own")
     if loose:
         raise ValueError(
             f"data.class_depth={depth.given}: {len(loose)} images lie less than {depth.given} folders deep in {folder.path}, "

@@ -165,8 +165,8 @@ class Subset:
         return self.reader.kind
 
     def content_key(self) -> list[str] | None:
-        """Return what determines the contents: of its own files, or of the whole data set."""
-        return identity.stamp_files(self.paths or []) if self.kind == "files" else self.reader.content_key()
+        """Return what determines the contents of the whole data set."""
+        return self.reader.content_key()
 
     def __call__(self, i: int) -> Tensor:
         """Read one of them."""
@@ -175,7 +175,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class Joined:
-    """Images of several readers of one kind."""
+    """Images of several subsets of one data set."""
 
     readers: list[ImageReader]
     places: list[tuple[int, int]]
@@ -193,8 +193,8 @@ class Joined:
         return self.readers[0].kind
 
     def content_key(self) -> list[str] | None:
-        """Return what determines the contents: of its own files, or of the whole data set."""
-        return identity.stamp_files(self.paths or []) if self.kind == "files" else self.readers[0].content_key()
+        """Return what determines the contents of the whole data set."""
+        return self.readers[0].content_key()
 
     def __call__(self, i: int) -> Tensor:
         """Read one of them."""
@@ -207,6 +207,14 @@ def subset(reader: ImageReader, positions: Sequence[int]) -> ImageReader:
     if isinstance(reader, FileReader):
         return replace(reader, paths=[reader.paths[i] for i in positions])
     return Subset(reader, list(positions))
+
+
+def joined(readers: Sequence[ImageReader], places: Sequence[tuple[int, int]]) -> ImageReader:
+    """Return a reader of the images of several readers of one source: of each, the number of its reader and its position there."""
+    files = [reader for reader in readers if isinstance(reader, FileReader)]
+    if len(files) == len(readers):
+        return replace(files[0], paths=[files[k].paths[i] for k, i in places])
+    return Joined(list(readers), list(places))
 
 
 def decoded_with(reader: ImageReader, decoding: Decoding) -> ImageReader:

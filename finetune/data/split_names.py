@@ -18,6 +18,9 @@ _PLAIN = frozenset(
 )  # fmt: skip
 """Words that say nothing beside the word for the split."""
 
+_UNKNOWN = frozenset(["unknown", "unlabelled", "unlabeled", "unsorted", "none"])
+"""Words for images without a label."""
+
 _SPLIT_OF = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 _GLUED = re.compile(
     f"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})(?:{'|'.join(sorted(_PLAIN, key=len, reverse=True))})"
@@ -46,6 +49,12 @@ def split_of(name: str) -> str | None:
     """Return the split that a name means and nothing else: `Training_Set` is train, `bullet_train` is no split."""
     found = parse(name.strip())
     return found[0] if found and not found[1] else None
+
+
+def says_nothing(name: str) -> bool:
+    """Return whether a name says no more of images than that they are some: `images`, `unknown`, `test`, `2019`."""
+    words = [word.casefold() for word in _WORDS.findall(name)]
+    return all(word in _PLAIN or word in _SPLIT_OF or word in _UNKNOWN or word.isdecimal() for word in words)
 
 
 def most_usual(names: Iterable[str]) -> list[str]:

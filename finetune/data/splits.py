@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from finetune.checkpoints.metadata import SplitRecord
 from finetune.data import identity
-from finetune.data.readers import ImageReader, Joined, subset
-from finetune.images.info import ImageInfo
+from finetune.data.readers import ImageReader, joined, subset
 
 
 @dataclass(frozen=True)
@@ -55,19 +54,8 @@ class Split:
 def join(name: str, parts: Sequence[Split]) -> Split:
     """Return the images of several splits of one data set as one, sorted by their names."""
     every = sorted((key, k, i) for k, part in enumerate(parts) for i, key in enumerate(part.keys))
-    reader = Joined([part.load for part in parts], [(k, i) for _, k, i in every])
+    reader = joined([part.load for part in parts], [(k, i) for _, k, i in every])
     return Split(name, [key for key, _, _ in every], [parts[k].labels[i] for _, k, i in every], reader)
-
-
-def content_groups(split: Split, image_info: Mapping[str, ImageInfo]) -> list[str]:
-    """Return a group for each image; images of one group stay on one side of a split: exact duplicates.
-
-    Args:
-        split: whose images are grouped.
-        image_info: of its files, by path.
-    """
-    paths = split.load.paths
-    return split.keys if paths is None else [image_info[path].sha1 for path in paths]
 
 
 def fingerprint(split: Split) -> str:

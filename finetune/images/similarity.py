@@ -81,10 +81,10 @@ def nearest_distances(hashes: Sequence[str], others: np.ndarray, most: int) -> l
         order = np.argsort(other_keys, kind="stable")
         sorted_keys = other_keys[order]
         starts, ends = (np.searchsorted(sorted_keys, own_keys, side).tolist() for side in ("left", "right"))
+        ordered = others[order]
         for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
             if start < end:
-                differing = np.unpackbits((others[order[start:end]] ^ own[i]).view(np.uint8)).reshape(-1, 64)
-                nearest[i] = min(nearest[i], differing.sum(axis=1).min())
+                nearest[i] = min(nearest[i], np.bitwise_count(ordered[start:end] ^ own[i]).min())
     return [bits if bits <= most else None for bits in nearest.tolist()]
 
 

@@ -92,7 +92,7 @@ def _layout(scan: DatasetScan) -> Iterator[Finding]:
     for doubt in scan.doubts:
         yield Finding("layout", "problem", doubt.message, doubt.advice)
     for note in scan.notes:
-        yield Finding("how_read", "note", f"{note[0].upper()}{note[1:]}.")
+        yield Finding("how_read", "note", note if note.endswith((".", ")")) else f"{note}.")
     if scan.unread_folders:
         yield Finding(
             "folders_not_read", "warning", f"Folders beside those of the splits are not read: {list_names(scan.unread_folders)}.",

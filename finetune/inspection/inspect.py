@@ -73,7 +73,7 @@ def inspect_data(data: ImageDataModule, phash_threshold: int = checks.PHASH_THRE
         track=lambda items, n: progress_bar(items, f"{n} files", n),
         max_pixels=data.image_options.limit,
     )
-    more = [Finding("how_read", "note", note) for note in scan.notes]
+    more = []
     try:
         data.setup()
     except (ValueError, OSError) as error:

@@ -53,10 +53,11 @@ def walk_files(root: str | Path) -> Iterator[str]:
             continue
         visited.add(real)
         folders[:] = sorted(f for f in folders if not is_passed_over(f))
-        yield from (path for name in sorted(files) if not _is_special(path := os.path.join(folder, name)))
+        yield from (path for name in sorted(files) if not is_special(path := os.path.join(folder, name)))
 
 
-def _is_special(path: str) -> bool:
+def is_special(path: str) -> bool:
+    """Return whether a path is a pipe or a device, which reading would wait for; a link to nothing is none."""
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)
     except OSError:

@@ -9,12 +9,17 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from finetune import ImageDataModule, Preprocess
+from finetune.data.image_folders import Folder
 
 SMALL_PREPROCESS = Preprocess(size=16, resize=16)
 
 
 def make_data(root: Any, **options: Any) -> ImageDataModule:
     return ImageDataModule(root, **{"num_workers": 0, "preprocess": SMALL_PREPROCESS, **options}).prepare()
+
+
+def paths_of(tree: Folder) -> list[str]:
+    return [path for folder in tree.walk() for path in folder.own_paths()]
 
 
 def split_sizes(data: ImageDataModule) -> dict[str, int]:

@@ -10,6 +10,7 @@ from torchvision.datasets import folder
 from finetune.data import image_folders
 from finetune.data.image_folders import list_images, read_tree
 from finetune.io import formats, listing
+from tests.data.helpers import paths_of
 
 
 def test_the_images_and_classes_are_those_that_torchvision_takes(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_the_tree_holds_the_files_of_every_folder_in_the_order_in_which_they_are
         (tmp_path / name).touch()
     tree = read_tree(tmp_path)
     assert list(tree.folders) == ["a", "b"]
-    assert list(tree.all_paths()) == list(listing.walk_files(tmp_path))
+    assert paths_of(tree) == list(listing.walk_files(tmp_path))
     assert image_folders.own_images(tree.folders["b"]) == [str(tmp_path / "b/10.JPG"), str(tmp_path / "b/2.png")]
     assert image_folders.is_flat(tree.folders["a"])
     assert not image_folders.is_flat(tree.folders["b"])
@@ -84,7 +85,7 @@ def test_a_loop_of_links_ends_and_a_link_to_another_class_is_a_class(tmp_path: P
     (tmp_path / "photos" / "back").symlink_to(tmp_path)
     (tmp_path / "photos" / "lion").symlink_to(tmp_path / "photos" / "cat")
     tree = read_tree(tmp_path / "photos")
-    assert [Path(path).relative_to(tmp_path).as_posix() for path in tree.all_paths()] == [
+    assert [Path(path).relative_to(tmp_path).as_posix() for path in paths_of(tree)] == [
         "photos/cat/1.png", "photos/lion/1.png",
     ]  # fmt: skip
 
@@ -97,4 +98,4 @@ def test_folders_that_link_to_one_another_end_after_one_visit_each(tmp_path: Pat
     for name in names:
         for other in names:
             (tmp_path / "photos" / name / f"to_{other}").symlink_to(tmp_path / "photos" / other)
-    assert len(list(read_tree(tmp_path / "photos").all_paths())) <= 8**4
+    assert len(paths_of(read_tree(tmp_path / "photos"))) <= 8**4

@@ -10,6 +10,7 @@ import pytest
 
 from finetune.data.image_folders import Folder, read_tree
 from finetune.data.layout import Layout, resolve
+from tests.data.helpers import paths_of
 
 Tree = dict[str, Any]
 """Name of a folder -> what is in it, or the number of images in it."""
@@ -113,6 +114,8 @@ DOUBTED: dict[str, tuple[Tree, str, str]] = {
     "nested classes": (
         {"animal": {"cat": 2, "dog": 1}, "plant": {"tree": 1}}, "3 folders within", "data.class_depth=leaf"),
     "two folders for one split": ({"train": TWO, "val": TWO, "validation": TWO}, "val and validation all mean val", "Remove"),
+    "classes beside train": (
+        {"train": {"a": 1, "b": 1}, "car": {"a": 1, "b": 2}}, "train read as a split, and car not at all", "data.layout=classes"),
     "a class called train": ({"train": 3, "car": 2}, "train is a class here", "data.layout=classes"),
 }  # fmt: skip
 
@@ -147,6 +150,18 @@ def test_the_innermost_folder_is_a_class_at_any_depth() -> None:
 def test_an_unknown_depth_is_refused(depth: Any) -> None:
     with pytest.raises(ValueError, match=r"data\.class_depth is auto, leaf or a number from 1 on"):
         resolve(folder_of({"cat": 1, "dog": 1}), class_depth=depth)
+
+
+def test_a_misspelt_class_of_val_is_no_split_without_labels() -> None:
+    found = resolve(folder_of({"train": TWO, "val": {"Cat": 5}}))
+    assert counts(found)["val"] == {"Cat": 5}
+    assert found.unlabelled == {}
+
+
+def test_images_beside_folders_of_classes_are_said_to_be_a_class_at_the_innermost_depth() -> None:
+    found = resolve(folder_of({"animal": {"": 3, "cat": 2}, "plant": 1}), class_depth="leaf")
+    assert counts(found) == {"": {"animal": 3, "animal/cat": 2, "plant": 1}}
+    assert "images lie in animal and in folders within" in found.notes[0]
 
 
 def test_a_split_without_labels_says_what_answers_it() -> None:
@@ -191,9 +206,9 @@ def test_no_image_of_500_random_trees_is_lost_or_read_twice_without_a_word() -> 
         kinds.add(found.kind)
         read = [path for classes in found.images.values() for paths in classes.values() for path in paths]
         assert len(read) == len(set(read))
-        left = set(root.all_paths()) - set(read) - set(found.loose)
-        assert number_of_images(tree) == len(set(root.all_paths()))
-        said = " ".join([*found.notes, *map(str, found.doubts)])
+        left = set(paths_of(root)) - set(read) - set(found.loose)
+        assert number_of_images(tree) == len(set(paths_of(root)))
+        said = " ".join([*found.notes, *map(str, found.doubts), *found.unread_folders])
         # what is neither read nor beside the classes lies in a folder that a sentence names
         for path in left:
             parts = path.removeprefix("/photos/").split("/")
