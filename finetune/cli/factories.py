@@ -182,7 +182,10 @@ def make_evaluation_data(cfg: DictConfig, model: Classifier) -> ImageDataModule:
     """
     if _hydra_choice("data") == "csv" and cfg.data.root is None:
         raise ValueError("data.root is missing: give the table as data.root=...")
-    data = ImageDataModule(**data_options(cfg))
+    options = data_options(cfg)
+    if options["class_depth"] == "auto":  # its class names are those of the run
+        options["class_depth"] = model.module.metadata.config.get("data", {}).get("class_depth", "auto")
+    data = ImageDataModule(**options)
     data.preprocess = model.module.preprocess
     return data
 

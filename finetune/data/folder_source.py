@@ -54,8 +54,6 @@ class FolderSource:
             raise ValueError(layout_hints.no_train(self.tree, found))
         if len(found.get("", ())) == 1 and (text := layout_hints.only_class(self.tree)):
             raise ValueError(text)
-        if self.found.kind == "classes" and (text := layout_hints.too_low(self.root)):
-            self.notes.append(text)
         self._add_notes()
         return {split or "train": self._labelled(split) for split in found}
 
@@ -65,6 +63,11 @@ class FolderSource:
         Raises:
             ValueError: there are splits, and not this one.
         """
+        if layout_hints.lies_loose(self.tree):
+            raise ValueError(
+                f"{layout_hints.no_classes(self.tree)} Without labels nothing can be evaluated; python -m finetune.predict ckpt=RUN "
+                f"source={self.root} answers what the images show."
+            )
         found = self.found.images
         self._add_notes()
         if self.found.kind == "classes":

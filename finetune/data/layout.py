@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from finetune.data import layout_hints, split_names
 from finetune.data.image_folders import Folder, has_images, is_flat, own_images, with_images
@@ -209,6 +210,11 @@ def _read_inside_out(tree: Folder, depth: ClassDepth, asked: bool) -> Layout | N
         if not asked and len(classes) < 2:
             return None
         raise ValueError(layout_hints.half_inside_out(tree, whole, mixed))
+    if depth.given not in ("auto", 1):
+        raise ValueError(
+            f"data.class_depth={depth.given} is for folders of classes alone, and in {tree.path} each class has folders of its own "
+            f"for splits ({classes[whole[0]].name}/{next(iter(inner[whole[0]].values())).name}): leave it out, or say data.layout=classes."
+        )
     result = Layout("inside_out", {})
     result.loose += tree.own_paths()
     for name, splits in inner.items():
@@ -227,7 +233,9 @@ def _read_classes(tree: Folder, depth: ClassDepth, asked: bool) -> Layout | None
     if not tree.folders:
         return None
     result = Layout("classes", {})
-    _add_classes(result, "", tree, depth)
+    _add_classes(result, "", tree, depth, asked)
+    if text := layout_hints.too_low(Path(tree.path)):
+        result.notes.append(text)
     taken = [name for name in tree.folders if split_names.split_of(name) is not None]
     if taken and not asked and len(taken) < len(tree.folders):
         verb = "is a class" if len(taken) == 1 else "are classes"
@@ -237,7 +245,7 @@ def _read_classes(tree: Folder, depth: ClassDepth, asked: bool) -> Layout | None
     return result
 
 
-def _add_classes(result: Layout, split: str, folder: Folder, depth: ClassDepth) -> None:
+def _add_classes(result: Layout, split: str, folder: Folder, depth: ClassDepth, asked: bool = False) -> None:
     """Add the images of a folder per class, at the level that names the class."""
     result.loose += folder.own_paths()
     result.folders[split] = folder.path
@@ -246,7 +254,7 @@ def _add_classes(result: Layout, split: str, folder: Folder, depth: ClassDepth) 
         for name, inner in folder.folders.items():
             _add(result, classes.setdefault(name, []), inner, 0)
         if depth.given == "auto":
-            _note_nested(result, split, folder)
+            _note_nested(result, split, folder, asked)
         return
     loose = []
     for path, inner, level in _at_depth(folder, depth.levels):
@@ -289,7 +297,7 @@ def _add(result: Layout, images: list[str], folder: Folder, level: int, deeper: 
         _add(result, images, inner, level + 1)
 
 
-def _note_nested(result: Layout, split: str, folder: Folder) -> None:
+def _note_nested(result: Layout, split: str, folder: Folder, asked: bool) -> None:
     """Say that folders within folders were taken for one class, and doubt it where they look like classes."""
     inner = {name: [f.name for f in c.folders.values() if has_images(f)] for name, c in folder.folders.items()}
     deep = {name: names for name, names in inner.items() if names}
@@ -301,7 +309,7 @@ def _note_nested(result: Layout, split: str, folder: Folder) -> None:
     advice = "data.class_depth=leaf makes each a class, data.class_depth=1 says that they are none."
     flat = [name for name, c in folder.folders.items() if own_images(c)]
     all_names = [name for names in deep.values() for name in names]
-    if not flat and len(set(all_names)) == len(all_names) > len(deep):
+    if not asked and not flat and len(set(all_names)) == len(all_names) > len(deep):
         result.doubts.append(Doubt(message, advice))
     else:
         result.nested_note = f"{message} {advice}"

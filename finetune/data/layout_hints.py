@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from finetune.data import split_names
 from finetune.data.image_folders import Folder, own_images, with_images
 from finetune.io import listing
 from finetune.io.formats import is_image
+
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 MOST_LOOKED_AT = 50
 """Folders beside a root that are looked into: a root in a home folder must not read all of it."""
@@ -24,12 +27,32 @@ def no_classes(tree: Folder) -> str:
         "class, or train/ and val/ with a folder per class each."
     )
     above = _above(Path(tree.path)) if loose else None
-    return f"{text} {above} seems to be meant: data.root={above}" if above is not None else text
+    return (
+        f"{text} {above} seems to be meant: data.root={above}"
+        if above is not None
+        else text + _tables_advice(tree.path)
+    )
+
+
+def lies_loose(tree: Folder) -> bool:
+    """Return whether a folder has images and no folders."""
+    return not tree.folders and bool(own_images(tree))
+
+
+def _tables_advice(folder: str) -> str:
+    """Return which tables lie in a folder or beside it, as a sentence; an empty text without any."""
+    found = []
+    for place in (Path(folder), Path(folder).parent):
+        with suppress(OSError):
+            found += sorted(str(path) for path in place.iterdir() if path.suffix.lower() in TABLES and path.is_file())
+    return f" Labels in a table: data.root={' or data.root='.join(found[:3])}" if found else ""
 
 
 def _above(root: Path) -> Path | None:
     """Return the folder of a class folder, or the one that holds its splits; None where it does not look like one."""
     parent = root.resolve().parent
+    if split_names.split_of(root.resolve().name) is not None:
+        return None
     if split_names.split_of(parent.name) is not None and _looks_like_classes(parent):
         return parent.parent
     return parent if _looks_like_classes(parent) else None
@@ -66,7 +89,7 @@ def flat_splits(tree: Folder, flat: Mapping[str, Folder]) -> str:
     names = " and ".join(folder.name for folder in flat.values())
     return (
         f"{next(iter(flat.values())).path} has no folders in it; it needs a folder of images per class. If {names} are "
-        f"classes themselves, say data.layout=classes. Labels in a table are read with data.root=TABLE data.images={tree.path}"
+        f"classes themselves, say data.layout=classes.{_tables_advice(tree.path)}"
     )
 
 

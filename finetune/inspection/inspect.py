@@ -77,7 +77,9 @@ def inspect_data(data: ImageDataModule, phash_threshold: int = checks.PHASH_THRE
     try:
         data.setup()
     except (ValueError, OSError) as error:
-        more.append(Finding("refused", "problem", f"Training would not start: {error}"))
+        refused = [Finding("refused", "problem", f"Training would not start: {error}")]
+    else:
+        refused = []
     depth = data.final_preprocess.depth
     scan.image_info = {path: details.scaled(depth) for path, details in scan.image_info.items()}
     if "val" in data.splits:
@@ -85,7 +87,10 @@ def inspect_data(data: ImageDataModule, phash_threshold: int = checks.PHASH_THRE
         scan.holdout = set(data.splits["val"].keys) - val_keys
         more.append(checks.validation_uncertainty(len(data.splits["val"])))
     more += group_findings(scan, data.splits)
-    findings = checks.by_severity([*checks.run_checks(scan, data.final_preprocess, phash_threshold), *more])
+    found = checks.run_checks(scan, data.final_preprocess, phash_threshold)
+    # what follows from a folder that is read as it is not meant would lead away from the reason
+    found = [finding for finding in found if not (refused and finding.name in ("one_class", "nested"))]
+    findings = checks.by_severity([*refused, *found, *more])
     sizes = {name: len(split) for name, split in data.splits.items()}
     return Inspection(scan, findings, sizes, data.final_preprocess, time.perf_counter() - began)
 

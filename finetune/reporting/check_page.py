@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.inspection import checks
-from finetune.inspection.finding import Finding
+from finetune.inspection.finding import Finding, count_of
 from finetune.inspection.inspect import Inspection
 from finetune.inspection.scan import DatasetScan
 from finetune.io import archives
@@ -102,7 +102,7 @@ def _properties(inspection: Inspection) -> list[tuple[str, str]]:
     sides = sorted((min(info.width, info.height), max(info.width, info.height)) for info in known)
     sizes = ", ".join(f"{n} {name}" for name, n in inspection.split_sizes.items())
     result = [
-        ("images", f"{len(known):,} of {len(scan.counts())} classes" + (f": {sizes}" if sizes else "")),
+        ("images", f"{len(known):,} of {count_of(len(scan.counts()), 'class')}" + (f": {sizes}" if sizes else "")),
         ("formats", ", ".join(f"{n:,} {name}" for name, n in formats.most_common(4)) or "none"),
     ]
     if sides:

@@ -108,3 +108,21 @@ def test_depth_and_layout_are_what_the_data_module_says(make_images: Callable[..
         make_data(root, layout="splits")
     with pytest.raises(ValueError, match=r"data\.layout.*insideout.*inside_out"):
         make_data(root, layout="insideout")
+
+
+def test_images_without_folders_name_the_table_beside_them_and_what_answers_them(
+    make_images: Callable[..., Path],
+) -> None:
+    root = make_images({"": {"train": 3, "test": 2}})
+    with pytest.raises(ValueError, match=r"train has no folders in it"):
+        make_data(root)
+    (root / "labels.csv").write_text("id,breed\n")
+    (root / "more.csv").write_text("id\n")
+    with pytest.raises(
+        ValueError, match=rf"Labels in a table: data\.root={root}/labels\.csv or data\.root={root}/more\.csv$"
+    ):
+        make_data(root)
+    with pytest.raises(ValueError, match=rf"lie loose there.*Labels in a table: data\.root={root}/labels\.csv"):
+        make_data(root / "train")
+    with pytest.raises(ValueError, match=rf"predict ckpt=RUN source={root}/test answers what the images show"):
+        FolderSource(root / "test").evaluation_splits("val")

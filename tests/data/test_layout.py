@@ -152,6 +152,15 @@ def test_an_unknown_depth_is_refused(depth: Any) -> None:
         resolve(folder_of({"cat": 1, "dog": 1}), class_depth=depth)
 
 
+def test_a_depth_of_classes_is_refused_where_each_class_has_splits() -> None:
+    tree = folder_of({"cats": {"train": 3, "val": 1}, "dogs": {"train": 2, "val": 2}})
+    with pytest.raises(ValueError, match=r"data\.class_depth=leaf is for folders of classes alone.*\(cats/train\)"):
+        resolve(tree, class_depth="leaf")
+    assert counts(resolve(tree, "classes")) == {"": {"cats": 4, "dogs": 4}}
+    assert resolve(tree, "classes").doubts == []
+    assert "4 folders within the folders of classes" in resolve(tree, "classes").nested_note
+
+
 def test_a_misspelt_class_of_val_is_no_split_without_labels() -> None:
     found = resolve(folder_of({"train": TWO, "val": {"Cat": 5}}))
     assert counts(found)["val"] == {"Cat": 5}

@@ -158,6 +158,16 @@ def test_evaluate_on_a_flat_folder_that_was_split(command: Command, make_images:
     assert evaluation(folder)["as_in_the_run"]["same"] is True
 
 
+def test_evaluate_names_the_classes_of_nested_folders_as_the_run_did(
+    command: Command, make_images: Callable[..., Path]
+) -> None:
+    root = make_images({"train/animal": {"cat": 5, "dog": 5}, "val/animal": {"cat": 2, "dog": 2}})
+    run, _ = command("train", *TINY, f"data.root={root}", "data.class_depth=leaf", "trainer.max_epochs=1")
+    folder, code = command("evaluate", f"ckpt={run}", f"data.root={root}/val")
+    assert code == 0
+    assert set(evaluation(folder)["per_class"]) == {"animal/cat", "animal/dog"}
+
+
 def test_evaluate_maps_the_classes_of_new_data_by_name(
     command: Command, trained: Path, make_images: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,5 +93,7 @@ def test_a_folder_that_can_be_read_in_two_ways_is_a_problem_and_one_too_high_nam
     assert found["layout"].severity == "problem"
     assert "data.class_depth=leaf" in found["layout"].advice
     high = make_images({"data/train": {"cat": 3, "dog": 3}, "data/val": {"cat": 1, "dog": 1}}, "high")
-    found = {finding.name: finding for finding in inspect_data(ImageDataModule(high, num_workers=0)).findings}
+    findings = inspect_data(ImageDataModule(high, num_workers=0)).findings
+    assert [finding.name for finding in findings if finding.severity == "problem"] == ["refused"]
+    found = {finding.name: finding for finding in findings}
     assert found["refused"].message.endswith(f"Give data.root={high}/data")
