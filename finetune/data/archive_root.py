@@ -17,16 +17,16 @@ TREE = "tree"
 def unpacked(archive: Path, cache: Cache) -> Path:
     """Return the folder of an archive's files, unpacked into the cache unless it is there already.
 
-    Several processes may call this at the same time: one works, the others wait. An archive that has changed, by its size
-    or its time of change, is unpacked again.
+    Several processes may call this at the same time: one works, the others wait. An archive that has changed, by its
+    size, its time of change or `archives.fingerprint`, is unpacked again; one that was moved is not.
 
     Raises:
         ValueError: it cannot be unpacked, see `archives.extract`.
     """
-    about = archive.stat()
-    key = {"name": archive.name, "size": about.st_size, "mtime_ns": about.st_mtime_ns}
-    entry = cache.path("archive", key)
     try:
+        about = archive.stat()
+        key = {"name": archive.name, "size": about.st_size, "mtime_ns": about.st_mtime_ns}
+        entry = cache.path("archive", {**key, "fingerprint": archives.fingerprint(archive)})
         with cache.locked(entry):
             if not (entry / TREE).is_dir():
                 size = archives.measure(archive)
