@@ -68,12 +68,15 @@ def table_of_folder(root: Path, columns: Mapping[str, str | None] | None = None)
 # --- folders -----------------------------------------------------------------------------------------------------
 
 
-def _roboflow_folders(root: Path) -> dict[str, Path]:
-    """Return the folder of each split that has a table of Roboflow's; of a folder with one in itself, all are train."""
+def _roboflow_folders(root: Path) -> list[tuple[str, Path]]:
+    """Return the splits and folders that have a table of Roboflow's; of a folder with one in itself, all are train.
+
+    Several folders may be of one split: train and train2.
+    """
     if (root / ROBOFLOW_TABLE).is_file():
-        return {"": root}
+        return [("", root)]
     names = [name for name in listing.subfolders(root) if (root / name / ROBOFLOW_TABLE).is_file()]
-    return {split: root / name for name in names if (split := split_of(name))}
+    return [(split, root / name) for name in names if (split := split_of(name))]
 
 
 def _is_roboflow(root: Path) -> bool:
@@ -81,9 +84,7 @@ def _is_roboflow(root: Path) -> bool:
 
 
 def _read_roboflow(root: Path) -> list[Table]:
-    return [
-        replace(read_table(folder / ROBOFLOW_TABLE), split=split) for split, folder in _roboflow_folders(root).items()
-    ]
+    return [replace(read_table(folder / ROBOFLOW_TABLE), split=split) for split, folder in _roboflow_folders(root)]
 
 
 def _is_fiftyone(root: Path) -> bool:

@@ -68,7 +68,12 @@ def test_archives_of_one_name_size_and_time_are_told_apart_and_a_moved_one_is_fo
     padding = {f"{i}.bin": bytes(3 << 20) for i in range(2)}  # what differs is in neither the first MiB nor the last
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
-        inner = {"cat/0.png": b"same", "0.bin": padding["0.bin"], f"{name}.png": name.encode(), "1.bin": padding["1.bin"]}
+        inner = {
+            "cat/0.png": b"same",
+            "0.bin": padding["0.bin"],
+            f"{name}.png": name.encode(),
+            "1.bin": padding["1.bin"],
+        }
         files[name] = pack(tmp_path / name / f"a{ending}", inner)
         os.utime(files[name], (1, 1))
     assert files["x"].stat().st_size == files["y"].stat().st_size

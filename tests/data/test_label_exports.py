@@ -57,6 +57,13 @@ def test_roboflow_has_a_table_in_each_split(tmp_path: Path) -> None:
     assert read(tmp_path / "train")[0] == {"train": [("a.jpg", "cat"), ("b.jpg", "dog")]}
 
 
+def test_roboflow_folders_of_one_split_are_read_together(tmp_path: Path) -> None:
+    roboflow(tmp_path)
+    images(tmp_path / "train2", "c.jpg")
+    (tmp_path / "train2" / "_classes.csv").write_text("filename, cat, dog\nc.jpg, 0, 1\n")
+    assert read(tmp_path)[0]["train"] == [("train/a.jpg", "cat"), ("train/b.jpg", "dog"), ("train2/c.jpg", "dog")]
+
+
 def test_roboflow_of_several_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"_classes\.csv, line 3 has 2 labels \(cat, dog\)"):
         read(roboflow(tmp_path, "b.jpg, 1, 1"))
