@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune.data import table_columns
 from finetune.data.split_names import split_of
-from finetune.data.table_files import TABLE_ENDINGS, Table, from_records, parse_json, read_table, read_text
+from finetune.data.table_files import Table, from_records, parse_json, read_table, read_text
 from finetune.io import formats, listing
 
 ROBOFLOW_TABLE = "_classes.csv"
@@ -34,35 +33,6 @@ def read_tables(path: Path) -> list[Table]:
             raise ValueError(f"{path} is a folder without a table of a kind that is known.")
         return form(path)
     return [_read_json(path) if path.suffix.lower() == ".json" else read_table(path)]
-
-
-def table_of_folder(root: Path, columns: Mapping[str, str | None] | None = None) -> Path | None:
-    """Return what a `TableSource` reads of a folder: the folder of an export, or its only table; None if it has neither.
-
-    The only table counts where the images lie loose beside it, in one folder, or in folders of splits without folders in
-    them, and no folder is named like one of its labels: otherwise the folders say the classes.
-
-    Args:
-        root: a folder.
-        columns: see `table_columns.interpret`.
-    """
-    if any(holds(root) for holds, _ in FOLDER_FORMS):
-        return root
-    tables = [
-        entry
-        for entry in sorted(root.iterdir())
-        if entry.suffix.lower() in (*TABLE_ENDINGS, ".json") and not listing.is_hidden(entry.name) and entry.is_file()
-    ]
-    names = listing.subfolders(root)
-    splits = [name for name in names if split_of(name)]
-    inner = {below for name in splits for below in listing.subfolders(root / name)}
-    if len(tables) != 1 or inner or len(names) - len(splits) > 1:
-        return None
-    try:
-        labels = {label for table in read_tables(tables[0]) for label in table_columns.interpret(table, columns).labels}
-    except (ValueError, OSError):
-        return None
-    return None if labels & set(names) else tables[0]
 
 
 # --- folders -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from finetune.data.label_exports import table_of_folder
 from finetune.data.sources import open_source
 
 Found = dict[str, list[tuple[str, str]]]
@@ -179,7 +178,7 @@ def test_cvat_folders_with_the_list_of_classes_are_folders(tmp_path: Path) -> No
     assert read(tmp_path)[0] == {"train": [("cat/1.jpg", "cat"), ("dog/2.jpg", "dog")]}
 
 
-# --- other .json, and a folder with its only table ---------------------------------------------------------------
+# --- other .json -------------------------------------------------------------------------------------------------
 
 
 def test_boxes_and_unknown_forms_are_refused(tmp_path: Path) -> None:
@@ -191,39 +190,3 @@ def test_boxes_and_unknown_forms_are_refused(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text("[{")
     with pytest.raises(ValueError, match=r"d\.json: this is no JSON"):
         read(tmp_path / "d.json")
-
-
-def test_kaggles_folder_is_read_by_its_only_table(tmp_path: Path) -> None:
-    images(tmp_path, "train/0a.jpg", "train/1b.jpg", "test/2c.jpg")
-    (tmp_path / "labels.csv").write_text("id,breed\n0a,pug\n1b,beagle\n")
-    found, notes = read(tmp_path)
-    assert found == {"train": [("train/0a.jpg", "pug"), ("train/1b.jpg", "beagle")]}
-    assert notes == [
-        f"{tmp_path} is read by its table labels.csv, not by its folders.",
-        "labels.csv is read so: path from id; label from breed (another way: data.columns).",
-        f"the paths of labels.csv are read from {tmp_path / 'train'}.",
-    ]
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        ["cat/1.jpg", "dog/2.jpg"],  # folders of classes
-        ["train/cat/1.jpg", "train/dog/2.jpg"],
-        ["cat/1.jpg"],  # named like a label
-    ],
-)
-def test_folders_that_say_the_classes_go_before_a_table(files: list[str], tmp_path: Path) -> None:
-    images(tmp_path, *files)
-    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{name},cat\n" for name in files))
-    assert table_of_folder(tmp_path) is None
-
-
-def test_a_folder_with_two_tables_or_another_one_is_no_table(tmp_path: Path) -> None:
-    images(tmp_path, "images/1.jpg")
-    (tmp_path / "notes.csv").write_text("date,temperature\n1,2\n")
-    assert table_of_folder(tmp_path) is None
-    (tmp_path / "notes.csv").write_text("path,label\n1.jpg,cat\n")
-    assert table_of_folder(tmp_path) == tmp_path / "notes.csv"
-    (tmp_path / "more.csv").write_text("path,label\n1.jpg,cat\n")
-    assert table_of_folder(tmp_path) is None
