@@ -44,6 +44,12 @@ class ReadOptions:
         for part in self.columns or {}:
             if part not in PARTS:
                 raise ValueError(unknown_name("key of data.columns:", str(part), PARTS, f"It has {', '.join(PARTS)}."))
+        column = (self.columns or {}).get("group")
+        if self.group is not None and column is not None and self.group != str(column):
+            raise ValueError(
+                f"data.group={self.group!r} and data.columns.group={column!r} both say what the groups are: leave one of "
+                "them out."
+            )
 
 
 class Source(Protocol):
