@@ -16,6 +16,7 @@ from finetune.data.folder_source import FolderSource
 from finetune.data.folder_tables import FolderTable, table_of_folder
 from finetune.data.layout import LAYOUTS, ClassDepth
 from finetune.data.readers import LabelledImages
+from finetune.data.split_names import split_of
 from finetune.data.table_columns import PARTS
 from finetune.data.table_source import TableSource
 from finetune.io import archives
@@ -157,7 +158,7 @@ def _read_by_table(place: Path, table: Path) -> str:
     text = f"{place} is read by its {'table ' + table.name if table != place else 'tables'}, not by its folders"
     folders = FolderSource(place)
     try:
-        if len(folders.class_names) > 1:
+        if len(folders.class_names) > 1 and not all(map(split_of, folders.class_names)):
             return f"{text}; data.layout={folders.found.kind} reads those."
     except ValueError:  # they could not be read
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,11 @@ def test_roboflow_folders_of_one_split_are_read_together(tmp_path: Path) -> None
     roboflow(tmp_path)
     images(tmp_path / "train2", "c.jpg")
     (tmp_path / "train2" / "_classes.csv").write_text("filename, cat, dog\nc.jpg, 0, 1\n")
-    assert read(tmp_path)[0]["train"] == [("train/a.jpg", "cat"), ("train/b.jpg", "dog"), ("train2/c.jpg", "dog")]
+    for name in ("valid", "test"):  # of train alone, folders without folders in them could be classes
+        shutil.rmtree(tmp_path / name)
+    found, notes = read(tmp_path)
+    assert found == {"train": [("train/a.jpg", "cat"), ("train/b.jpg", "dog"), ("train2/c.jpg", "dog")]}
+    assert notes[0] == f"{tmp_path} is read by its tables, not by its folders."
 
 
 def test_roboflow_of_several_labels_is_refused(tmp_path: Path) -> None:
