@@ -76,6 +76,13 @@ def test_of_several_tables_none_of_which_can_be_read_each_says_why(tmp_path: Pat
         read(tmp_path)
 
 
+def test_of_images_in_train_and_test_those_of_train_are_advised(tmp_path: Path) -> None:
+    images(tmp_path, "train/1.jpg", "test/1.jpg")
+    (tmp_path / "labels.csv").write_text("id,breed\n1,pug\n")
+    with pytest.raises(ValueError, match=rf"could be those in .*Say which: data\.images={tmp_path}/train"):
+        read(tmp_path)
+
+
 def test_several_tables_with_labels_of_files_are_named(tmp_path: Path) -> None:
     images(tmp_path, "images/1.jpg")
     for name in ("a.csv", "b.csv"):
