@@ -54,7 +54,20 @@ def _is_roboflow(root: Path) -> bool:
 
 
 def _read_roboflow(root: Path) -> list[Table]:
-    return [replace(read_table(folder / ROBOFLOW_TABLE), split=split) for split, folder in _roboflow_folders(root)]
+    folders = _roboflow_folders(root)
+    tables = [replace(read_table(folder / ROBOFLOW_TABLE), split=split) for split, folder in folders]
+    read = {folder for _, folder in folders}
+    others = [
+        name
+        for name in listing.subfolders(root)
+        if (root / name / ROBOFLOW_TABLE).is_file() and not {root, root / name} & read
+    ]
+    if others:
+        tables[0].notes.append(
+            f"{', '.join(others)} in {root} {'has' if len(others) == 1 else 'have'} a {ROBOFLOW_TABLE} and no name of a split: "
+            "not read."
+        )
+    return tables
 
 
 def _is_fiftyone(root: Path) -> bool:

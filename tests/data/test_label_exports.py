@@ -68,6 +68,14 @@ def test_roboflow_folders_of_one_split_are_read_together(tmp_path: Path) -> None
     assert notes[0] == f"{tmp_path} is read by its tables, not by its folders."
 
 
+def test_a_roboflow_folder_that_is_no_split_is_said(tmp_path: Path) -> None:
+    images(roboflow(tmp_path) / "extra", "c.jpg")
+    (tmp_path / "extra" / "_classes.csv").write_text("filename, cat, dog\nc.jpg, 0, 1\n")
+    found, notes = read(tmp_path)
+    assert {name: len(part) for name, part in found.items()} == {"train": 2, "val": 2, "test": 2}
+    assert f"extra in {tmp_path} has a _classes.csv and no name of a split: not read." in notes
+
+
 def test_roboflow_of_several_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"_classes\.csv, line 3 has 2 labels \(cat, dog\)"):
         read(roboflow(tmp_path, "b.jpg, 1, 1"))
