@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from finetune.data.split_names import split_of
@@ -17,21 +18,23 @@ TREE = "tree"
 def unpacked(archive: Path, cache: Cache) -> Path:
     """Return the folder of an archive's files, unpacked into the cache unless it is there already.
 
-    Several processes may call this at the same time: one works, the others wait. An archive that has changed, by its size
-    or its time of change, is unpacked again.
+    Several processes may call this at the same time: one works, the others wait. An archive that has changed, by its
+    size, its time of change or `archives.fingerprint`, is unpacked again; one that was moved is not.
 
     Raises:
         ValueError: it cannot be unpacked, see `archives.extract`.
     """
-    about = archive.stat()
-    key = {"name": archive.name, "size": about.st_size, "mtime_ns": about.st_mtime_ns}
-    entry = cache.path("archive", key)
     try:
+        about = archive.stat()
+        size, mtime_ns = about.st_size, about.st_mtime_ns
+        digest = _fingerprint(archive.absolute(), size, mtime_ns)
+        key = {"name": archive.name, "size": size, "mtime_ns": mtime_ns, "fingerprint": digest}
+        entry = cache.path("archive", key)
         with cache.locked(entry):
             if not (entry / TREE).is_dir():
-                size = archives.measure(archive)
-                metadata = {"description": f"files of {archive.absolute()}", "bytes": size}
-                cache.make(entry, metadata, size, lambda folder: archives.write(archive, folder / TREE))
+                unpacked_size = archives.measure(archive)
+                metadata = {"description": f"files of {archive.absolute()}", "bytes": unpacked_size}
+                cache.make(entry, metadata, unpacked_size, lambda folder: archives.write(archive, folder / TREE))
             cache.hold(entry)
     except archives.UnsafeArchiveError as error:
         raise ValueError(f"data.root={archive} is not unpacked. {error}") from error
@@ -43,6 +46,12 @@ def unpacked(archive: Path, cache: Cache) -> Path:
             f"data.root={archive} could not be unpacked into {cache.folder} ({reason}): unpack it yourself and give its folder."
         ) from error
     return _top_folder(entry / TREE)
+
+
+@lru_cache
+def _fingerprint(archive: Path, size: int, mtime_ns: int) -> str:
+    """Return `archives.fingerprint`, computed once in a process: a run asks for its archive several times."""
+    return archives.fingerprint(archive)
 
 
 def _top_folder(tree: Path) -> Path:

@@ -23,6 +23,8 @@ class FolderSource:
     root: Path
     layout: str = "auto"
     class_depth: int | str = "auto"
+    table_refusal: str = ""
+    """Why no table in the folder is read, for a folder that cannot be read by its folders either."""
     skipped_files: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -38,7 +40,17 @@ class FolderSource:
         Raises:
             ValueError: the folder is laid out in no known way.
         """
-        return resolve(self.tree, self.layout, self.class_depth)
+        try:
+            return resolve(self.tree, self.layout, self.class_depth)
+        except ValueError as error:
+            if self.table_refusal:
+                raise ValueError(self.table_refusal) from error
+            raise
+
+    @property
+    def class_names(self) -> set[str]:
+        """Return the names of the classes of all splits."""
+        return {name for classes in self.found.images.values() for name in classes}
 
     def prepare(self) -> None:
         """Do nothing: the folder is there."""
@@ -54,6 +66,8 @@ class FolderSource:
             raise ValueError(layout_hints.no_train(self.tree, found))
         if len(found.get("", ())) == 1 and (text := layout_hints.only_class(self.tree)):
             raise ValueError(text)
+        if self.table_refusal and len(self.class_names) < 2:
+            raise ValueError(self.table_refusal)
         self._add_notes()
         return {split or "train": self._labelled(split) for split in found}
 

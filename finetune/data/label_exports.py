@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune.data import table_columns
 from finetune.data.split_names import split_of
-from finetune.data.table_files import TABLE_ENDINGS, Table, from_records, parse_json, read_table, read_text
+from finetune.data.table_files import Table, from_records, parse_json, read_table, read_text
 from finetune.io import formats, listing
 
 ROBOFLOW_TABLE = "_classes.csv"
@@ -36,44 +35,18 @@ def read_tables(path: Path) -> list[Table]:
     return [_read_json(path) if path.suffix.lower() == ".json" else read_table(path)]
 
 
-def table_of_folder(root: Path, columns: Mapping[str, str | None] | None = None) -> Path | None:
-    """Return what a `TableSource` reads of a folder: the folder of an export, or its only table; None if it has neither.
-
-    The only table counts where the images lie loose beside it, in one folder, or in folders of splits without folders in
-    them, and no folder is named like one of its labels: otherwise the folders say the classes.
-
-    Args:
-        root: a folder.
-        columns: see `table_columns.interpret`.
-    """
-    if any(holds(root) for holds, _ in FOLDER_FORMS):
-        return root
-    tables = [
-        entry
-        for entry in sorted(root.iterdir())
-        if entry.suffix.lower() in (*TABLE_ENDINGS, ".json") and not listing.is_hidden(entry.name) and entry.is_file()
-    ]
-    names = listing.subfolders(root)
-    splits = [name for name in names if split_of(name)]
-    inner = {below for name in splits for below in listing.subfolders(root / name)}
-    if len(tables) != 1 or inner or len(names) - len(splits) > 1:
-        return None
-    try:
-        labels = {label for table in read_tables(tables[0]) for label in table_columns.interpret(table, columns).labels}
-    except (ValueError, OSError):
-        return None
-    return None if labels & set(names) else tables[0]
-
-
 # --- folders -----------------------------------------------------------------------------------------------------
 
 
-def _roboflow_folders(root: Path) -> dict[str, Path]:
-    """Return the folder of each split that has a table of Roboflow's; of a folder with one in itself, all are train."""
+def _roboflow_folders(root: Path) -> list[tuple[str, Path]]:
+    """Return the splits and folders that have a table of Roboflow's; of a folder with one in itself, all are train.
+
+    Several folders may be of one split: train and train2.
+    """
     if (root / ROBOFLOW_TABLE).is_file():
-        return {"": root}
+        return [("", root)]
     names = [name for name in listing.subfolders(root) if (root / name / ROBOFLOW_TABLE).is_file()]
-    return {split: root / name for name in names if (split := split_of(name))}
+    return [(split, root / name) for name in names if (split := split_of(name))]
 
 
 def _is_roboflow(root: Path) -> bool:
@@ -81,9 +54,20 @@ def _is_roboflow(root: Path) -> bool:
 
 
 def _read_roboflow(root: Path) -> list[Table]:
-    return [
-        replace(read_table(folder / ROBOFLOW_TABLE), split=split) for split, folder in _roboflow_folders(root).items()
+    folders = _roboflow_folders(root)
+    tables = [replace(read_table(folder / ROBOFLOW_TABLE), split=split) for split, folder in folders]
+    read = {folder for _, folder in folders}
+    others = [
+        name
+        for name in listing.subfolders(root)
+        if (root / name / ROBOFLOW_TABLE).is_file() and not {root, root / name} & read
     ]
+    if others:
+        tables[0].notes.append(
+            f"{', '.join(others)} in {root} {'has' if len(others) == 1 else 'have'} a {ROBOFLOW_TABLE} and no name of a split: "
+            "not read."
+        )
+    return tables
 
 
 def _is_fiftyone(root: Path) -> bool:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from finetune.data import archive_root, label_exports
+from finetune.data import archive_root
 from finetune.data.dataset_source import DatasetSource
 from finetune.data.folder_source import FolderSource
+from finetune.data.folder_tables import FolderTable, table_of_folder
 from finetune.data.layout import LAYOUTS, ClassDepth
 from finetune.data.readers import LabelledImages
+from finetune.data.split_names import split_of
 from finetune.data.table_columns import PARTS
 from finetune.data.table_source import TableSource
 from finetune.io import archives
@@ -43,6 +45,12 @@ class ReadOptions:
         for part in self.columns or {}:
             if part not in PARTS:
                 raise ValueError(unknown_name("key of data.columns:", str(part), PARTS, f"It has {', '.join(PARTS)}."))
+        column = (self.columns or {}).get("group")
+        if self.group is not None and column is not None and self.group != str(column):
+            raise ValueError(
+                f"data.group={self.group!r} and data.columns.group={column!r} both say what the groups are: leave one of "
+                "them out."
+            )
 
 
 class Source(Protocol):
@@ -99,24 +107,62 @@ def open_source(
         raise FileNotFoundError(f"data.root={root}: there is no such folder (looked from {Path.cwd()}).")
     options = options or ReadOptions()
     place = unpacked_root(root, cache)
-    table = place if place.is_file() else label_exports.table_of_folder(place, options.columns)
-    if table is None and (options.columns or options.images):
-        given = "data.columns" if options.columns else "data.images"
-        raise ValueError(
-            f"{given} is for tables, and data.root={root} is a folder without one: give the table as data.root."
-        )
+    found = _table_of(place, root, options)
     source = (
-        FolderSource(place, options.layout, options.class_depth)
-        if table is None
-        else TableSource(table, options.columns, options.images, options.group)
+        FolderSource(place, options.layout, options.class_depth, _no_classes(place, found.refusal))
+        if found.path is None
+        else TableSource(found.path, options.columns, options.images, options.group, found.tables)
     )
     if place != root and root.is_file():
         source.notes.append(f"{root} is an archive: its files were unpacked to {place}.")
-    if table is not None and place.is_dir():
-        source.notes.append(
-            f"{place} is read by its {'table ' + table.name if table != place else 'tables'}, not by its folders."
-        )
+    if found.path is not None and place.is_dir():
+        source.notes += [_read_by_table(place, found.path), *found.notes]
     return source
+
+
+def _table_of(place: Path, root: Path, options: ReadOptions) -> FolderTable:
+    """Return the table of a place, or none where its folders are read.
+
+    Raises:
+        ValueError: options are for tables and this is none, or for folders and this is a table.
+    """
+    for_folders = [
+        f"data.{name}={value}"
+        for name, value in (("layout", options.layout), ("class_depth", options.class_depth))
+        if value != "auto"
+    ]
+    for_tables = [f"data.{name}" for name, value in (("columns", options.columns), ("images", options.images)) if value]
+    if for_folders and (place.is_file() or for_tables):
+        given = for_tables[0] if for_tables else f"data.root={root}"
+        raise ValueError(
+            f"{for_folders[0]} says how folders are read, and {given} {'is for' if for_tables else 'is'} a table: leave one "
+            "of them out."
+        )
+    if place.is_file():
+        return FolderTable(place)
+    found = FolderTable() if for_folders else table_of_folder(place, options.columns, options.images)
+    if found.path is None and for_tables:
+        raise ValueError(
+            f"{for_tables[0]} is for tables, and data.root={root} is a folder without one that is read: give the table as "
+            f"data.root. {found.refusal}".rstrip()
+        )
+    return found
+
+
+def _no_classes(place: Path, refusal: str) -> str:
+    return refusal and f"{place} has no folders of classes, and no table that says them: {refusal}"
+
+
+def _read_by_table(place: Path, table: Path) -> str:
+    """Return that a folder is read by its table, and how its folders are read where they could be."""
+    text = f"{place} is read by its {'table ' + table.name if table != place else 'tables'}, not by its folders"
+    folders = FolderSource(place)
+    try:
+        if len(folders.class_names) > 1 and not all(map(split_of, folders.class_names)):
+            return f"{text}; data.layout={folders.found.kind} reads those."
+    except ValueError:  # they could not be read
+        pass
+    return f"{text}."
 
 
 def unpacked_root(root: Path, cache: Cache | None = None) -> Path:

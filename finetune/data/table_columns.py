@@ -99,6 +99,15 @@ def interpret(table: Table, columns: Mapping[str, str | None] | None = None, gro
     return rows
 
 
+def path_column(table: Table) -> str | None:
+    """Return the column of the paths, by the usual names; None if there is none.
+
+    Raises:
+        ValueError: it could be two.
+    """
+    return _find(table, "path", table.columns_are)
+
+
 # --- which column is what ----------------------------------------------------------------------------------------
 
 

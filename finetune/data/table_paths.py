@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
+from finetune.data.split_names import split_of
 from finetune.data.table_columns import Rows
 from finetune.io import formats, listing
 
@@ -121,9 +122,9 @@ def _find_reading(
             break
     if len(fits) > 1:
         listed = " and in ".join(place for place, _ in fits[:3])
-        raise ValueError(
-            f"{rows.table.path}: its images could be those in {listed}. Say which: data.images={fits[0][0]}."
-        )
+        # the images of a test have no labels as a rule
+        example = next((place for place, _ in fits if split_of(os.path.basename(place)) == "train"), fits[0][0])
+        raise ValueError(f"{rows.table.path}: its images could be those in {listed}. Say which: data.images={example}.")
     if not fits:
         return as_written, ""
     place, strip = fits[0]

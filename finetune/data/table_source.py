@@ -9,6 +9,7 @@ from pathlib import Path
 
 from finetune.data import label_exports, table_columns, table_paths
 from finetune.data.readers import FileReader, LabelledImages
+from finetune.data.table_files import Table
 
 
 @dataclass
@@ -23,6 +24,8 @@ class TableSource:
     images: Path | None = None
     group: str | None = None
     """A column of groups, or something else that is none."""
+    tables: list[Table] | None = None
+    """What the table holds, where it was read already."""
     skipped_files: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -42,7 +45,7 @@ class TableSource:
             FileNotFoundError: most of its images are not there.
         """
         found = _Collected(str(self.base))
-        for table in label_exports.read_tables(self.table):
+        for table in label_exports.read_tables(self.table) if self.tables is None else self.tables:
             rows = table_columns.interpret(table, self.columns, self.group)
             if not rows.paths:
                 raise ValueError(f"{table.path} has no rows.")

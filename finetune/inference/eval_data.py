@@ -87,7 +87,7 @@ def find_trained_on(record: DataRecord, images: EvalDataset, data: ImageDataModu
         found = info.hash_files(paths)
     else:
         root = data.root or (Path(record.root) if record.root is not None else None)
-        found = info.scan_images(paths, root, data.cache)
+        found = info.scan_images(paths, root, data.cache, max_pixels=data.image_options.limit)
     files = [(key, found[path]) for key, path in zip(images.split.keys, paths, strict=True) if found[path].sha1]
     known = torch.isin(info.short_hashes([file.sha1 for _, file in files]), record.trained_on).tolist()
     count, notes = sum(known), list(images.notes)
@@ -222,7 +222,8 @@ def _new_data(
     images, options = found[part], data.splitting
     images = replace(images, labels=match_names(images.labels, classes))
     if options.classes is not None:
-        images = images.select([label in options.classes for label in images.labels])
+        wanted = set(match_names(options.classes, [*classes, *dict.fromkeys(images.labels)]))
+        images = images.select([label in wanted for label in images.labels])
     image_info = info.scan_images(images.reader.paths or [], data.root, data.cache, max_pixels=data.image_options.limit)
     readable, bad_files = without_bad_files({"": images}, image_info, options.on_bad_file)
     images = readable[""]

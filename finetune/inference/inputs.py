@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import http.client
 import os
@@ -24,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from finetune.data import image_folders
+from finetune.data import image_folders, table_columns, table_files, table_paths
 from finetune.data.loaders import make_loader
 from finetune.images import decode, depth
 from finetune.images.decode import BadImageError, Decoding
@@ -43,7 +42,10 @@ MAX_BYTES = 64 << 20
 """Size limit of an image that is fetched from an address."""
 TIMEOUT_S = 30.0
 """Time limit for fetching one, from first to last."""
-TABLES = (".csv", ".txt", ".lst")
+LISTS = (".txt", ".lst")
+"""Endings of files with a path a line."""
+UNREAD_TABLES = (*table_files.SHEETS, ".json")
+TABLES = (*LISTS, *table_files.TABLE_ENDINGS, ".ndjson", *UNREAD_TABLES)
 TYPICAL_BYTES = 5 * 3 * 256**2
 """Shared memory of an image that a worker process has read, with five views of it."""
 
@@ -65,8 +67,8 @@ def find_inputs(source: str) -> Inputs:
 
     Args:
         source: an image, a folder (with all below it), a pattern such as `photos/**/*.jpg`, a list of paths (a line
-            each, `.txt` or `.lst`; or `.csv` with a column `path`, relative to the table), an http(s) address, or `-`:
-            a path a line on standard input.
+            each, `.txt` or `.lst`; or a table with a column of paths, relative to it), an http(s) address, or `-`: a path a
+            line on standard input.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -88,7 +90,7 @@ def find_inputs(source: str) -> Inputs:
     if path.is_file():
         if archives.is_archive(path):
             raise ValueError(f"source={path} is an archive: unpack it and give its folder.")
-        return _some(_listed(path), source) if path.suffix.lower() in TABLES else Inputs([str(path)], 1)
+        return _listed(path) if path.suffix.lower() in TABLES else Inputs([str(path)], 1)
     if not glob.has_magic(source):
         raise FileNotFoundError(f"source={source}: there is no such file or folder (looked from {Path.cwd()}).")
     matching = sorted(name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
@@ -101,20 +103,49 @@ def _some(names: list[str], source: str, hint: str = "") -> Inputs:
     return Inputs(names, len(names))
 
 
-def _listed(path: Path) -> list[str]:
+def _listed(path: Path) -> Inputs:
+    """Return the paths of a list, as they are written, or of a table, from its folder.
+
+    Raises:
+        ValueError: it cannot be read, or has no column of paths.
+    """
+    ending = path.suffix.lower()
+    if ending in UNREAD_TABLES:
+        raise ValueError(f"source={path} is no list that is read ({ending}): save it as .csv with a column path.")
+    if ending in LISTS:
+        try:
+            with path.open(encoding="utf-8-sig") as file:
+                return _some([line.strip() for line in file if line.strip()], str(path))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"source={path} is not a list in UTF-8 ({error}).") from error
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            if path.suffix.lower() != ".csv":
-                return [line.strip() for line in file if line.strip()]
-            rows = csv.DictReader(file)
-            if "path" not in (rows.fieldnames or ()):
-                raise ValueError(
-                    f"source={path} needs a column path, got {', '.join(rows.fieldnames or ()) or 'nothing'}."
-                )
-            names = [row["path"] for row in rows if row["path"]]
-            return [name if is_address(name) else str(path.parent / name) for name in names]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"source={path} is not a list in UTF-8 ({error}).") from error
+        table = table_files.read_table(path)
+    except ValueError as error:
+        raise ValueError(str(error).replace("data.root=", "source=")) from error
+    try:
+        column = table_columns.path_column(table)
+    except ValueError:  # it could be two
+        column = None
+    if column is None:
+        raise ValueError(f"source={path} needs a column path, got {table_files.header_of(table)}.")
+    names = [name for value in table.column(column) if isinstance(value, str) and (name := value.strip())]
+    files = [name for name in names if not is_address(name)]
+    located, notes = _locate(table_columns.Rows(table, column, files))
+    found = dict(zip(files, located, strict=True))
+    return replace(_some([found.get(name, name) for name in names], str(path)), notes=notes)
+
+
+def _locate(rows: table_columns.Rows) -> tuple[list[str], list[str]]:
+    """Return the file of each path of a table, and notes on how they were found.
+
+    Where most are not there, or could be in two places, they are taken as they are written: each has a row of its own then,
+    which says so.
+    """
+    try:
+        located = table_paths.locate(rows)
+    except (ValueError, FileNotFoundError):
+        return [str(rows.table.path.parent / name) for name in rows.paths], []
+    return [str(Path(name)) for name in located.paths], located.notes
 
 
 def is_address(name: str) -> bool:

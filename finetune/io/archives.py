@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import stat
 import tarfile
@@ -16,6 +17,8 @@ MAX_RATIO = 200
 """Largest ratio of an archive's unpacked size to its own; beyond it, it is a bomb."""
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+_END_BYTES = 1 << 20
 
 UNREADABLE_ENDINGS = (".rar", ".7z", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".iso")
 """Endings of archives and of compressed files that are refused by name."""
@@ -44,6 +47,37 @@ def is_archive(path: Path) -> bool:
             "folder as .zip or .tar.gz."
         )
     return False
+
+
+def fingerprint(archive: Path) -> str:
+    """Return a digest that tells archives apart whose name, size and time of change are the same.
+
+    It is of the first and the last MiB, and of what the archive says of its members. The last bytes of compressed files
+    hold a checksum of all that is in them, so that only plain .tar files are listed member by member; these have no
+    checksum of contents.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    digest = hashlib.sha256()
+    with archive.open("rb") as file:
+        digest.update(file.read(_END_BYTES))
+        file.seek(max(0, archive.stat().st_size - _END_BYTES))
+        digest.update(file.read(_END_BYTES))
+    with _whole(archive):
+        for member in _describe_members(archive):
+            digest.update(repr(member).encode())
+    return digest.hexdigest()
+
+
+def _describe_members(archive: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield name, size and checksum of each member; of a plain .tar, the time of its change in place of the checksum."""
+    if not _is_tar(archive):
+        with zipfile.ZipFile(archive) as file:
+            yield from ((member.filename, member.file_size, member.CRC) for member in file.infolist())
+    elif archive.name.lower().endswith(".tar"):
+        with tarfile.open(archive) as tar:
+            yield from ((member.name, member.size, int(member.mtime)) for member in tar)
 
 
 def extract(archive: Path, target: Path) -> None:

@@ -60,6 +60,29 @@ def test_an_archive_that_has_changed_is_unpacked_again(tmp_path: Path) -> None:
     assert unpacked(archive, cache) != first
 
 
+@pytest.mark.parametrize("ending", [".zip", ".tar", ".tar.gz"])
+def test_archives_of_one_name_size_and_time_are_told_apart_and_a_moved_one_is_found(
+    ending: str, tmp_path: Path
+) -> None:
+    cache, files = Cache(tmp_path / "cache"), {}
+    padding = {f"{i}.bin": bytes(3 << 20) for i in range(2)}  # what differs is in neither the first MiB nor the last
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        inner = {
+            "cat/0.png": b"same",
+            "0.bin": padding["0.bin"],
+            f"{name}.png": name.encode(),
+            "1.bin": padding["1.bin"],
+        }
+        files[name] = pack(tmp_path / name / f"a{ending}", inner)
+        os.utime(files[name], (1, 1))
+    assert files["x"].stat().st_size == files["y"].stat().st_size
+    roots = {name: unpacked(path, cache) for name, path in files.items()}
+    assert [(roots[name] / f"{name}.png").read_bytes() for name in "xy"] == [b"x", b"y"]
+    (tmp_path / "elsewhere").mkdir()
+    assert unpacked(files["x"].rename(tmp_path / "elsewhere" / files["x"].name), cache) == roots["x"]
+
+
 def test_processes_that_start_together_unpack_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive, count, original = pack(tmp_path / "a.zip", FILES), [], archives.write
 

@@ -121,8 +121,8 @@ def test_images_without_folders_name_the_table_beside_them_and_what_answers_them
     with pytest.raises(
         ValueError, match=rf"Labels in a table: data\.root={root}/labels\.csv or data\.root={root}/more\.csv$"
     ):
-        make_data(root)
+        FolderSource(root).splits()
     with pytest.raises(ValueError, match=rf"lie loose there.*Labels in a table: data\.root={root}/labels\.csv"):
-        make_data(root / "train")
+        FolderSource(root / "train").splits()
     with pytest.raises(ValueError, match=rf"predict ckpt=RUN source={root}/test answers what the images show"):
         FolderSource(root / "test").evaluation_splits("val")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from finetune.data.label_exports import table_of_folder
 from finetune.data.sources import open_source
 
 Found = dict[str, list[tuple[str, str]]]
@@ -55,6 +55,25 @@ def test_roboflow_has_a_table_in_each_split(tmp_path: Path) -> None:
     }
     assert notes[0] == f"{tmp_path} is read by its tables, not by its folders."
     assert read(tmp_path / "train")[0] == {"train": [("a.jpg", "cat"), ("b.jpg", "dog")]}
+
+
+def test_roboflow_folders_of_one_split_are_read_together(tmp_path: Path) -> None:
+    roboflow(tmp_path)
+    images(tmp_path / "train2", "c.jpg")
+    (tmp_path / "train2" / "_classes.csv").write_text("filename, cat, dog\nc.jpg, 0, 1\n")
+    for name in ("valid", "test"):  # of train alone, folders without folders in them could be classes
+        shutil.rmtree(tmp_path / name)
+    found, notes = read(tmp_path)
+    assert found == {"train": [("train/a.jpg", "cat"), ("train/b.jpg", "dog"), ("train2/c.jpg", "dog")]}
+    assert notes[0] == f"{tmp_path} is read by its tables, not by its folders."
+
+
+def test_a_roboflow_folder_that_is_no_split_is_said(tmp_path: Path) -> None:
+    images(roboflow(tmp_path) / "extra", "c.jpg")
+    (tmp_path / "extra" / "_classes.csv").write_text("filename, cat, dog\nc.jpg, 0, 1\n")
+    found, notes = read(tmp_path)
+    assert {name: len(part) for name, part in found.items()} == {"train": 2, "val": 2, "test": 2}
+    assert f"extra in {tmp_path} has a _classes.csv and no name of a split: not read." in notes
 
 
 def test_roboflow_of_several_labels_is_refused(tmp_path: Path) -> None:
@@ -172,7 +191,7 @@ def test_cvat_folders_with_the_list_of_classes_are_folders(tmp_path: Path) -> No
     assert read(tmp_path)[0] == {"train": [("cat/1.jpg", "cat"), ("dog/2.jpg", "dog")]}
 
 
-# --- other .json, and a folder with its only table ---------------------------------------------------------------
+# --- other .json -------------------------------------------------------------------------------------------------
 
 
 def test_boxes_and_unknown_forms_are_refused(tmp_path: Path) -> None:
@@ -184,39 +203,3 @@ def test_boxes_and_unknown_forms_are_refused(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text("[{")
     with pytest.raises(ValueError, match=r"d\.json: this is no JSON"):
         read(tmp_path / "d.json")
-
-
-def test_kaggles_folder_is_read_by_its_only_table(tmp_path: Path) -> None:
-    images(tmp_path, "train/0a.jpg", "train/1b.jpg", "test/2c.jpg")
-    (tmp_path / "labels.csv").write_text("id,breed\n0a,pug\n1b,beagle\n")
-    found, notes = read(tmp_path)
-    assert found == {"train": [("train/0a.jpg", "pug"), ("train/1b.jpg", "beagle")]}
-    assert notes == [
-        f"{tmp_path} is read by its table labels.csv, not by its folders.",
-        "labels.csv is read so: path from id; label from breed (another way: data.columns).",
-        f"the paths of labels.csv are read from {tmp_path / 'train'}.",
-    ]
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        ["cat/1.jpg", "dog/2.jpg"],  # folders of classes
-        ["train/cat/1.jpg", "train/dog/2.jpg"],
-        ["cat/1.jpg"],  # named like a label
-    ],
-)
-def test_folders_that_say_the_classes_go_before_a_table(files: list[str], tmp_path: Path) -> None:
-    images(tmp_path, *files)
-    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{name},cat\n" for name in files))
-    assert table_of_folder(tmp_path) is None
-
-
-def test_a_folder_with_two_tables_or_another_one_is_no_table(tmp_path: Path) -> None:
-    images(tmp_path, "images/1.jpg")
-    (tmp_path / "notes.csv").write_text("date,temperature\n1,2\n")
-    assert table_of_folder(tmp_path) is None
-    (tmp_path / "notes.csv").write_text("path,label\n1.jpg,cat\n")
-    assert table_of_folder(tmp_path) == tmp_path / "notes.csv"
-    (tmp_path / "more.csv").write_text("path,label\n1.jpg,cat\n")
-    assert table_of_folder(tmp_path) is None

@@ -98,6 +98,13 @@ def test_what_columns_may_be_is_said_at_once(columns: Any, message: str) -> None
         ImageDataModule("nowhere", columns=columns)
 
 
+def test_groups_that_are_said_twice_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"data\.group='\(p.+\)_' and data\.columns\.group='patient' both say"):
+        ImageDataModule("t.csv", group=r"(p\d+)_", columns={"group": "patient"})
+    ImageDataModule("t.csv", group="patient", columns={"group": "patient"})
+    ImageDataModule("t.csv", group=r"(p\d+)_", columns={"group": None})
+
+
 @pytest.mark.parametrize("name", ["photos.rar", "photos.7z"])
 def test_archives_that_are_not_read_are_refused_by_name(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from finetune import ImageDataModule
 from finetune.checkpoints.metadata import DataRecord, SplitRecord
+from finetune.images import info
 from finetune.inference.eval_data import find_eval_data, find_holdout, find_trained_on
 from tests.data.helpers import OwnDataset, make_data
 from tests.helpers import make_image, write_images
@@ -74,6 +75,27 @@ def test_images_that_were_trained_on_are_counted_by_their_contents(tmp_path: Pat
     again = ImageDataModule(cache_dir=tmp_path / "cache")
     holdout = find_trained_on(record, find_eval_data(record, CLASSES, "val", again), again)
     assert (holdout.trained_on, holdout.near_duplicates, holdout.notes) == (0, {}, [])
+
+
+def test_classes_are_kept_in_either_form_of_unicode(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    root = write_images(tmp_path / "photos", {"": {decomposed: 3, "bar": 2, "pub": 1}})
+    data = ImageDataModule(root, classes=[composed, "bar"])
+    for known in (composed, decomposed):
+        found = find_eval_data(DataRecord(), [known, "bar", "pub"], "val", data)
+        assert sorted(found.split.labels) == [0, 0, 0, 1, 1]
+
+
+def test_trained_images_are_counted_up_to_the_limit_of_pixels_that_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_images(tmp_path / "photos", {"train": {"cat": 3, "dog": 3}, "val": {"cat": 2, "dog": 2}}, size=20)
+    record = make_data(root).record()
+    shutil.copytree(root / "train", tmp_path / "new")
+    # as if the default were less than the images have
+    monkeypatch.setattr(info.scan_images, "__defaults__", (*(info.scan_images.__defaults__ or ())[:-1], 100))
+    data = ImageDataModule(tmp_path / "new", max_pixels=1000, cache_dir=tmp_path / "cache")
+    assert find_trained_on(record, find_eval_data(record, CLASSES, "val", data), data).trained_on == 6
 
 
 def test_without_hashes_or_files_nothing_is_known_of_what_was_trained_on(record: DataRecord) -> None:

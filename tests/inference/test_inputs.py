@@ -153,3 +153,39 @@ def test_an_archive_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "photos.zip").touch()
     with pytest.raises(ValueError, match=r"photos\.zip is an archive: unpack it and give its folder"):
         inputs.find_inputs(str(tmp_path / "photos.zip"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.tsv", "label\tpath\ncat\timages/a.png\n\timages/b.png\n"),
+        ("t.csv", "id;breed\na;cat\nb;\n"),  # without their ending, from the folder beside the table
+        ("t.jsonl", '{"image": "images/a.png"}\n{"image": "images/b.png"}\n'),
+        ("t.csv", 'path,remark\n"images\\a.png","x, y"\nimages/b.png,\n'),
+    ],
+)
+def test_the_paths_of_a_table_are_found_as_in_training(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    files = [str(tmp_path / "images" / file) for file in ("a.png", "b.png")]
+    for file in files:
+        Image.new("RGB", (8, 8)).save(file)
+    (tmp_path / name).write_text(text)
+    found = inputs.find_inputs(str(tmp_path / name))
+    assert (list(found.names), found.total) == (files, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.xlsx", "", r"source=.*t\.xlsx is no list that is read \(\.xlsx\): save it as \.csv"),
+        ("t.json", "[]", r"source=.*t\.json is no list that is read"),
+        ("t.csv", "breed,colour\ncat,red\n", r"source=.*t\.csv needs a column path, got breed, colour"),
+        ("t.csv", "file,image\na,b\n", r"source=.*t\.csv needs a column path, got file, image"),
+        ("t.csv", "a\0b", r"source=.*t\.csv is not .* a table in UTF-8"),
+        ("t.csv", "path\n", r"source=.*t\.csv: there are no images in it"),
+    ],
+)
+def test_tables_without_paths_are_refused(name: str, text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        inputs.find_inputs(str(tmp_path / name))
