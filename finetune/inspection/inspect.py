@@ -10,6 +10,7 @@ from finetune.data.datamodule import ImageDataModule
 from finetune.images import info
 from finetune.images.transforms import Preprocess
 from finetune.inspection import checks
+from finetune.inspection.data_words import data_words
 from finetune.inspection.finding import Finding, count_of
 from finetune.inspection.groups import group_findings, shared_group_findings
 from finetune.inspection.scan import DatasetScan, scan_folder, scan_splits
@@ -28,6 +29,8 @@ class Inspection:
     """Split -> number of images, as training would use them; empty if training would not start."""
     preprocess: Preprocess
     seconds: float
+    data_words: list[str]
+    """Arguments that name the data, for another command."""
 
     def count(self, severity: str) -> int:
         """Return the number of findings of a severity."""
@@ -89,7 +92,7 @@ def inspect_data(data: ImageDataModule, phash_threshold: int = checks.PHASH_THRE
     found = checks.run_checks(scan, data.final_preprocess, phash_threshold, used)
     findings = checks.by_severity([*found, *more])
     sizes = {name: len(split) for name, split in data.splits.items()}
-    return Inspection(scan, findings, sizes, data.final_preprocess, time.perf_counter() - began)
+    return Inspection(scan, findings, sizes, data.final_preprocess, time.perf_counter() - began, data_words(data))
 
 
 def training_findings(data: ImageDataModule) -> list[Finding]:

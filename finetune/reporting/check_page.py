@@ -145,7 +145,7 @@ def _next_steps(inspection: Inspection, command: str) -> str:
     root = inspection.scan.root
     again = f"{command}    # once more"
     data = "csv" if root.is_file() and not archives.is_archive(root) else "imagefolder"
-    train = f"python -m finetune.train data={data} data.root={shlex.quote(str(root))}"
+    train = shlex.join(["python", "-m", "finetune.train", f"data={data}", *inspection.data_words])
     return again if inspection.count("problem") else f"{train}\n{again}"
 
 

@@ -29,7 +29,7 @@ from finetune.inspection.scan import DatasetScan
 def test_verdict_counts_problems_and_warnings(problems: int, warnings: int, verdict: str) -> None:
     severities = ["problem"] * problems + ["warning"] * warnings + ["note"]
     findings = [Finding("name", severity, "message") for severity in severities]
-    assert Inspection(DatasetScan(Path()), findings, {}, Preprocess(), seconds=0.0).verdict == verdict
+    assert Inspection(DatasetScan(Path()), findings, {}, Preprocess(), seconds=0.0, data_words=[]).verdict == verdict
 
 
 def make_data(root: Path, tmp_path: Path) -> ImageDataModule:

@@ -40,7 +40,9 @@ def inspection(tmp_path: Path) -> Inspection:
         Finding("blank", "warning", "Blank images.", "", [[f"{i}.png"] for i in range(15)]),
         Finding("duplicates", "note", "Copies.", "", [[f"{name}.png" for name in "abcdef"], ["g.png", "h.png"]]),
     ]
-    return Inspection(scan, findings, {"train": 2}, Preprocess(), seconds=1.5)
+    return Inspection(
+        scan, findings, {"train": 2}, Preprocess(), seconds=1.5, data_words=[f"data.root={root}", "data.layout=splits"]
+    )
 
 
 def test_values_count_findings_images_and_channels(inspection: Inspection) -> None:
@@ -80,7 +82,7 @@ def test_page_names_the_next_command_with_a_root_that_the_shell_takes(
     check = ["python", "-m", "finetune.check", f"data.root={root}"]
     check_page.write_check(inspection, tmp_path / "out", report=True, command=check)
     page = html.unescape((tmp_path / "out" / "check.html").read_text(encoding="utf-8"))
-    assert (f"python -m finetune.train data=imagefolder data.root='{root}'" in page) == ready
+    assert (f"python -m finetune.train data=imagefolder 'data.root={root}' data.layout=splits" in page) == ready
     assert f"python -m finetune.check 'data.root={root}'    # once more" in page
     assert ("val/cat/1.png the file is empty" in page) == (not ready)
     assert "… and 3 more in check.json." in page  # twelve of the fifteen blank images are shown

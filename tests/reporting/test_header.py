@@ -24,9 +24,12 @@ def test_data_lines_count_the_images_and_name_eight_classes(make_images: Callabl
 
 def test_finding_lines_end_with_a_command_that_the_shell_takes(tmp_path: Path) -> None:
     root = tmp_path / "my photos; $(rm)"
-    assert header.finding_lines([], root) == []
+    data = ImageDataModule(root, group=r"(patient\d+)_", columns={"path": "my file"})
+    assert header.finding_lines([], data) == []
     found = [Finding("blank", "warning", "Two images are blank.")]
-    lines = header.finding_lines(found, root)
+    lines = header.finding_lines(found, data)
     assert lines[0] == "Warning   Two images are blank."
-    command = " ".join(lines[1].split()).removeprefix("see them: ")
-    assert shlex.split(command) == ["python", "-m", "finetune.check", f"data.root={root}"]
+    command = lines[1].strip().removeprefix("see them: ")
+    assert shlex.split(command) == [
+        "python", "-m", "finetune.check", f"data.root={root}", "data.columns={path:'my file'}", r"data.group=(patient\d+)_",
+    ]  # fmt: skip
