@@ -162,7 +162,7 @@ def print_check(inspection: Inspection, folder: Path, report: bool) -> None:
         shown = 3 if finding.severity != "note" else 1
         for group in finding.groups[:shown]:
             error = scan.error_of(scan.base / group[0]) if len(group) == 1 else None
-            echo(f"          {_join(group)}" + (f": {error}" if error else ""))
+            echo(field_line("", _join(group) + (f": {error}" if error else "")))
         more = len(finding.groups) - shown
         if more > 0:
             echo(f"          and {more} more in check.json")

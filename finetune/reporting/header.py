@@ -61,7 +61,7 @@ def data_lines(data: ImageDataModule) -> list[str]:
     ]
     if data.bad_files:
         lines.append(field_line("Left out", f"{len(data.bad_files)} unreadable files (bad_files.csv lists them):"))
-        lines += [f"          {path}: {reason}" for path, reason in sorted(data.bad_files.items())[:5]]
+        lines += [field_line("", f"{path}: {reason}") for path, reason in sorted(data.bad_files.items())[:5]]
     return lines + [field_line("Note", note) for note in data.notes]
 
 

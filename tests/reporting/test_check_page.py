@@ -38,7 +38,9 @@ def inspection(tmp_path: Path) -> Inspection:
     findings = [
         Finding("unreadable", "problem", "1 file cannot be read.", "Remove it.", [["val/cat/1.png"]]),
         Finding("blank", "warning", "Blank images.", "", [[f"{i}.png"] for i in range(15)]),
-        Finding("duplicates", "note", "Copies.", "", [[f"{name}.png" for name in "abcdef"], ["g.png", "h.png"]]),
+        Finding(
+            "duplicates", "note", "Copies.", "", [[f"copy_number_{name}.png" for name in "abcdef"], ["g.png", "h.png"]]
+        ),
     ]
     return Inspection(
         scan, findings, {"train": 2}, Preprocess(), seconds=1.5, data_words=[f"data.root={root}", "data.layout=splits"]
@@ -61,12 +63,14 @@ def test_terminal_shows_the_first_files_and_how_many_more_there_are(
 ) -> None:
     folder = Path("out")
     check_page.print_check(inspection, folder, report=True)
-    text = " ".join(capsys.readouterr().out.split())
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if len(line) > 80 and str(inspection.scan.root) not in line] == []
+    text = " ".join(printed.split())
     assert text == (
         f"Images 2 of 2 classes: 2 train, at {inspection.scan.root} "
         "Problem 1 file cannot be read. Remove it. val/cat/1.png: the file is empty "
         "Warning Blank images. 0.png 1.png 2.png and 12 more in check.json "
-        "Note Copies. a.png = b.png = c.png = d.png = 2 more and 1 more in check.json "
+        "Note Copies. copy_number_a.png = copy_number_b.png = copy_number_c.png = copy_number_d.png = 2 more and 1 more in check.json "
         "Verdict Not yet: 1 problem and 1 warning. 1.5 s; nothing was changed. "
         "See out/check.html out/check.json"
     )
