@@ -66,6 +66,9 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "precision": ("auto", *PRECISIONS),
 }
 
+COLUMN_PARTS = ("path", "label", "split", "group")
+"""Keys of `data.columns`."""
+
 # command: values of its key `format`
 FORMATS: dict[str, tuple[Any, ...]] = {
     "predict": ("csv", "jsonl", "parquet"),

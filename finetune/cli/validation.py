@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune.cli.instantiate import allowed_prefixes, describe_allowed_targets
 from finetune.cli.schema import (
     CHOICES,
+    COLUMN_PARTS,
     FORMATS,
     GROUP_FIELDS,
     METRICS,
@@ -24,6 +26,7 @@ from finetune.cli.schema import (
     load_conf,
     loss_keys,
 )
+from finetune.data.layout import ClassDepth
 from finetune.images.depth_option import parse_depth
 from finetune.io.paths import CONF, checkpoint_path, last_checkpoint_path, weights_path
 from finetune.runtime.mappings import select
@@ -59,6 +62,8 @@ def find_faults(cfg: DictConfig, command: str) -> Iterator[str]:
     yield from _validate_targets(cfg)
     yield from _validate_name(cfg)
     yield from _validate_data(cfg, command)
+    yield from _validate_reading(cfg)
+    yield from _validate_folds(cfg) if command != "evaluate" else _validate_unused(cfg)
     yield from _validate_combinations(cfg)
 
 
@@ -225,17 +230,56 @@ def _validate_data(cfg: DictConfig, command: str) -> Iterator[str]:
             yield "data.root is missing: give the folder with your images (for data=csv, the table) as data.root=..."
         elif root is not None and not _is_made_on_demand(cfg) and not Path(str(root)).expanduser().exists():
             yield f"data.root={root}: there is no such folder or table (looked from {Path.cwd()})."
-    folds, fold = select(cfg, "data.folds"), select(cfg, "data.fold")
-    if isinstance(fold, int) and isinstance(folds, int) and fold >= folds:
-        yield f"data.fold is counted from 0: with data.folds={folds} it is one of 0 to {folds - 1}, got {fold}."
-    for key in ("image_size", "per_class", "folds", "group", "sampler", "resize", "depth"):
-        if command == "evaluate" and select(cfg, f"data.{key}") not in (None, "none", "auto"):
-            yield f"data.{key} changes nothing in evaluate: images are prepared as the checkpoint says, and all are evaluated."
 
+
+def _validate_reading(cfg: DictConfig) -> Iterator[str]:
+    """Find what says in no known way how the data are read."""
+    depth, columns, group = (select(cfg, f"data.{key}") for key in ("class_depth", "columns", "group"))
+    try:
+        ClassDepth("auto" if depth is None else depth)
+    except ValueError as error:
+        yield str(error)
     try:
         parse_depth(select(cfg, "data.depth"))
     except ValueError as error:
         yield str(error)
+    if columns is not None and not isinstance(columns, Mapping):
+        yield f"data.columns says which column is what, {{path: image_id, label: breed}}; got {columns!r}."
+    for part in columns if isinstance(columns, Mapping) else ():
+        if part not in COLUMN_PARTS:
+            yield unknown_name("key of data.columns:", str(part), COLUMN_PARTS, f"It has {', '.join(COLUMN_PARTS)}.")
+    root = select(cfg, "data.root")
+    if (
+        group is not None and root is not None and Path(str(root)).expanduser().is_dir()
+    ):  # a table may have such a column
+        try:
+            re.compile(str(group))
+        except re.error as error:
+            yield f"data.group={group!r} is neither a column of the data nor a regular expression ({error})."
+
+
+def _validate_folds(cfg: DictConfig) -> Iterator[str]:
+    folds, fold, val = (select(cfg, f"data.{key}") for key in ("folds", "fold", "val"))
+    if isinstance(fold, int) and isinstance(folds, int) and 2 <= folds <= fold:
+        yield f"data.fold is counted from 0: with data.folds={folds} it is one of 0 to {folds - 1}, got {fold}."
+    if isinstance(fold, int) and fold > 0 and folds is None:
+        yield f"data.fold={fold} needs data.folds, the number of folds."
+    if folds is not None and val not in (None, "val"):
+        yield (
+            f"data.val={val} names a split to validate on, and data.folds={folds} validates on a fold of train: leave one "
+            "of them out."
+        )
+
+
+def _validate_unused(cfg: DictConfig) -> Iterator[str]:
+    """Find keys that change nothing in evaluate."""
+    for keys, reason in (
+        (("image_size", "resize", "depth"), "images are prepared as the checkpoint says"),
+        (("per_class", "folds", "group", "sampler"), "every image of the split is evaluated, once"),
+    ):
+        for key in keys:
+            if select(cfg, f"data.{key}") not in (None, "none", "auto"):
+                yield f"data.{key} changes nothing in evaluate: {reason}."
 
 
 def _validate_combinations(cfg: DictConfig) -> Iterator[str]:

@@ -83,25 +83,29 @@ def _match(found: Mapping[str, LabelledImages], group: str) -> dict[str, list[st
     return named
 
 
-def group_notes(splits: Mapping[str, Split]) -> list[str]:
-    """Return sentences on the groups of a run's images: how many, which images have none, which are in two splits."""
+def group_notes(splits: Mapping[str, Split], are_held_out: bool) -> list[str]:
+    """Return sentences on the groups of a run's images: how many, and how many images have none.
+
+    A group in two splits that were given is a finding of its own, see `shared_groups`.
+
+    Args:
+        splits: of the run.
+        are_held_out: whether its validation images were held out of train.
+    """
     groups = [name for split in splits.values() for name in split.groups or []]
     if not groups:
         return []
     alone = sum(name.startswith(ALONE) for name in groups)
     distinct = len(set(groups))
-    text = f"{len(groups)} images are in {distinct - alone} groups (data.group), none of which is divided where images are held out"
-    notes = [f"{text}; {alone} images without a group are each one of its own." if alone else f"{text}."]
     if distinct == len(groups):
-        notes = ["Every image is a group of its own by data.group, so it keeps none together."]
-    shared = shared_groups(splits)
-    if shared:
-        names = ", ".join(f"{name} ({' and '.join(where)})" for name, where in islice(shared.items(), 3))
-        notes.append(
-            f"A leak: {len(shared)} {'group is' if len(shared) == 1 else 'groups are'} in more than one of the given "
-            f"splits: {names}{', ...' if len(shared) > 3 else ''}."
-        )
-    return notes
+        return ["Every image is a group of its own by data.group, so it keeps none together."]
+    parts = [f"{alone} images without a group are each one of its own"] if alone else []
+    text = f"{len(groups)} images are in {distinct - alone} groups (data.group), none of which is"
+    if are_held_out:
+        parts.insert(0, f"{text} divided where images are held out")
+    elif not shared_groups(splits):
+        parts.insert(0, f"{text} in more than one split")
+    return [f"{'; '.join(parts)}."] if parts else []
 
 
 def shared_groups(splits: Mapping[str, Split]) -> dict[str, list[str]]:

@@ -114,7 +114,8 @@ def split_images(
         train = splits["train"]
         splits["train"] = train.take(sample_per_class(train.labels, options.per_class, options.split_seed))
     result.splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
-    result.notes += group_notes(result.splits)
+    are_held_out = options.folds is not None or options.val not in readable
+    result.notes += group_notes(result.splits, are_held_out)
     return result
 
 

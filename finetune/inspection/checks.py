@@ -35,7 +35,10 @@ SEVERITIES = ("problem", "warning", "note")
 
 
 def run_checks(
-    scan: DatasetScan, preprocess: Preprocess | None = None, phash_threshold: int = PHASH_THRESHOLD
+    scan: DatasetScan,
+    preprocess: Preprocess | None = None,
+    phash_threshold: int = PHASH_THRESHOLD,
+    used: DatasetScan | None = None,
 ) -> list[Finding]:
     """Return the findings of every check, the most severe first.
 
@@ -43,9 +46,11 @@ def run_checks(
         scan: with image info.
         preprocess: what the network expects; None checks neither size nor brightness.
         phash_threshold: see `PHASH_THRESHOLD`.
+        used: the splits as training would use them, where it would start: images are held out, some classes left out.
     """
+    used = used or scan
     findings = [*_unreadable(scan), *duplicates(scan, phash_threshold), *_layout(scan), *_classes(scan)]
-    findings += [*_few(scan, scan.counts()), *_names(scan), *_balance(scan), *conversions(scan)]
+    findings += [*_few(used, used.counts()), *_names(scan), *_balance(scan), *conversions(scan)]
     findings += shapes(scan, preprocess.fit) if preprocess is not None else []
     return by_severity([*findings, *_sizes(scan, preprocess), *_brightness(scan, preprocess)])
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from finetune.data.grouping import ALONE, shared_groups
+from finetune.data.grouping import ALONE, group_notes, shared_groups
 from finetune.data.splits import Split
 from finetune.inspection.finding import Finding, are, count_of, list_names
 from finetune.inspection.scan import DatasetScan, ScannedImage
@@ -35,13 +35,15 @@ def group_findings(scan: DatasetScan, splits: Mapping[str, Split]) -> Iterator[F
         splits: as training would use them; empty where it would not start.
     """
     if any(split.groups is not None for split in splits.values()):
-        yield from _named(splits)
+        yield from (Finding("groups", "note", note) for note in group_notes(splits, bool(scan.holdout)))
+        yield from shared_group_findings(splits)
         return
     yield from _by_name(scan)
     yield from _by_time(scan)
 
 
-def _named(splits: Mapping[str, Split]) -> Iterator[Finding]:
+def shared_group_findings(splits: Mapping[str, Split]) -> Iterator[Finding]:
+    """Yield a finding on the groups that the user named and that are in more than one split."""
     shared = shared_groups(splits)
     if not shared:
         return

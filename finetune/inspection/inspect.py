@@ -10,8 +10,9 @@ from finetune.data.datamodule import ImageDataModule
 from finetune.images import info
 from finetune.images.transforms import Preprocess
 from finetune.inspection import checks
+from finetune.inspection.data_words import data_words
 from finetune.inspection.finding import Finding, count_of
-from finetune.inspection.groups import group_findings
+from finetune.inspection.groups import group_findings, shared_group_findings
 from finetune.inspection.scan import DatasetScan, scan_folder, scan_splits
 from finetune.io import formats
 from finetune.runtime.console import progress_bar
@@ -28,6 +29,8 @@ class Inspection:
     """Split -> number of images, as training would use them; empty if training would not start."""
     preprocess: Preprocess
     seconds: float
+    data_words: list[str]
+    """Arguments that name the data, for another command."""
 
     def count(self, severity: str) -> int:
         """Return the number of findings of a severity."""
@@ -87,19 +90,21 @@ def inspect_data(data: ImageDataModule, phash_threshold: int = checks.PHASH_THRE
         scan.holdout = set(data.splits["val"].keys) - val_keys
         more.append(checks.validation_uncertainty(len(data.splits["val"])))
     more += group_findings(scan, data.splits)
-    found = checks.run_checks(scan, data.final_preprocess, phash_threshold)
+    used = scan_splits(data.root, data.splits, data.classes, data.image_info) if data.splits else scan
+    found = checks.run_checks(scan, data.final_preprocess, phash_threshold, used)
     # what follows from a folder that is read as it is not meant would lead away from the reason
     found = [finding for finding in found if not (refused and finding.name in ("one_class", "nested"))]
     findings = checks.by_severity([*refused, *found, *more])
     sizes = {name: len(split) for name, split in data.splits.items()}
-    return Inspection(scan, findings, sizes, data.final_preprocess, time.perf_counter() - began)
+    return Inspection(scan, findings, sizes, data.final_preprocess, time.perf_counter() - began, data_words(data))
 
 
 def training_findings(data: ImageDataModule) -> list[Finding]:
-    """Return what may spoil the result of a training: duplicates across splits, uneven classes and the like.
+    """Return what may spoil the result of a training: duplicates across splits, groups, uneven classes and the like.
 
     Args:
         data: prepared; no file is opened again.
     """
     scan = scan_splits(data.root, data.splits, data.classes, data.image_info)
-    return checks.run_training_checks(scan, data.final_preprocess.fit)
+    found = checks.run_training_checks(scan, data.final_preprocess.fit)
+    return checks.by_severity([*found, *shared_group_findings(data.splits)])

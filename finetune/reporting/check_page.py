@@ -145,7 +145,7 @@ def _next_steps(inspection: Inspection, command: str) -> str:
     root = inspection.scan.root
     again = f"{command}    # once more"
     data = "csv" if root.is_file() and not archives.is_archive(root) else "imagefolder"
-    train = f"python -m finetune.train data={data} data.root={shlex.quote(str(root))}"
+    train = shlex.join(["python", "-m", "finetune.train", f"data={data}", *inspection.data_words])
     return again if inspection.count("problem") else f"{train}\n{again}"
 
 
@@ -162,7 +162,7 @@ def print_check(inspection: Inspection, folder: Path, report: bool) -> None:
         shown = 3 if finding.severity != "note" else 1
         for group in finding.groups[:shown]:
             error = scan.error_of(scan.base / group[0]) if len(group) == 1 else None
-            echo(f"          {_join(group)}" + (f": {error}" if error else ""))
+            echo(field_line("", _join(group) + (f": {error}" if error else "")))
         more = len(finding.groups) - shown
         if more > 0:
             echo(f"          and {more} more in check.json")

@@ -176,12 +176,22 @@ class SeedGroup:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Return the 95 % interval of the mean, by Student's t; None of a single run."""
+        """Return the 95 % interval of the mean within 0..1, by Student's t; None of fewer than three runs.
+
+        Of two, t is 12.7: the interval says nothing.
+        """
         n = len(self.accuracies)
-        if n < 2:
+        if n < 3:
             return None
         half = STUDENT_T[min(n - 1, len(STUDENT_T)) - 1] * statistics.stdev(self.accuracies) / math.sqrt(n)
-        return self.mean - half, self.mean + half
+        return max(0.0, self.mean - half), min(1.0, self.mean + half)
+
+    @property
+    def interval_text(self) -> str:
+        """Return the interval as words; of too few runs, that they are."""
+        if self.interval is None:
+            return f"{len(self.accuracies)} are too few" if len(self.accuracies) == 2 else "-"
+        return f"{self.interval[0]:.4f} to {self.interval[1]:.4f}"
 
 
 def group_seeds(runs: Sequence[Run]) -> list[SeedGroup]:

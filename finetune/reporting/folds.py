@@ -93,6 +93,11 @@ def group_folds(runs: Sequence[Run]) -> list[FoldGroup]:
     return sorted(groups.values(), key=lambda group: (bool(group.obstacle), -group.across.mean))
 
 
+def across_folds(runs: Sequence[Run]) -> bool:
+    """Return whether runs of cross-validations are of several folds; see `comparison.label_runs`."""
+    return len({run.choices.get(FOLD) or 0 for run in runs if run.choices.get(FOLDS) is not None}) > 1
+
+
 def print_folds(groups: Sequence[FoldGroup]) -> None:
     """Print the mean of each cross-validation that is whole, and what the others lack."""
     whole = [group for group in groups if not group.obstacle]
@@ -116,15 +121,11 @@ def print_folds(groups: Sequence[FoldGroup]) -> None:
 
 
 def _cells(group: FoldGroup) -> list[str]:
-    across = group.across
+    across, (low, high) = group.across, group.pooled_interval
     return [
-        group.label, f"{across.mean:.4f}", _interval(across.interval), f"{group.n_correct}/{group.n_evaluated}",
-        _interval(group.pooled_interval), str(group.folds),
+        group.label, f"{across.mean:.4f}", across.interval_text, f"{group.n_correct}/{group.n_evaluated}",
+        f"{low:.4f} to {high:.4f}", str(group.folds),
     ]  # fmt: skip
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    return f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "-"
 
 
 def _keys(group: FoldGroup) -> list[str]:

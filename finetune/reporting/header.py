@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from finetune.data.datamodule import ImageDataModule
+from finetune.inspection.data_words import data_words
 from finetune.inspection.finding import Finding
 from finetune.models import network
 from finetune.reporting.data_files import write_bad_files, write_split
@@ -39,7 +40,7 @@ def print_header(
     # Lightning would do this in a moment: workers depend on the device, and what is trainable on the run's length
     data.trainer = trainer
     module.schedule.attach(trainer)
-    lines = [*data_lines(data), *finding_lines(findings, data.root), *model_lines(module)]
+    lines = [*data_lines(data), *finding_lines(findings, data), *model_lines(module)]
     if module.schedule.max_epochs is None:
         lines.append(field_line("Note", "no end was given (trainer.max_epochs=-1): Ctrl-C ends the run and saves it."))
     echo("\n".join([*lines, field_line("Device", f"{describe_device(trainer)} {_explain_device(trainer, data)}")]))
@@ -60,15 +61,16 @@ def data_lines(data: ImageDataModule) -> list[str]:
     ]
     if data.bad_files:
         lines.append(field_line("Left out", f"{len(data.bad_files)} unreadable files (bad_files.csv lists them):"))
-        lines += [f"          {path}: {reason}" for path, reason in sorted(data.bad_files.items())[:5]]
+        lines += [field_line("", f"{path}: {reason}") for path, reason in sorted(data.bad_files.items())[:5]]
     return lines + [field_line("Note", note) for note in data.notes]
 
 
-def finding_lines(findings: Sequence[Finding], root: Path | None) -> list[str]:
-    """Describe what may spoil the result, for the terminal."""
+def finding_lines(findings: Sequence[Finding], data: ImageDataModule) -> list[str]:
+    """Describe what may spoil the result, for the terminal; the last line is a command to be pasted, and so not wrapped."""
     lines = [field_line(finding.severity.capitalize(), finding.message) for finding in findings]
-    if lines and root is not None:
-        lines.append(field_line("", f"see them: python -m finetune.check {shlex.quote(f'data.root={root}')}"))
+    if lines and data.root is not None and data.dataset is None:
+        command = shlex.join(["python", "-m", "finetune.check", *data_words(data)])
+        lines.append(f"{'':<10}see them: {command}")
     return lines
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune.reporting import comparison, runs
 from finetune.reporting.comparison import PairedTest, SeedGroup
-from finetune.reporting.folds import FoldGroup, group_folds, print_folds, write_folds
+from finetune.reporting.folds import FOLDS, FoldGroup, across_folds, group_folds, print_folds, write_folds
 from finetune.reporting.runs import Run
 from finetune.runtime.console import echo, echo_link, field_line, print_table
 from finetune.runtime.process import heavy_imports
@@ -53,13 +53,19 @@ def write_comparison(compared: Sequence[Run], folder: Path) -> None:
     comparison.label_runs(compared)
     ranked = sorted(compared, key=lambda run: -run.acc)
     tests = comparison.compare_with_best(ranked)
-    seed_groups, fold_groups = comparison.group_seeds(ranked), group_folds(ranked)
+    fold_groups = group_folds(ranked)
+    comparable = ranked
+    if across_folds(ranked):  # a fold is no configuration: which is easiest says nothing
+        comparable = [run for run in ranked if run.choices.get(FOLDS) is None]
+        tests = [test if run in comparable else None for run, test in zip(ranked, tests, strict=True)]
+    seed_groups = comparison.group_seeds(comparable)
     same_images = all(comparison.same_eval_images(run, ranked[0]) for run in ranked)
     _print_comparison(ranked, tests, seed_groups)
     if not same_images and not fold_groups:
         echo("Careful: these runs were validated on different images, so their accuracies do not compare.")
     if fold_groups:
-        echo("Each fold is validated on other images: compare the means over folds, not the accuracies of runs.")
+        text = "Each fold is validated on other images: compare the means over folds, not the accuracies of runs."
+        echo(field_line("Note", text))
         print_folds(fold_groups)
     _write_table(ranked, tests, folder / "leaderboard.csv")
     _write_page(ranked, tests, seed_groups, fold_groups, same_images, folder / "compare.html")
@@ -78,7 +84,7 @@ def _print_comparison(
     if len(keys) > 1:
         echo(field_line("Differ in", ", ".join(keys)))
     if seed_groups:
-        rows = [[g.label, f"{g.mean:.4f}", _interval(g.interval), str(len(g.accuracies)), ""] for g in seed_groups]
+        rows = [[g.label, f"{g.mean:.4f}", g.interval_text, str(len(g.accuracies)), ""] for g in seed_groups]
         print_table("Means over seeds", ["configuration", "mean acc", "95 % interval", "runs", ""], rows)
     for run, test in list(zip(ranked, tests, strict=True))[1:6]:
         if test is not None:
@@ -95,10 +101,6 @@ def _cells(run: Run) -> list[str]:
         f"{run.metrics['seconds']['total']:.0f}",
         run.folder.name,
     ]
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    return f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "-"
 
 
 def _differing_keys(ranked: Sequence[Run]) -> list[str]:

@@ -28,9 +28,10 @@ def unknown_name(kind: str, word: str, known: Any, hint: str = "") -> str:
     """
     known = list(known)
     close = closest_matches(word, known)
-    suggestion = (
-        f"The nearest are {', '.join(close)}." if close else f"There is, for example, {', '.join(map(str, known[:6]))}."
-    )
+    if close:
+        suggestion = f"The nearest {'is' if len(close) == 1 else 'are'} {', '.join(close)}."
+    else:
+        suggestion = f"There is, for example, {', '.join(map(str, known[:6]))}."
     return f"There is no {kind} {word!r}. {suggestion} {hint}".strip()
 
 

@@ -20,6 +20,7 @@ from finetune.data.datamodule import CACHE_IMAGES
 from finetune.data.layout import LAYOUTS
 from finetune.data.sampling import SAMPLERS
 from finetune.data.splitting import ON_BAD_FILE
+from finetune.data.table_columns import PARTS
 from finetune.exporting.formats import EXPORTERS
 from finetune.images.transforms import AUGMENTATIONS, FITS, INTERPOLATIONS, Preprocess
 from finetune.inference import classifier, prediction_table
@@ -46,6 +47,7 @@ def test_known_fields_are_those_of_the_classes() -> None:
         pytest.param(schema.CHOICES["data.augment"], ("auto", *AUGMENTATIONS), id="data.augment"),
         pytest.param(schema.CHOICES["data.cache_images"], CACHE_IMAGES, id="data.cache_images"),
         pytest.param(schema.CHOICES["data.layout"], LAYOUTS, id="data.layout"),
+        pytest.param(schema.COLUMN_PARTS, PARTS, id="data.columns"),
         pytest.param(schema.CHOICES["data.sampler"], SAMPLERS, id="data.sampler"),
         pytest.param(schema.CHOICES["data.resize"], FITS, id="data.resize"),
         pytest.param(schema.CHOICES["data.on_bad_file"], ON_BAD_FILE, id="data.on_bad_file"),

@@ -53,6 +53,13 @@ WRONG = {
     "data.augment=trivail": "no data.augment 'trivail'. The nearest are trivial",
     "data.image_size=99999": "data.image_size must be a whole number from 1 to 4096",
     "data.per_class=0": "data.per_class must be",
+    "data.class_depth=leafs": "data.class_depth is auto, leaf or a number from 1 on, got 'leafs'",
+    "data.class_depth=0": "data.class_depth is auto, leaf or a number from 1 on, got 0",
+    "data.layout=split": "no data.layout 'split'",
+    "data.columns=breed": "data.columns says which column is what, {path: image_id, label: breed}; got 'breed'",
+    "data.columns={lable:breed}": "no key of data.columns: 'lable'",
+    "data.folds=1": "data.folds must be a whole number from 2 on, got 1",
+    "data.fold=3": "data.fold=3 needs data.folds, the number of folds",
     "strategy.views=0": "strategy.views must be a whole number from 1 on",
     "strategy.cache=maybe": "no strategy.cache 'maybe'",
     "loss.label_smoothing=2": "loss.label_smoothing must be",
@@ -112,10 +119,26 @@ def test_every_wrong_word_is_answered_before_torch(word: str, tmp_path: Path, mo
         ("predict", ["source=x"], "ckpt is missing"),
         ("predict", ["ckpt=x", "source=x", "top_k=0"], "top_k must be"),
         ("evaluate", ["ckpt=x", "splitt=val"], "no key 'splitt'"),
-        ("export", ["ckpt=x", "format=onxx"], "no format 'onxx'. The nearest are onnx"),
+        ("export", ["ckpt=x", "format=onxx"], "no format 'onxx'. The nearest is onnx"),
         ("rank", ["folds=2"], "folds must be a whole number from 3 to 20"),
         ("train", ["data.folds=3", "data.fold=3"], "with data.folds=3 it is one of 0 to 2, got 3"),
-        ("evaluate", ["ckpt=x", "data.folds=3"], "data.folds changes nothing in evaluate"),
+        (
+            "evaluate",
+            ["ckpt=x", "data.folds=3"],
+            "data.folds changes nothing in evaluate: every image of the split is evaluated, once.",
+        ),
+        (
+            "evaluate",
+            ["ckpt=x", "data.depth=full"],
+            "data.depth changes nothing in evaluate: images are prepared as the checkpoint says.",
+        ),
+        ("train", ["data.folds=3", "data.val=test"], "data.val=test names a split to validate on, and data.folds=3"),
+        (
+            "check",
+            ["data.root=.", "data.class_depth=leafs"],
+            "data.class_depth is auto, leaf or a number from 1 on, got 'leafs'",
+        ),
+        ("rank", ["data.root=.", "data.fold=3"], "data.fold=3 needs data.folds"),
         ("check", ["phash_threshold=17"], "phash_threshold must be a whole number from 0 to 16"),
     ],
 )
@@ -167,3 +190,17 @@ def test_check_ranges(override: str) -> None:
 def test_check_unknown_top_level_key_gives_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"no key 'modle'.*model"):
         validation.validate(compose_train("+modle=resnet18"))
+
+
+@pytest.mark.usefixtures("hydra_models")
+def test_a_group_that_is_no_regular_expression_is_refused_unless_a_table_may_have_such_a_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("table.csv").touch()
+    group = "data.group=(patient"
+    found = faults_of("train", *arguments.quote_paths(["data.root=.", group]))
+    assert [fault.partition(" (")[0] for fault in found] == [
+        "data.group='(patient' is neither a column of the data nor a regular expression"
+    ]
+    assert faults_of("train", *arguments.quote_paths(["data.root=table.csv", group])) == []

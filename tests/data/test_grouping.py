@@ -100,11 +100,20 @@ def test_no_group_is_on_both_sides_of_a_split(options: SplitOptions) -> None:
     )
 
 
-def test_a_group_in_two_given_splits_is_a_note_with_its_name() -> None:
+def test_of_given_splits_no_note_says_that_images_are_held_out() -> None:
+    train, val = patients("train/"), images_of(["val/ill/patient98_9.jpg", "val/well/patient99_0.jpg"], ["ill", "well"])
+    found = with_groups({"train": train, "val": val}, r"(patient\d+)_")
+    notes = split_images(found, SplitOptions(), unlike(train, val), None).notes
+    assert notes == ["50 images are in 14 groups (data.group), none of which is in more than one split."]
+    notes = split_images(found, SplitOptions(folds=4), unlike(train, val), None).notes
+    assert notes[-1] == "48 images are in 12 groups (data.group), none of which is divided where images are held out."
+
+
+def test_a_group_in_two_given_splits_is_told_by_its_name_and_not_said_to_be_undivided() -> None:
     train, val = patients("train/"), images_of(["val/ill/patient03_9.jpg", "val/well/patient99_0.jpg"], ["ill", "well"])
     found = with_groups({"train": train, "val": val}, r"(patient\d+)_")
     result = split_images(found, SplitOptions(), unlike(train, val), None)
-    assert result.notes[-1] == ("A leak: 1 group is in more than one of the given splits: patient03 (train and val).")
+    assert result.notes == []
     assert grouping.shared_groups(result.splits) == {"patient03": ["train", "val"]}
 
 

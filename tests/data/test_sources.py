@@ -90,7 +90,7 @@ def test_where_columns_or_images_change_nothing_they_are_refused(photos: Path) -
     ("columns", "message"),
     [
         (["id"], r"data\.columns says which column is what, \{path: image_id, label: breed\}; got \['id'\]"),
-        ({"lable": "breed"}, r"no key of data\.columns: 'lable'\. The nearest are label"),
+        ({"lable": "breed"}, r"no key of data\.columns: 'lable'\. The nearest is label"),
     ],
 )
 def test_what_columns_may_be_is_said_at_once(columns: Any, message: str) -> None:

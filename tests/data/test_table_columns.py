@@ -87,7 +87,7 @@ def test_columns_that_could_be_two_or_none_are_refused_by_name(columns: list[str
             {"label": "bred"},
             r"no column for data\.columns\.label: 'bred'\. The nearest are breed.*t\.csv has id, breed",
         ),
-        ({"path": "ID"}, r"no column for data\.columns\.path: 'ID'\. The nearest are id"),
+        ({"path": "ID"}, r"no column for data\.columns\.path: 'ID'\. The nearest is id"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(columns: dict[str, str], message: str) -> None:

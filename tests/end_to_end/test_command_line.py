@@ -114,10 +114,12 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 def test_wrong_words_are_answered_without_torch(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from finetune import train; train.main(['modle=x', 'data.batch_size=0', '+trainer.max_epoch=1'])"
+        "from finetune import train; train.main(['modle=x', 'data.batch_size=0', '+trainer.max_epoch=1', "
+        "'data.class_depth=leafs', 'data.fold=3', 'hydra.run.dir=r'])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 4
-    assert "3 things are wrong" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 6
+    assert "5 things are wrong" in done.stderr
+    assert list(tmp_path.iterdir()) == []  # a folder would block the next try
     assert "Traceback" not in done.stderr

@@ -123,7 +123,7 @@ def test_export_without_its_packages_names_the_extra(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["format=onx"], "no format 'onx'. The nearest are onnx"),
+        (["format=onx"], "no format 'onx'. The nearest is onnx"),
         (["format=state_dict", "quantize=int8"], "quantize=int8 is for format=onnx"),
         (["quantize=int4"], "no quantize 'int4'"),
         (["tolerance=-1"], "tolerance must be a number from 0 on"),

@@ -46,7 +46,7 @@ def test_short_and_long_form_are_the_same() -> None:
     [
         (["model=timm:resnett10t"], "no model of timm 'resnett10t'. The nearest are resnet10t"),
         (["model=timm", "model.name=resnett10t"], "no model of timm 'resnett10t'. The nearest are resnet10t"),
-        (["model=timm:resnet10t.c3_in1"], "no tag of timm's resnet10t 'c3_in1'. The nearest are c3_in1k"),
+        (["model=timm:resnet10t.c3_in1"], "no tag of timm's resnet10t 'c3_in1'. The nearest is c3_in1k"),
         (["model=tim:resnet10t"], "'tim:resnet10t'"),
         (["model=resnet10t"], "those of timm are model=timm:NAME"),
         (["model=timm:test_vit", "model.weights=defaul"], "'defaul'"),

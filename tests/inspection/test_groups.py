@@ -14,7 +14,7 @@ from finetune.data.datamodule import ImageDataModule
 from finetune.images.info import ImageInfo, read_info
 from finetune.inspection.finding import Finding
 from finetune.inspection.groups import group_findings
-from finetune.inspection.inspect import inspect_data
+from finetune.inspection.inspect import inspect_data, training_findings
 from finetune.inspection.scan import DatasetScan, ScannedImage
 from tests.helpers import make_image
 
@@ -133,10 +133,24 @@ def test_named_groups_in_two_splits_are_a_problem_of_check(make_images: Callable
     for path in root.rglob("*.png"):
         number = int(path.stem) + (0 if path.parent.parent.name == "train" else 6)
         path.rename(path.with_name(f"p{number // 2}{path.parent.name}_{number}_.png"))
-    data = ImageDataModule(root, group=r"(p\d[a-z]+)_", cache_dir=tmp_path / "cache")
+    data = ImageDataModule(root, group=r"(p\d[a-z]+)_", cache_dir=tmp_path / "cache", num_workers=0)
+    training = [finding for finding in training_findings(data.prepare()) if finding.name == "groups_across_splits"]
+    assert not any("groups" in note for note in data.notes)
     found = {finding.name: finding for finding in inspect_data(data).findings}
     leak = found["groups_across_splits"]
     assert leak.severity == "problem"
+    assert training == [leak]  # once, and in the same words
+    assert "groups" not in found
     assert leak.message.startswith("A leak: 2 groups (data.group) are in more than one split: p3cat, p3dog.")
     assert [len(keys) for keys in leak.groups] == [4, 4]
     assert "likely_groups" not in found
+
+
+def test_check_says_of_groups_what_training_says(make_images: Callable[..., Path], tmp_path: Path) -> None:
+    root = make_images({"": {"cat": 12, "dog": 12}})
+    for path in root.rglob("*.png"):
+        path.rename(path.with_name(f"p{int(path.stem) // 2}_{path.stem}.png"))
+    data = ImageDataModule(root, group=r"(p\d+)_", cache_dir=tmp_path / "cache", num_workers=0)
+    said = [finding.message for finding in inspect_data(data).findings if finding.name == "groups"]
+    assert said == ["24 images are in 6 groups (data.group), none of which is divided where images are held out."]
+    assert said[0] in data.notes

@@ -29,7 +29,7 @@ from finetune.inspection.scan import DatasetScan
 def test_verdict_counts_problems_and_warnings(problems: int, warnings: int, verdict: str) -> None:
     severities = ["problem"] * problems + ["warning"] * warnings + ["note"]
     findings = [Finding("name", severity, "message") for severity in severities]
-    assert Inspection(DatasetScan(Path()), findings, {}, Preprocess(), seconds=0.0).verdict == verdict
+    assert Inspection(DatasetScan(Path()), findings, {}, Preprocess(), seconds=0.0, data_words=[]).verdict == verdict
 
 
 def make_data(root: Path, tmp_path: Path) -> ImageDataModule:
@@ -55,6 +55,16 @@ def test_inspection_knows_which_images_training_would_hold_out(
     assert inspection.split_sizes == {"train": 12, "val": 3}
     assert Counter(key.split("/")[0] for key in inspection.scan.holdout) == {"cat": 2, "dog": 1}
     assert Counter(inspection.scan.split_of(image) for image in inspection.scan.images) == {"": 12, "val": 3}
+
+
+def test_classes_with_few_held_out_images_are_a_warning_of_check_as_of_training(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_images({"": {"cat": 30, "dog": 15, "yak": 10}})  # a fifth: 6, 3 and 2 of them
+    few = {f.name: f.message for f in inspect_data(make_data(root, tmp_path)).findings if f.name.startswith("few")}
+    assert few == {"few_val": "In val 2 classes have fewer than 5 images to evaluate on: dog, yak."}
+    training = training_findings(make_data(root, tmp_path).prepare())
+    assert few["few_val"] in [finding.message for finding in training]
 
 
 def test_data_that_training_would_refuse_are_inspected_all_the_same(

@@ -452,8 +452,8 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.Monke
     ("model", "weights", "message"),
     [
         ("timm:resnett10t", "none", "no model of timm 'resnett10t'. The nearest are resnet10t"),
-        ("timm:resnet10t.c3_in1", "none", "no tag of timm's resnet10t 'c3_in1'. The nearest are c3_in1k"),
-        ("timm:resnet10t", "defaul", r"no model.weights for timm:resnet10t 'defaul'. The nearest are default"),
+        ("timm:resnet10t.c3_in1", "none", "no tag of timm's resnet10t 'c3_in1'. The nearest is c3_in1k"),
+        ("timm:resnet10t", "defaul", r"no model.weights for timm:resnet10t 'defaul'. The nearest is default"),
         ("timm:regnetx_002", "package", r"no model.weights for timm:regnetx_002 'package'"),
         ("timm:mobilenetv5_300m_enc", "none", "has no classifier"),
     ],

@@ -38,9 +38,13 @@ def inspection(tmp_path: Path) -> Inspection:
     findings = [
         Finding("unreadable", "problem", "1 file cannot be read.", "Remove it.", [["val/cat/1.png"]]),
         Finding("blank", "warning", "Blank images.", "", [[f"{i}.png"] for i in range(15)]),
-        Finding("duplicates", "note", "Copies.", "", [[f"{name}.png" for name in "abcdef"], ["g.png", "h.png"]]),
+        Finding(
+            "duplicates", "note", "Copies.", "", [[f"copy_number_{name}.png" for name in "abcdef"], ["g.png", "h.png"]]
+        ),
     ]
-    return Inspection(scan, findings, {"train": 2}, Preprocess(), seconds=1.5)
+    return Inspection(
+        scan, findings, {"train": 2}, Preprocess(), seconds=1.5, data_words=[f"data.root={root}", "data.layout=splits"]
+    )
 
 
 def test_values_count_findings_images_and_channels(inspection: Inspection) -> None:
@@ -59,12 +63,14 @@ def test_terminal_shows_the_first_files_and_how_many_more_there_are(
 ) -> None:
     folder = Path("out")
     check_page.print_check(inspection, folder, report=True)
-    text = " ".join(capsys.readouterr().out.split())
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if len(line) > 80 and str(inspection.scan.root) not in line] == []
+    text = " ".join(printed.split())
     assert text == (
         f"Images 2 of 2 classes: 2 train, at {inspection.scan.root} "
         "Problem 1 file cannot be read. Remove it. val/cat/1.png: the file is empty "
         "Warning Blank images. 0.png 1.png 2.png and 12 more in check.json "
-        "Note Copies. a.png = b.png = c.png = d.png = 2 more and 1 more in check.json "
+        "Note Copies. copy_number_a.png = copy_number_b.png = copy_number_c.png = copy_number_d.png = 2 more and 1 more in check.json "
         "Verdict Not yet: 1 problem and 1 warning. 1.5 s; nothing was changed. "
         "See out/check.html out/check.json"
     )
@@ -80,7 +86,7 @@ def test_page_names_the_next_command_with_a_root_that_the_shell_takes(
     check = ["python", "-m", "finetune.check", f"data.root={root}"]
     check_page.write_check(inspection, tmp_path / "out", report=True, command=check)
     page = html.unescape((tmp_path / "out" / "check.html").read_text(encoding="utf-8"))
-    assert (f"python -m finetune.train data=imagefolder data.root='{root}'" in page) == ready
+    assert (f"python -m finetune.train data=imagefolder 'data.root={root}' data.layout=splits" in page) == ready
     assert f"python -m finetune.check 'data.root={root}'    # once more" in page
     assert ("val/cat/1.png the file is empty" in page) == (not ready)
     assert "… and 3 more in check.json." in page  # twelve of the fifteen blank images are shown

@@ -52,11 +52,19 @@ def test_groups_are_means_over_seeds(tmp_path: Path) -> None:
     groups = comparison.group_seeds(found)
     assert [g.label for g in groups] == ["lr=1", "lr=2"]
     assert groups[0].mean == 0.5
-    half = 4.303 * 0.25 / 3**0.5
-    assert groups[0].interval == pytest.approx((0.5 - half, 0.5 + half))
+    assert 4.303 * 0.25 / 3**0.5 > 0.5  # half the interval by Student's t: it reaches beyond what a share can be
+    assert groups[0].interval == (0, 1)
     assert comparison.group_seeds(found[:1]) == []
     found[1].val_images = ["of other data"]
     assert [len(g.accuracies) for g in comparison.group_seeds(found)] == [2, 1, 3]
+
+
+def test_the_interval_of_a_mean_is_by_students_t_and_two_runs_are_too_few() -> None:
+    half = 4.303 * 0.1 / 3**0.5
+    assert comparison.SeedGroup("a", [0.4, 0.5, 0.6], 1.0).interval == pytest.approx((0.5 - half, 0.5 + half))
+    two = comparison.SeedGroup("a", [0.5, 0.6], 1.0)
+    assert (two.interval, two.interval_text) == (None, "2 are too few")
+    assert comparison.SeedGroup("a", [0.5], 1.0).interval_text == "-"
 
 
 def test_compare_with_best_counts_image_by_image(tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from finetune.reporting.runs import Run
 from tests.helpers import make_run
 
 
-def fold_run(folder: Path, fold: int, correct: list[int], folds: int = 3, model: str = "resnet18") -> Run:
+def fold_run(
+    folder: Path, fold: int, correct: list[int], folds: int = 3, model: str = "resnet18", seed: int = 0
+) -> Run:
     """A run on a fold of images of its own."""
-    config = f"model: {{name: {model}}}\ndata: {{folds: {folds}, fold: {fold}}}"
-    run = make_run(folder, f"{model}_{fold}", correct, config, classes=["ant", "bee"])
+    config = f"seed: {seed}\nmodel: {{name: {model}}}\ndata: {{folds: {folds}, fold: {fold}}}"
+    run = make_run(folder, f"{model}_{fold}_{seed}", correct, config, classes=["ant", "bee"])
     assert run.predictions is not None
     keys = [f"fold{fold}_{key}" for key in run.val_images]
     run.val_images, run.predictions = keys, run.predictions._replace(keys=keys)
@@ -45,7 +47,8 @@ def test_folds_end_with_their_mean_its_intervals_and_one_table_of_all_images(
     out = printed(capsys)
     row = re.search(r"([\d.]+) ([\d.]+) to ([\d.]+) 24/31 ([\d.]+) to ([\d.]+) 3 ", out)
     assert row
-    assert [float(text) for text in row.groups()] == pytest.approx([mean, low, high, wilson_low, wilson_high], abs=2e-4)
+    assert high > 1  # of the t distribution, which knows nothing of shares
+    assert [float(text) for text in row.groups()] == pytest.approx([mean, low, 1, wilson_low, wilson_high], abs=2e-4)
     assert "Each fold is validated on other images" in out
     assert "their accuracies do not compare" not in out
     with (tmp_path / "folds.csv").open(newline="") as file:
@@ -95,6 +98,39 @@ def test_configurations_are_compared_over_all_images_of_their_folds(
         ("model=resnet18", []),
         ("model=vgg11", []),
     ]
+
+
+def test_folds_are_neither_means_over_seeds_nor_tested_against_the_best_fold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [fold_run(tmp_path, fold, CORRECT[fold], seed=seed) for fold in (0, 1) for seed in (0, 1)]
+    leaderboard.write_comparison(runs, tmp_path)
+    out, page = printed(capsys), (tmp_path / "compare.html").read_text(encoding="utf-8")
+    for text in (out, page):
+        assert "Means over seeds" not in text
+        assert "the same predictions" not in text
+    assert "against the best" not in out
+    assert "No mean over folds yet" in page
+    with (tmp_path / "leaderboard.csv").open(newline="") as file:
+        assert [row["p"] for row in csv.DictReader(file)] == ["", "", "", ""]
+
+
+def test_two_configurations_on_one_fold_are_compared_as_any_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [fold_run(tmp_path, 1, [1] * 12), fold_run(tmp_path, 1, [0] * 12, model="vgg11")]
+    leaderboard.write_comparison(runs, tmp_path)
+    assert "vgg11, against the best: 12 fewer correct (12 against 0); significant" in printed(capsys)
+
+
+def test_two_folds_are_too_few_for_an_interval_of_their_mean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leaderboard.write_comparison([fold_run(tmp_path, k, CORRECT[k], folds=2) for k in (0, 1)], tmp_path)
+    out = capsys.readouterr().out
+    assert re.search(r"0\.8000 2 are too few 16/20 [\d.]+ to [\d.]+ 2 ", " ".join(out.split()))
+    assert [line for line in out.splitlines() if len(line) > 80 and str(tmp_path) not in line] == []
+    assert "<td>2 are too few</td>" in (tmp_path / "compare.html").read_text(encoding="utf-8")
 
 
 def test_runs_without_folds_are_no_cross_validation(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def test_closest_matches_are_as_many_as_asked_for_and_the_best_comes_first() -> 
 
 def test_unknown_name_says_what_is_near_and_what_to_do() -> None:
     text = unknown_name("optimizer", "sdg", ["sgd", "adamw"], "See --help.")
-    assert text == "There is no optimizer 'sdg'. The nearest are sgd. See --help."
+    assert text == "There is no optimizer 'sdg'. The nearest is sgd. See --help."
 
 
 def test_unknown_name_lists_six_where_nothing_is_near() -> None:
@@ -34,5 +34,5 @@ def test_nearest_ignores_case_and_separators(word: str, best: str) -> None:
 
 def test_a_value_that_is_none_of_the_known_ones_is_refused_with_the_nearest() -> None:
     require_known("data.layout", "splits", ("auto", "splits"))
-    with pytest.raises(ValueError, match=r"There is no data\.layout 'split'\. The nearest are splits"):
+    with pytest.raises(ValueError, match=r"There is no data\.layout 'split'\. The nearest is splits"):
         require_known("data.layout", "split", ("auto", "splits"))
