@@ -312,6 +312,7 @@ class ImageDataModule(LightningDataModule):
                 splits={name: split.record() for name, split in self.splits.items() if name != "train"},
                 loader=None if self.loader is None else str(getattr(self.loader, "__qualname__", type(self.loader))),
                 content=sample_content(train),
+                max_pixels=self.image_options.max_pixels,
                 trained_on=None if files is None else info.short_hashes([f.sha1 for f in files]),
                 phashes=None
                 if files is None or self.loader

@@ -68,7 +68,7 @@ def find_eval_data(record: DataRecord, classes: Sequence[str], name: str, data: 
             same = _same_files(found, holdout, name, data) if holdout.sizes and data.root is not None else None
         if same is not None:
             return same
-    new = _new_data(found, classes, name, data)
+    new = _new_data(found, classes, name, data, _limit(record, data))
     return replace(new, notes=[*source.notes, *new.notes, *formats.note_on_skipped_files(source.skipped_files)])
 
 
@@ -87,7 +87,7 @@ def find_trained_on(record: DataRecord, images: EvalDataset, data: ImageDataModu
         found = info.hash_files(paths)
     else:
         root = data.root or (Path(record.root) if record.root is not None else None)
-        found = info.scan_images(paths, root, data.cache)
+        found = info.scan_images(paths, root, data.cache, max_pixels=_limit(record, data))
     files = [(key, found[path]) for key, path in zip(images.split.keys, paths, strict=True) if found[path].sha1]
     known = torch.isin(info.short_hashes([file.sha1 for _, file in files]), record.trained_on).tolist()
     count, notes = sum(known), list(images.notes)
@@ -106,6 +106,11 @@ def find_trained_on(record: DataRecord, images: EvalDataset, data: ImageDataModu
             "near duplicates of training images are not looked for: the checkpoint has no perceptual hashes of those"
         )
     return replace(images, trained_on=count, near_duplicates=near, notes=notes)
+
+
+def _limit(record: DataRecord, data: ImageDataModule) -> int:
+    """Return how many pixels an image may have: what was given, and no less than in the run."""
+    return max(data.image_options.limit, record.max_pixels or 0)
 
 
 def _near_duplicates(hashes: Sequence[tuple[str, str]], trained_on: torch.Tensor) -> dict[str, int]:
@@ -213,7 +218,7 @@ def _same_items(
 
 
 def _new_data(
-    found: Mapping[str, LabelledImages], classes: Sequence[str], name: str, data: ImageDataModule
+    found: Mapping[str, LabelledImages], classes: Sequence[str], name: str, data: ImageDataModule, max_pixels: int
 ) -> EvalDataset:
     """Return images that the run did not hold out, their classes mapped by name onto the model's."""
     part = name if name in found else ""
@@ -223,7 +228,7 @@ def _new_data(
     images = replace(images, labels=match_names(images.labels, classes))
     if options.classes is not None:
         images = images.select([label in options.classes for label in images.labels])
-    image_info = info.scan_images(images.reader.paths or [], data.root, data.cache, max_pixels=data.image_options.limit)
+    image_info = info.scan_images(images.reader.paths or [], data.root, data.cache, max_pixels=max_pixels)
     readable, bad_files = without_bad_files({"": images}, image_info, options.on_bad_file)
     images = readable[""]
     present = set(images.labels)

@@ -160,3 +160,17 @@ def test_a_run_on_a_table_with_images_elsewhere_is_evaluated_on_its_own(tmp_path
     new = find_eval_data(run.record(), CLASSES, "val", ImageDataModule(table, images=tmp_path / "photos"))
     assert (new.is_holdout, new.split.labels) == (False, [1])
     assert new.notes[0].startswith("labels.csv is read so: path from image; label from species")
+
+
+def test_images_as_large_as_the_run_took_are_evaluated_and_known(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "photos", {"train": {"cat": 3, "dog": 3}})
+    make_image(300, 100).save(root / "train" / "cat" / "large.png")
+    record = make_data(root, max_pixels=10_000, val_fraction=0.2).record()
+    assert record.max_pixels == 10_000
+    (tmp_path / "new" / "cat").mkdir(parents=True)
+    shutil.copy(root / "train" / "cat" / "large.png", tmp_path / "new" / "cat" / "copy.png")
+    data = ImageDataModule(tmp_path / "new", cache_dir=tmp_path / "cache", max_pixels=9_999)
+    found = find_trained_on(record, find_eval_data(record, CLASSES, "val", data), data)
+    assert (found.split.keys, found.bad_files, found.trained_on) == (["cat/copy.png"], {}, 1)
+    with pytest.raises(ValueError, match="no images"):
+        find_eval_data(replace(record, max_pixels=None), CLASSES, "val", data)
