@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune.checkpoints.format import Checkpoint, model_record, read_checkpoint
 from finetune.checkpoints.metadata import DataRecord, ModelRecord
+from finetune.images.depth import UINT16, is_same
 from finetune.runtime.console import echo, field_line
 from finetune.runtime.mappings import select
 from finetune.runtime.process import is_first_process
@@ -109,14 +110,19 @@ def _model_differences(stored: ModelRecord, module: TrainableClassifier) -> Iter
         "in_channels": (stored.in_channels, module.preprocess.channels),
         "model.options": (stored.model_options, module._backbone.options),
     }
-    for name, default in (("fit", "crop"), ("depth", None)):
-        then = (stored.preprocess or {}).get(name, default)
-        pairs[f"preprocess.{name}"] = (then, module.preprocess.to_dict()[name])
+    pairs["preprocess.fit"] = ((stored.preprocess or {}).get("fit", "crop"), module.preprocess.fit)
     if module.family.size_argument:  # the network is built for it
         pairs["image size"] = ((stored.preprocess or {}).get("size"), module.preprocess.size)
     for name, (then, now) in pairs.items():
         if then != now:
             yield f"its {name} is {_short(then)}, this run's is {_short(now)}"
+    depth = (stored.preprocess or {}).get("depth")
+    if not is_same(depth, module.preprocess.depth):
+        took = list(depth or UINT16)
+        text = (
+            f"its images have the counts {took} as black and white, this run's {module.preprocess.to_dict()['depth']}"
+        )
+        yield f"{text}: data.depth=[{took[0]:.10g},{took[1]:.10g}] goes on with it"
 
 
 def _max_epochs(config: Mapping[str, Any]) -> int | None:

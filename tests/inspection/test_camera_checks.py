@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from finetune import ImageDataModule
@@ -110,3 +111,16 @@ def test_dark_counts_of_12_bits_are_no_placeholders_and_an_empty_image_is(tmp_pa
     assert inspection.preprocess.depth is not None
     assert 95 < inspection.preprocess.depth[0] < 130
     assert 970 < inspection.preprocess.depth[1] <= 1000
+
+
+def test_the_means_of_signed_counts_are_those_of_the_pixels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("ants", "bees"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(5):
+            counts = rng.integers(-20000, 10000, (40, 40)).astype(np.int16)
+            tifffile.imwrite(tmp_path / "data" / name / f"{i}.tif", counts)
+    inspection = inspect_data(make_data(tmp_path / "data", tmp_path, depth="full"))
+    for path, details in inspection.scan.image_info.items():
+        expected = (tifffile.imread(path).astype(float) + 32768).mean() / 65535
+        assert details.mean == pytest.approx((expected,) * 3, abs=1e-3)
