@@ -140,8 +140,8 @@ class ImageDataModule(LightningDataModule):
                 it, and the mean colour beside it); None is the preprocessing's own, "crop" for published weights.
             depth: counts of grey of more than 8 bits that become black and white: "auto" (those of the weights, where
                 they come from a run on such images, else those of the training images, without the outermost
-                `depth.TAIL` per cent of each), "full" (all of 16 bits, with the sign of the training images) or [low, high]. Images that are no files need one
-                of the last two.
+                `depth.TAIL` per cent of each), "full" (all of 16 bits, with the sign of the training images) or
+                [low, high]. Images that are no files need one of the last two.
             max_pixels: larger images are refused; None is `decode.MAX_PIXELS`.
             augment: "none", "basic", "trivial", "rand", "augmix", or "auto": none in the epochs in which a FineTuner's
                 trunk is frozen, basic in others.

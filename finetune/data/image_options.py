@@ -11,6 +11,7 @@ import numpy as np
 from finetune.data.readers import decoded_with
 from finetune.data.splits import Split
 from finetune.images import decode
+from finetune.images.conversions import CONVERSIONS, describe_cut_off
 from finetune.images.decode import Decoding
 from finetune.images.depth import UINT16, Range
 from finetune.images.depth_option import parse_depth
@@ -171,15 +172,7 @@ def far_note(train: Split, deep: Mapping[str, ImageInfo]) -> list[str]:
 def odd_file_notes(known: Iterable[tuple[str, ImageInfo]]) -> list[str]:
     """Return sentences on files that are only read in part."""
     known = list(known)
-    cut = [path for path, info in known if info.missing is not None]
-    most = max((info.missing or 0 for _, info in known), default=0)
-    rows = f"up to {most:.0%} of the rows are missing and grey" if most else "all their rows are there"
-    tests = (
-        (f"have no end, the file was cut off: {rows}", cut),
-        ("have several frames or pages: the first is used", [path for path, info in known if info.frames > 1]),
-        (
-            "have 16 bits a channel in colour: the upper 8 are used",
-            [p for p, i in known if i.bits == 16 and i.high is None],
-        ),
-    )
-    return [f"{len(paths)} of {len(known)} images {what} ({paths[0]} for one)" for what, paths in tests if paths]
+    cut = {path: info.missing for path, info in known if info.missing is not None}
+    odd = [(describe_cut_off(list(cut.values())), list(cut))]
+    odd += [(c.text, [path for path, info in known if c.applies(info)]) for c in CONVERSIONS if c.loses]
+    return [f"{len(paths)} of {len(known)} images {text} ({paths[0]} for one)" for text, paths in odd if paths]

@@ -118,11 +118,10 @@ def _model_differences(stored: ModelRecord, module: TrainableClassifier) -> Iter
             yield f"its {name} is {_short(then)}, this run's is {_short(now)}"
     depth = (stored.preprocess or {}).get("depth")
     if not is_same(depth, module.preprocess.depth):
-        took = list(depth or UINT16)
-        text = (
-            f"its images have the counts {took} as black and white, this run's {module.preprocess.to_dict()['depth']}"
-        )
-        yield f"{text}: data.depth=[{took[0]:.10g},{took[1]:.10g}] goes on with it"
+        black, white = depth or UINT16
+        floats = "" if depth else ", if its images are integers"
+        text = f"its preprocess.depth is {depth}, this run's is {module.preprocess.to_dict()['depth']}"
+        yield f"{text}: data.depth=[{black:.10g},{white:.10g}] goes on with it{floats}"
 
 
 def _max_epochs(config: Mapping[str, Any]) -> int | None:

@@ -211,7 +211,7 @@ def test_files_that_are_read_in_part_are_said_before_training(ants_and_bees: Pat
     make_image(301).save(folder / "moving.gif", save_all=True, append_images=[make_image(302)])
     notes = make_data(ants_and_bees).notes
     assert any("cut off: up to" in note and "cut.jpg" in note for note in notes)
-    assert any(note.startswith("1 of 24 images have several frames") and "moving.gif" in note for note in notes)
+    assert any(note.startswith("1 of 24 images of several frames") and "moving.gif" in note for note in notes)
 
 
 def test_larger_images_are_left_out_unless_the_limit_is_raised(ants_and_bees: Path, tmp_path: Path) -> None:

@@ -129,7 +129,9 @@ def test_an_old_run_on_deep_grey_goes_on_with_all_of_16_bits() -> None:
     module = FineTuner("squeezenet1_1", CLASSES, weights="none", preprocess={"depth": [300, 2000]})
     old = ModelRecord("squeezenet1_1", CLASSES, module.strategy.to_dict(), preprocess={"size": 224})
     (difference,) = _model_differences(old, module)
-    assert difference.endswith("this run's [300.0, 2000.0]: data.depth=[0,65535] goes on with it")
+    assert difference.endswith(
+        "this run's is [300.0, 2000.0]: data.depth=[0,65535] goes on with it, if its images are integers"
+    )
     module.preprocess = module.preprocess.updated({"depth": [0, 65535]})
     assert list(_model_differences(old, module)) == []
     newer = replace(old, preprocess={"size": 224, "depth": [300.0, 2000.5]})
