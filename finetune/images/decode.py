@@ -238,6 +238,18 @@ def load_pixels(path: str | Path, decoding: Decoding = FULL) -> Tensor:
     return to_pixels(load_image(path, decoding))
 
 
+def missing_rows(path: str | Path) -> float | None:
+    """Return the share of its rows that a JPEG file which ends too early lacks; None for others.
+
+    Only the beginning and the end of a file are read where it has its end, as nearly all do.
+    """
+    with suppress(BadImageError), image_errors(path), open(path, "rb") as file:
+        if jpeg.lacks_end(file):
+            file.seek(0)
+            return decode_image(file, path, Decoding(max_pixels=sys.maxsize), reduced=True).missing
+    return None
+
+
 def has_deep_grey(path: str | Path) -> bool:
     """Return whether a file is grey of more than 8 bits, by its header; False for what cannot be opened."""
     with suppress(BadImageError), image_errors(path), open(path, "rb") as file, open_image(file) as image:

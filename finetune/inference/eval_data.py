@@ -17,7 +17,8 @@ from finetune.data.readers import FileReader, LabelledImages, subset
 from finetune.data.sources import base_folder
 from finetune.data.splits import Split, sample_content
 from finetune.data.splitting import label_numbers, without_bad_files
-from finetune.images import info, similarity
+from finetune.images import decode, info, similarity
+from finetune.images.conversions import describe_cut_off
 from finetune.io import formats
 from finetune.io.store import Cache
 from finetune.runtime.suggestions import unknown_name
@@ -34,6 +35,8 @@ class EvalDataset:
     """Whether they are exactly those that the run held out."""
     notes: list[str] = field(default_factory=list)
     bad_files: dict[str, str] = field(default_factory=dict)
+    is_scanned: bool = False
+    """Whether the notes say already which files are read in part."""
     trained_on: int | None = None
     """How many of them the model was trained on, see `find_trained_on`; None where that is not known."""
     near_duplicates: dict[str, int] | None = None
@@ -70,6 +73,18 @@ def find_eval_data(record: DataRecord, classes: Sequence[str], name: str, data: 
             return same
     new = _new_data(found, classes, name, data, _limit(record, data))
     return replace(new, notes=[*source.notes, *new.notes, *formats.note_on_skipped_files(source.skipped_files)])
+
+
+def find_cut_off(images: EvalDataset) -> EvalDataset:
+    """Find the files that end too early, and say it in a note, where no scan has said it."""
+    paths = images.split.load.paths
+    if images.is_scanned or paths is None:
+        return images
+    cut = {path: missing for path in paths if (missing := decode.missing_rows(path)) is not None}
+    if not cut:
+        return images
+    note = f"{len(cut)} of {len(paths)} images {describe_cut_off(list(cut.values()))} ({next(iter(cut))} for one)"
+    return replace(images, notes=[*images.notes, note])
 
 
 def find_trained_on(record: DataRecord, images: EvalDataset, data: ImageDataModule) -> EvalDataset:
@@ -248,4 +263,4 @@ def _new_data(
     split = Split(name, images.keys, label_numbers(images.labels, classes), images.reader)
     which = f"the {part} split" if part else "all"
     text = f"{len(split)} images, {which} of {data.root or images.reader.kind}"
-    return EvalDataset(split, text, is_holdout=False, notes=notes, bad_files=bad_files)
+    return EvalDataset(split, text, is_holdout=False, notes=notes, bad_files=bad_files, is_scanned=True)

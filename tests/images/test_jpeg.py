@@ -107,3 +107,22 @@ def test_an_ordinary_jpeg_has_no_odd_kind() -> None:
     assert jpeg.name_odd_kind(encoded()) == ""
     assert jpeg.name_odd_kind(b"\xff\xd8\xff") == ""
     assert jpeg.mend(encoded()) is None
+
+
+def test_the_missing_rows_of_a_file_are_those_of_its_scan_and_whole_files_are_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, data = tmp_path / "a.jpg", encoded()
+    for cut in (2, len(data) // 10):
+        path.write_bytes(data[:-cut])
+        expected = read_info(str(path)).missing
+        assert expected is not None
+        assert decode.missing_rows(path) == expected
+    path.write_bytes(data + b"a preview behind the end")
+    assert decode.missing_rows(path) is None
+    monkeypatch.setattr(decode, "decode_image", None)
+    for whole in (data, data + bytes(70), b"\x89PNG", b"\xff\xd8\xff", b""):
+        path.write_bytes(whole)
+        if whole != b"\xff\xd8\xff":
+            assert decode.missing_rows(path) is None
+    assert decode.missing_rows(tmp_path / "none.jpg") is None
