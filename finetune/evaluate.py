@@ -26,7 +26,8 @@ def evaluate(cfg: DictConfig) -> float:
     factories.prepare_process()
     model = factories.make_classifier(cfg)
     record, data = model.module.metadata.data, factories.make_evaluation_data(cfg, model)
-    images = eval_data.find_trained_on(record, eval_data.find_eval_data(record, model.classes, cfg.split, data), data)
+    images = eval_data.find_cut_off(eval_data.find_eval_data(record, model.classes, cfg.split, data))
+    images = eval_data.find_trained_on(record, images, data)
     echo(field_line("Images", images.description))
     for note in images.notes:
         echo(field_line("Note", note))

@@ -105,6 +105,8 @@ class DataRecord:
     """Content hashes of the training images that are files: the first 8 bytes of their SHA-1, int64 (N,)."""
     phashes: Tensor | None = field(default=None, compare=False)
     """Perceptual hashes of those of them that show something, int64 (M,); None where they were not computed."""
+    max_pixels: int | None = None
+    """How many pixels an image might have; None is the usual limit."""
 
     @classmethod
     def from_dict(cls, stored: Any, num_classes: int) -> Self:
@@ -113,6 +115,7 @@ class DataRecord:
         record = cls(**_known_fields(cls, stored))
         texts = (record.root, record.dataset, record.digest, record.loader, record.content)
         _require(all(isinstance(value, str | None) for value in texts))
+        _require(record.max_pixels is None or (type(record.max_pixels) is int and record.max_pixels > 0))
         for hashes in (record.trained_on, record.phashes):
             _require(
                 hashes is None or (isinstance(hashes, Tensor) and hashes.dtype == torch.int64 and hashes.ndim == 1)

@@ -140,8 +140,8 @@ class ImageDataModule(LightningDataModule):
                 it, and the mean colour beside it); None is the preprocessing's own, "crop" for published weights.
             depth: counts of grey of more than 8 bits that become black and white: "auto" (those of the weights, where
                 they come from a run on such images, else those of the training images, without the outermost
-                `depth.TAIL` per cent of each), "full" (all of 16 bits) or [low, high]. Images that are no files need one
-                of the last two.
+                `depth.TAIL` per cent of each), "full" (all of 16 bits, with the sign of the training images) or
+                [low, high]. Images that are no files need one of the last two.
             max_pixels: larger images are refused; None is `decode.MAX_PIXELS`.
             augment: "none", "basic", "trivial", "rand", "augmix", or "auto": none in the epochs in which a FineTuner's
                 trunk is frozen, basic in others.
@@ -240,18 +240,19 @@ class ImageDataModule(LightningDataModule):
                 found = read_with(found, self.loader)
                 self.image_info = info.hash_files(paths)
             result = splitting.split_images(found, self.splitting, self.image_info, self.root)
-            self.image_options = self.image_options.with_range_of(result.splits["train"], self.image_info)
-            odd = self.image_options.notes(result.splits, self.image_info, self.final_preprocess)
+            self.image_options = self.image_options.with_range_of(result.splits, self.image_info, self.final_preprocess)
             self.classes, self.splits, self.bad_files = result.classes, result.splits, result.bad_files
             own = type(self).training_order is not ImageDataModule.training_order
             draw = sampling.describe_epoch(self.splits["train"].labels, self.classes, self.sampler, own)
             skipped = formats.note_on_skipped_files(source.skipped_files)
-            self.notes = [*source.notes, *skipped, *result.notes, *odd, *draw]
+            self.notes = [*source.notes, *skipped, *result.notes, *draw]
             self._decode_splits()
         self.teardown()
 
     def _decode_splits(self) -> None:
-        self.splits = self.image_options.decode_splits(self.splits, self.final_preprocess)
+        options, preprocess = self.image_options, self.final_preprocess
+        self.splits = options.decode_splits(self.splits, preprocess)
+        self.image_options, self.notes = options.with_notes(self.notes, self.splits, self.image_info, preprocess)
 
     def adapt_to(self, classes: Sequence[str], preprocess: Preprocess, unaugmented_epochs: int) -> Preprocess:
         """Take from a network what the images depend on; `FineTuner.setup` calls it, for each network anew.
@@ -312,6 +313,7 @@ class ImageDataModule(LightningDataModule):
                 splits={name: split.record() for name, split in self.splits.items() if name != "train"},
                 loader=None if self.loader is None else str(getattr(self.loader, "__qualname__", type(self.loader))),
                 content=sample_content(train),
+                max_pixels=self.image_options.max_pixels,
                 trained_on=None if files is None else info.short_hashes([f.sha1 for f in files]),
                 phashes=None
                 if files is None or self.loader

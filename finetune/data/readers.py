@@ -218,10 +218,15 @@ def joined(readers: Sequence[ImageReader], places: Sequence[tuple[int, int]]) ->
 
 
 def decoded_with(reader: ImageReader, decoding: Decoding) -> ImageReader:
-    """Return a reader that decodes in another way; one that does not decode itself as it is."""
+    """Return a reader that decodes in another way; one that does not decode itself as it is.
+
+    Its limit of pixels is never lowered: its files were scanned with that.
+    """
     if isinstance(reader, Subset):
         return replace(reader, reader=decoded_with(reader.reader, decoding))
-    return replace(reader, decoding=decoding) if isinstance(reader, FileReader | DatasetReader) else reader
+    if not isinstance(reader, FileReader | DatasetReader):
+        return reader
+    return replace(reader, decoding=replace(decoding, max_pixels=max(decoding.max_pixels, reader.decoding.max_pixels)))
 
 
 @dataclass(frozen=True)

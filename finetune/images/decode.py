@@ -45,7 +45,7 @@ class Decoding:
     """How files become pixels of 8 bits."""
 
     depth: Range | None = None
-    """The counts of grey of more than 8 bits that become black and white; None is the whole range of the file's type."""
+    """The counts of grey of more than 8 bits that become black and white; None is `depth.default_range`."""
     max_pixels: int = MAX_PIXELS
     """Larger images are refused."""
     needs_depth: bool = False
@@ -140,14 +140,13 @@ def _decode(file: IO[bytes], path: str | Path, decoding: Decoding, reduced: bool
             image.draft("RGB", (64, 64))
             image.load()
             return Decoded(image)
-        full = depth.full_range(image)
         upright = ImageOps.exif_transpose(image)
         if not measured or not depth.is_deep(upright):
-            return Decoded(to_rgb(upright, decoding, full))
+            return Decoded(to_rgb(upright, decoding))
         values = depth.read_counts(upright)
         counts = depth.measure(values)
         own = (counts.low, max(counts.high, counts.low + 1e-9))
-        return Decoded(depth.to_grey(values, full, own).convert("RGB"), counts)
+        return Decoded(depth.to_grey(values, own).convert("RGB"), counts)
 
 
 class _Limits:
@@ -239,6 +238,18 @@ def load_pixels(path: str | Path, decoding: Decoding = FULL) -> Tensor:
     return to_pixels(load_image(path, decoding))
 
 
+def missing_rows(path: str | Path) -> float | None:
+    """Return the share of its rows that a JPEG file which ends too early lacks; None for others.
+
+    Only the beginning and the end of a file are read where it has its end, as nearly all do.
+    """
+    with suppress(BadImageError), image_errors(path), open(path, "rb") as file:
+        if jpeg.lacks_end(file):
+            file.seek(0)
+            return decode_image(file, path, Decoding(max_pixels=sys.maxsize), reduced=True).missing
+    return None
+
+
 def has_deep_grey(path: str | Path) -> bool:
     """Return whether a file is grey of more than 8 bits, by its header; False for what cannot be opened."""
     with suppress(BadImageError), image_errors(path), open(path, "rb") as file, open_image(file) as image:
@@ -282,7 +293,6 @@ def to_pixels(image: Image.Image, decoding: Decoding = FULL, turned: bool = Fals
         decoding: how.
         turned: apply the EXIF orientation.
     """
-    full = depth.full_range(image) if depth.is_deep(image) else None
     if isinstance(image, TiffImageFile):  # by its path, perhaps: see `open_image`
         name, image.filename = image.filename, ""
         try:
@@ -290,7 +300,7 @@ def to_pixels(image: Image.Image, decoding: Decoding = FULL, turned: bool = Fals
         finally:
             image.filename = name
     upright = ImageOps.exif_transpose(image) if turned else image
-    return torch.from_numpy(np.array(to_rgb(upright, decoding, full))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(to_rgb(upright, decoding))).permute(2, 0, 1)
 
 
 def pixels_fault(pixels: Any) -> str:
@@ -305,13 +315,12 @@ def pixels_fault(pixels: Any) -> str:
     return ""
 
 
-def to_rgb(image: Image.Image, decoding: Decoding = FULL, full: Range | None = None) -> Image.Image:
+def to_rgb(image: Image.Image, decoding: Decoding = FULL) -> Image.Image:
     """Convert any PIL image to RGB; see `load_image`.
 
     Args:
         image: of any mode.
         decoding: how.
-        full: of grey of more than 8 bits, the range of the file that it came from; None is what the image itself says.
 
     Raises:
         BadImageError: it is grey of more than 8 bits, and nobody said how that is scaled.
@@ -324,7 +333,8 @@ def to_rgb(image: Image.Image, decoding: Decoding = FULL, full: Range | None = N
                 f"An image is grey of more than 8 bits ({image.mode}): say which counts become black and white, "
                 "data.depth=[low,high], or data.depth=full for all of 16 bits."
             )
-        return depth.to_grey(depth.read_counts(image), full or depth.full_range(image), decoding.depth).convert("RGB")
+        values = depth.read_counts(image)
+        return depth.to_grey(values, decoding.depth or depth.default_range(image, values)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

@@ -76,16 +76,26 @@ def measure(counts: NDArray[np.float64]) -> Counts:
     return Counts(low, high, float(clipped.mean()), float(np.square(clipped).mean()))
 
 
-def to_grey(counts: NDArray[np.float64], full: Range | None, given: Range | None) -> Image.Image:
-    """Scale counts (H, W) to grey of 8 bits; Pillow's own conversion would clip them to white or black.
+def float_range(highest: float) -> Range:
+    """Return the smallest usual range of floats that holds the highest one of an image."""
+    return 0.0, next((usual for usual in (1.0, 255.0) if highest <= usual), UINT16[1])
 
-    Args:
-        counts: of the image.
-        full: see `full_range`.
-        given: the range to take; None is the full one, of floats the smallest usual one that holds the image.
+
+def default_range(image: Image.Image, counts: NDArray[np.float64]) -> Range:
+    """Return the range of an image where nobody gave one: that of 16 bits without a sign, of floats `float_range`.
+
+    Counts below 0 are black: so were they for the models whose checkpoints say nothing of a range.
     """
-    if given is None and full is None:
-        full = (0.0, next((p for p in (1.0, 255.0) if counts.max(initial=0) <= p), UINT16[1]))
-    low, high = given or full or UINT16
+    return float_range(float(counts.max(initial=0))) if image.mode == "F" else UINT16
+
+
+def is_same(one: Range | None, other: Range | None) -> bool:
+    """Return whether two ranges scale integers alike; see `default_range` for None."""
+    return tuple(one or UINT16) == tuple(other or UINT16)
+
+
+def to_grey(counts: NDArray[np.float64], black_to_white: Range) -> Image.Image:
+    """Scale counts (H, W) to grey of 8 bits; Pillow's own conversion would clip them to white or black."""
+    low, high = black_to_white
     grey = np.clip(np.rint((counts - low) * (255.0 / (high - low))), 0, 255).astype(np.uint8)
     return Image.fromarray(grey)

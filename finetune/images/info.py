@@ -30,7 +30,7 @@ from finetune.images.depth import Range
 from finetune.io.store import Cache
 from finetune.runtime import process
 
-VERSION = 4
+VERSION = 5
 """Version of the cached image info; files are scanned again where the cache has another."""
 
 ORIENTATION = 0x0112
@@ -85,6 +85,8 @@ class ImageInfo:
     """The lowest count of grey of more than 8 bits, but for some outliers, see `depth.TAIL`; None for other images."""
     high: float | None = None
     """The highest."""
+    full_range: Range | None = None
+    """The range of the type of those counts, see `depth.full_range`; None for floats and for other images."""
     mean: tuple[float, float, float] | None = None
     """Mean of each channel, of pixels in 0..1; of grey of more than 8 bits, of the counts: see `scaled`."""
     square: tuple[float, float, float] | None = None
@@ -96,11 +98,11 @@ class ImageInfo:
         """Return the info with mean and square of pixels in 0..1, where they are of counts.
 
         Args:
-            counts: that become black and white; None is all of 16 bits.
+            counts: that become black and white; None is the range of the file's type, of floats `depth.float_range`.
         """
-        if self.low is None or self.mean is None or self.square is None:
+        if self.low is None or self.high is None or self.mean is None or self.square is None:
             return self
-        low, high = counts or depth.UINT16
+        low, high = counts or self.full_range or depth.float_range(self.high)
         mean, square = self.mean[0], self.square[0]
         m = (mean - low) / (high - low)
         s = (square - 2 * low * mean + low**2) / (high - low) ** 2
@@ -290,6 +292,8 @@ def _read_header(file: IO[bytes]) -> dict[str, Any]:
             width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
         header = {"format": image.format or "", "mode": image.mode, "bits": depth.bits_of(image)}
         header |= {"width": width, "height": height}
+        if depth.is_deep(image):
+            header["full_range"] = depth.full_range(image)
         # a file whose first image is whole is good, whatever comes after it
         with suppress(Exception):
             header["orientation"] = int(image.getexif().get(ORIENTATION, 1))

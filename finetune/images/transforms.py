@@ -67,7 +67,8 @@ class Preprocess:
     fit: str = "crop"
     """How an image becomes square; one of `FITS`."""
     depth: tuple[float, float] | None = None
-    """The counts of grey of more than 8 bits that become black and white; None is the whole range of 16 bits."""
+    """The counts of grey of more than 8 bits that become black and white; None is all of 16
+    bits without a sign, see `depth.default_range`."""
 
     def __post_init__(self) -> None:
         given: dict[str, Any] = {"mean": self.mean, "std": self.std}

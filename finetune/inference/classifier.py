@@ -104,7 +104,8 @@ class Classifier:
             precision: one of Lightning's names, or "auto": that of the run where this machine computes it natively,
                 else "32-true".
             tta: a name of `TTA`.
-            max_pixels: larger images are refused; None is `decode.MAX_PIXELS`.
+            max_pixels: larger images are refused, and never smaller ones than the run took; None is
+                `decode.MAX_PIXELS`.
         """
         if tta not in TTA:
             raise ValueError(unknown_name("tta", tta, TTA, f"It is one of {', '.join(TTA)}."))
@@ -119,7 +120,9 @@ class Classifier:
         mixed, dtype = self.precision.endswith("-mixed"), _DTYPES[self.precision]
         self._autocast = dtype if mixed else None
         self.module = module.to(self.device, torch.float32 if mixed else dtype).eval()
-        self.decoding = Decoding(module.preprocess.depth, max_pixels or MAX_PIXELS)
+        self.decoding = Decoding(
+            module.preprocess.depth, max(max_pixels or MAX_PIXELS, module.metadata.data.max_pixels or 0)
+        )
         self.transform = TTA[tta](module.preprocess)
         """uint8 pixels (3, H, W) to what `logits` takes a batch of."""
 

@@ -17,7 +17,8 @@ from finetune.data.readers import FileReader, LabelledImages, subset
 from finetune.data.sources import base_folder
 from finetune.data.splits import Split, sample_content
 from finetune.data.splitting import label_numbers, without_bad_files
-from finetune.images import info, similarity
+from finetune.images import decode, info, similarity
+from finetune.images.conversions import describe_cut_off
 from finetune.io import formats
 from finetune.io.store import Cache
 from finetune.runtime.suggestions import unknown_name
@@ -34,6 +35,8 @@ class EvalDataset:
     """Whether they are exactly those that the run held out."""
     notes: list[str] = field(default_factory=list)
     bad_files: dict[str, str] = field(default_factory=dict)
+    is_scanned: bool = False
+    """Whether the notes say already which files are read in part."""
     trained_on: int | None = None
     """How many of them the model was trained on, see `find_trained_on`; None where that is not known."""
     near_duplicates: dict[str, int] | None = None
@@ -68,8 +71,20 @@ def find_eval_data(record: DataRecord, classes: Sequence[str], name: str, data: 
             same = _same_files(found, holdout, name, data) if holdout.sizes and data.root is not None else None
         if same is not None:
             return same
-    new = _new_data(found, classes, name, data)
+    new = _new_data(found, classes, name, data, _limit(record, data))
     return replace(new, notes=[*source.notes, *new.notes, *formats.note_on_skipped_files(source.skipped_files)])
+
+
+def find_cut_off(images: EvalDataset) -> EvalDataset:
+    """Find the files that end too early, and say it in a note, where no scan has said it."""
+    paths = images.split.load.paths
+    if images.is_scanned or paths is None:
+        return images
+    cut = {path: missing for path in paths if (missing := decode.missing_rows(path)) is not None}
+    if not cut:
+        return images
+    note = f"{len(cut)} of {len(paths)} images {describe_cut_off(list(cut.values()))} ({next(iter(cut))} for one)"
+    return replace(images, notes=[*images.notes, note])
 
 
 def find_trained_on(record: DataRecord, images: EvalDataset, data: ImageDataModule) -> EvalDataset:
@@ -87,7 +102,7 @@ def find_trained_on(record: DataRecord, images: EvalDataset, data: ImageDataModu
         found = info.hash_files(paths)
     else:
         root = data.root or (Path(record.root) if record.root is not None else None)
-        found = info.scan_images(paths, root, data.cache, max_pixels=data.image_options.limit)
+        found = info.scan_images(paths, root, data.cache, max_pixels=_limit(record, data))
     files = [(key, found[path]) for key, path in zip(images.split.keys, paths, strict=True) if found[path].sha1]
     known = torch.isin(info.short_hashes([file.sha1 for _, file in files]), record.trained_on).tolist()
     count, notes = sum(known), list(images.notes)
@@ -106,6 +121,11 @@ def find_trained_on(record: DataRecord, images: EvalDataset, data: ImageDataModu
             "near duplicates of training images are not looked for: the checkpoint has no perceptual hashes of those"
         )
     return replace(images, trained_on=count, near_duplicates=near, notes=notes)
+
+
+def _limit(record: DataRecord, data: ImageDataModule) -> int:
+    """Return how many pixels an image may have: what was given, and no less than in the run."""
+    return max(data.image_options.limit, record.max_pixels or 0)
 
 
 def _near_duplicates(hashes: Sequence[tuple[str, str]], trained_on: torch.Tensor) -> dict[str, int]:
@@ -213,7 +233,7 @@ def _same_items(
 
 
 def _new_data(
-    found: Mapping[str, LabelledImages], classes: Sequence[str], name: str, data: ImageDataModule
+    found: Mapping[str, LabelledImages], classes: Sequence[str], name: str, data: ImageDataModule, max_pixels: int
 ) -> EvalDataset:
     """Return images that the run did not hold out, their classes mapped by name onto the model's."""
     part = name if name in found else ""
@@ -224,7 +244,7 @@ def _new_data(
     if options.classes is not None:
         wanted = set(match_names(options.classes, [*classes, *dict.fromkeys(images.labels)]))
         images = images.select([label in wanted for label in images.labels])
-    image_info = info.scan_images(images.reader.paths or [], data.root, data.cache, max_pixels=data.image_options.limit)
+    image_info = info.scan_images(images.reader.paths or [], data.root, data.cache, max_pixels=max_pixels)
     readable, bad_files = without_bad_files({"": images}, image_info, options.on_bad_file)
     images = readable[""]
     present = set(images.labels)
@@ -240,8 +260,8 @@ def _new_data(
     notes = [f"there are no images of {', '.join(missing[:10])}"] if missing else []
     known = [(path, image_info[path]) for path in images.reader.paths or []]
     notes += image_options.odd_file_notes(known)
-    notes += image_options.full_notes(known) if data.final_preprocess.depth is None else []
+    notes += image_options.full_notes(known) if (data.preprocess or data.final_preprocess).depth is None else []
     split = Split(name, images.keys, label_numbers(images.labels, classes), images.reader)
     which = f"the {part} split" if part else "all"
     text = f"{len(split)} images, {which} of {data.root or images.reader.kind}"
-    return EvalDataset(split, text, is_holdout=False, notes=notes, bad_files=bad_files)
+    return EvalDataset(split, text, is_holdout=False, notes=notes, bad_files=bad_files, is_scanned=True)

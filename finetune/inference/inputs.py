@@ -245,7 +245,7 @@ def to_pixels(image: Any, channels: int = 3, loader: str | None = None, decoding
         raise ValueError(f"An image is a file, a PIL image, an array or a tensor, got a {type(image).__name__}.")
     is_array, shape = isinstance(image, np.ndarray), tuple(image.shape)
     if decoding.depth is not None and isinstance(image, np.ndarray) and _are_counts(image):
-        return decode.to_pixels(depth.to_grey(image.astype(np.float64), None, decoding.depth))
+        return decode.to_pixels(depth.to_grey(image.astype(np.float64), decoding.depth))
     if is_array:
         fits = len(shape) == 2 or (len(shape) == 3 and shape[-1] in (3, 4))
     else:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from finetune.images import decode
+from finetune.images.conversions import describe_cut_off
 from finetune.inference import prediction_table
 from finetune.inference.classifier import BATCH, Classifier
 from finetune.inference.inputs import Inputs, LoadedImage, is_address, read_input, read_inputs
@@ -45,6 +46,11 @@ class PredictionSummary:
     failures: int = 0
     unscaled: int = 0
     """Images of grey of more than 8 bits, for which the model has no range."""
+    cut_off: int = 0
+    """Files that end too early, and whose missing rows are grey."""
+    first_cut_off: str = ""
+    missing: float = 0.0
+    """The largest share of the rows that one of them lacks."""
     first: list[prediction_table.Row] = field(default_factory=list)
     """The first rows with a prediction."""
     gallery: Gallery = field(default_factory=lambda: Gallery())
@@ -138,6 +144,7 @@ def predict(
             for item, row in zip(batch, rows, strict=True):
                 _count(summary, item, row)
                 summary.unscaled += _is_unscaled(item, model)
+                _count_cut_off(summary, item)
                 if copy_to is not None and row["status"] == "ok" and not is_address(item.name):
                     copy_into(Path(item.name), copy_to / folder_name(row["label"]))
     return summary
@@ -173,6 +180,14 @@ def _is_unscaled(item: LoadedImage, model: Classifier) -> bool:
     return not item.name.lower().endswith(NEVER_DEEP) and decode.has_deep_grey(item.name)
 
 
+def _count_cut_off(summary: PredictionSummary, item: LoadedImage) -> None:
+    missing = None if item.image is None or is_address(item.name) else decode.missing_rows(item.name)
+    if missing is not None:
+        summary.cut_off += 1
+        summary.first_cut_off = summary.first_cut_off or item.name
+        summary.missing = max(summary.missing, missing)
+
+
 def _count(summary: PredictionSummary, item: LoadedImage, row: prediction_table.Row) -> None:
     if item.image is None:
         summary.failures += 1
@@ -201,6 +216,11 @@ def summary_lines(summary: PredictionSummary, table: Path) -> list[str]:
     if summary.unscaled:
         text = f"grey of more than 8 bits in {summary.unscaled} images, and the model was not trained on such: all of 16 bits became "
         lines.append(field_line("Note", f"{text}black to white, so that counts of 10 to 14 bits are nearly black"))
+    if summary.cut_off:
+        text = (
+            f"{summary.cut_off} of {n} images {describe_cut_off([summary.missing])} ({summary.first_cut_off} for one)"
+        )
+        lines.append(field_line("Note", text))
     return [*lines, field_line("Table", str(table))]
 
 

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from torch import nn
 
+from finetune.images.depth import is_same
 from finetune.images.transforms import Preprocess
 from finetune.models.backbone import Backbone, make_backbone
 from finetune.models.head_layers import parse_head
@@ -137,8 +138,8 @@ def agree_with_data(module: TrainableClassifier, given: Mapping[str, Any], train
         return
     before, after = module.preprocess.to_dict(), agreed.to_dict()
     for name, argument in _KEPT.items():
-        if before[name] != after[name]:
-            own = "'full'" if before[name] is None else "..." if argument == "preprocess" else repr(before[name])
+        if _differ(name, before[name], after[name]):
+            own = "[0, 65535]" if before[name] is None else "..." if argument == "preprocess" else repr(before[name])
             raise ValueError(
                 f"The data module's preprocess has {name}={after[name]}, and the module that is evaluated has {before[name]}: "
                 f"give ImageDataModule({argument}={own}), or train with the other."
@@ -147,6 +148,10 @@ def agree_with_data(module: TrainableClassifier, given: Mapping[str, Any], train
 
 _KEPT = {"mean": "preprocess", "std": "preprocess", "fit": "resize", "depth": "depth"}
 """Fields of the preprocessing that an evaluation may not change, and the arguments of the data module that set them."""
+
+
+def _differ(name: str, before: Any, after: Any) -> bool:
+    return not is_same(before, after) if name == "depth" else bool(before != after)
 
 
 def agreed_preprocess(own: Preprocess, given: Mapping[str, Any], images: Preprocess) -> Preprocess:
@@ -162,7 +167,7 @@ def agreed_preprocess(own: Preprocess, given: Mapping[str, Any], images: Preproc
     """
     before, after = own.to_dict(), images.to_dict()
     for name, value in given.items():
-        if value is not None and before[name] != after[name]:
+        if value is not None and _differ(name, before[name], after[name]):
             raise ValueError(
                 f"The module has preprocess {name}={before[name]}, the data module {name}={after[name]} (data.image_size, "
                 "data.resize, data.depth, data.preprocess): say it in one place, or the same in both."

@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune.checkpoints.format import Checkpoint, model_record, read_checkpoint
 from finetune.checkpoints.metadata import DataRecord, ModelRecord
+from finetune.images.depth import UINT16, is_same
 from finetune.runtime.console import echo, field_line
 from finetune.runtime.mappings import select
 from finetune.runtime.process import is_first_process
@@ -109,14 +110,18 @@ def _model_differences(stored: ModelRecord, module: TrainableClassifier) -> Iter
         "in_channels": (stored.in_channels, module.preprocess.channels),
         "model.options": (stored.model_options, module._backbone.options),
     }
-    for name, default in (("fit", "crop"), ("depth", None)):
-        then = (stored.preprocess or {}).get(name, default)
-        pairs[f"preprocess.{name}"] = (then, module.preprocess.to_dict()[name])
+    pairs["preprocess.fit"] = ((stored.preprocess or {}).get("fit", "crop"), module.preprocess.fit)
     if module.family.size_argument:  # the network is built for it
         pairs["image size"] = ((stored.preprocess or {}).get("size"), module.preprocess.size)
     for name, (then, now) in pairs.items():
         if then != now:
             yield f"its {name} is {_short(then)}, this run's is {_short(now)}"
+    depth = (stored.preprocess or {}).get("depth")
+    if not is_same(depth, module.preprocess.depth):
+        black, white = depth or UINT16
+        floats = "" if depth else ", if its images are integers"
+        text = f"its preprocess.depth is {depth}, this run's is {module.preprocess.to_dict()['depth']}"
+        yield f"{text}: data.depth=[{black:.10g},{white:.10g}] goes on with it{floats}"
 
 
 def _max_epochs(config: Mapping[str, Any]) -> int | None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 
 from finetune import FineTuner, ImageDataModule, Preprocess
+from finetune.data import image_options
 from finetune.data.image_options import ImageOptions
 from finetune.images.decode import BadImageError
 from tests.data.helpers import SMALL_PREPROCESS, make_data
@@ -56,7 +58,7 @@ def test_auto_takes_the_counts_of_the_training_images_for_every_split(counts: Pa
 
 
 @pytest.mark.parametrize(
-    ("depth", "expected", "low", "high"), [("full", None, 0, 65535), ([50, 900], (50, 900), 50, 900)]
+    ("depth", "expected", "low", "high"), [("full", (0, 65535), 0, 65535), ([50, 900], (50, 900), 50, 900)]
 )
 def test_full_and_a_given_range_are_taken(counts: Path, depth: Any, expected: Any, low: float, high: float) -> None:
     data = make_data(counts, depth=depth)
@@ -72,7 +74,35 @@ def test_a_range_that_the_weights_bring_wins_and_the_difference_is_said(counts: 
     (note,) = (note for note in data.notes if "grey of more" in note)
     assert "0 to 4095" in note
     assert "the training images have 300 to 2000: data.depth=" in note
-    assert make_data(counts, preprocess=data.preprocess, depth="full").final_preprocess.depth is None
+    assert make_data(counts, preprocess=data.preprocess, depth="full").final_preprocess.depth == (0, 65535)
+
+
+def test_the_notes_speak_of_the_range_of_the_network_once_it_is_known(counts: Path) -> None:
+    data = make_data(counts, preprocess=None)
+    others = [note for note in data.notes if "grey of more" not in note]
+    for brought, said in (((0, 4095), "0 to 4095 become black to white, those of the weights"), (None, "300 to 2000")):
+        agreed = data.adapt_to(data.classes, Preprocess(depth=brought), 0)
+        assert agreed.depth == (brought or LEVELS["train"])
+        (note,) = (note for note in data.notes if "grey of more" in note)
+        assert said in note
+        assert [note for note in data.notes if "grey of more" not in note] == others
+
+
+def test_full_is_the_range_of_the_files_type_and_stays_with_the_model(tmp_path: Path) -> None:
+    for name, low in (("dark", -300), ("light", 200)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(5):
+            counts = np.linspace(low, low + 20000 + i, 400).astype(np.int16).reshape(20, 20)
+            tifffile.imwrite(tmp_path / "data" / name / f"{i}.tif", counts)
+    data = make_data(tmp_path / "data", depth="full")
+    assert data.final_preprocess.depth == (-32768, 32767)
+    path = data.splits["train"].load.paths[0]  # type: ignore[index]
+    expected = (tifffile.imread(path).astype(float) + 32768) / 257
+    assert np.abs(pixels_of(data, "train") - expected).max() <= 0.51
+    (note,) = (note for note in data.notes if "grey of more" in note)
+    assert "all of 16 bits, -32768 to 32767" in note
+    old = image_options.full_notes(data.image_info.items())  # what a model without a range does to them
+    assert "0 to 65535, becomes black to white, and counts below 0 are black" in old[0]
 
 
 def test_images_of_8_bits_have_no_range_and_no_note(ants_and_bees: Path) -> None:
@@ -133,6 +163,14 @@ def test_a_module_takes_the_range_over_and_an_evaluation_keeps_it(counts: Path, 
             trainer(1).validate(loaded, datamodule=other, verbose=False)
 
 
+def test_a_model_without_a_range_is_evaluated_in_python_as_it_was_trained(counts: Path, trainer: Any) -> None:
+    module = FineTuner("squeezenet1_1", ["dark", "light"], weights="none", preprocess={"size": 32})
+    with pytest.raises(ValueError, match=r"give ImageDataModule\(depth=\[0, 65535\]"):
+        trainer(1).validate(module, datamodule=make_data(counts, preprocess=None, image_size=32), verbose=False)
+    data = make_data(counts, preprocess=None, image_size=32, depth=[0, 65535])
+    assert trainer(1).validate(module, datamodule=data, verbose=False)
+
+
 class Deep(torch.utils.data.Dataset[Any]):
     """Grey of 16 bits that is no file."""
 
@@ -173,7 +211,7 @@ def test_files_that_are_read_in_part_are_said_before_training(ants_and_bees: Pat
     make_image(301).save(folder / "moving.gif", save_all=True, append_images=[make_image(302)])
     notes = make_data(ants_and_bees).notes
     assert any("cut off: up to" in note and "cut.jpg" in note for note in notes)
-    assert any(note.startswith("1 of 24 images have several frames") and "moving.gif" in note for note in notes)
+    assert any(note.startswith("1 of 24 images of several frames") and "moving.gif" in note for note in notes)
 
 
 def test_larger_images_are_left_out_unless_the_limit_is_raised(ants_and_bees: Path, tmp_path: Path) -> None:

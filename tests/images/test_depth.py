@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from finetune.images import decode, depth
 from finetune.images.decode import BadImageError, Decoding
+from finetune.images.depth import INT16
 from finetune.images.info import read_info
 
 
@@ -65,17 +67,28 @@ def test_a_given_range_becomes_black_to_white(name: str, counts: np.ndarray, tmp
 )
 def test_full_is_all_of_sixteen_bits(kind: str, low: int, high: int, tmp_path: Path) -> None:
     counts = np.linspace(low, high, 120).astype(kind).reshape(12, 10)
-    pixels = decode.load_pixels(write(tmp_path / "a.tif", counts)).numpy()[0]
+    path = write(tmp_path / "a.tif", counts)
+    assert read_info(str(path)).full_range == (low, high)
+    pixels = decode.load_pixels(path, Decoding((low, high))).numpy()[0]
     assert np.abs(pixels.astype(int) - scaled_by_hand(counts, low, high)).max() <= 1
+
+
+def test_without_a_range_files_are_scaled_as_before_there_were_ranges(tmp_path: Path) -> None:
+    counts = np.linspace(-32768, 32767, 120).astype(np.int16).reshape(12, 10)
+    pixels = decode.load_pixels(write(tmp_path / "a.tif", counts)).numpy()[0]
+    assert np.abs(pixels - np.clip(np.rint(counts.astype(float) / 257), 0, 255)).max() == 0
 
 
 def test_signed_counts_keep_their_range_when_they_are_turned(tmp_path: Path) -> None:
     counts = np.linspace(-32768, 32767, 200).astype(np.int16).reshape(10, 20)
     tifffile.imwrite(tmp_path / "a.tif", counts, extratags=[(274, 3, 1, 6, True)])
     upright = scaled_by_hand(np.rot90(counts, -1), -32768, 32767)
-    assert np.abs(np.asarray(decode.load_image(tmp_path / "a.tif"))[..., 0].astype(int) - upright).max() <= 1
+    assert (
+        np.abs(np.asarray(decode.load_image(tmp_path / "a.tif", Decoding(INT16)))[..., 0].astype(int) - upright).max()
+        <= 1
+    )
     with Image.open(tmp_path / "a.tif") as image:  # as a user may hand it to `predict`
-        assert np.abs(decode.to_pixels(image, turned=True).numpy()[0].astype(int) - upright).max() <= 1
+        assert np.abs(decode.to_pixels(image, Decoding(INT16), turned=True).numpy()[0].astype(int) - upright).max() <= 1
 
 
 def test_values_that_are_no_numbers_are_black(tmp_path: Path) -> None:
@@ -157,3 +170,12 @@ def test_info_is_scaled_by_the_range_of_the_data(tmp_path: Path) -> None:
     assert info.mean == pytest.approx((counts.mean() / 2000,) * 3, abs=1e-3)
     assert info.std == pytest.approx((counts / 2000).std(), abs=1e-3)
     assert info.scaled((0.0, 1.0)) == info  # once is enough
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high"), [(np.int16, -32768, 32767), (np.uint16, 0, 65535), (np.float32, 0, 1)]
+)
+def test_info_without_a_range_is_scaled_by_the_files_type(kind: Any, low: float, high: float, tmp_path: Path) -> None:
+    counts = (low + (high - low) * np.random.default_rng(0).uniform(0.1, 0.4, (40, 40))).astype(kind)
+    info = read_info(str(write(tmp_path / "a.tif", counts)), full=True).scaled(None)
+    assert info.mean == pytest.approx(((counts.astype(float) - low).mean() / (high - low),) * 3, abs=1e-3)

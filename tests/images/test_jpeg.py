@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from finetune.images import decode, jpeg
 from finetune.images.decode import BadImageError
@@ -107,3 +107,54 @@ def test_an_ordinary_jpeg_has_no_odd_kind() -> None:
     assert jpeg.name_odd_kind(encoded()) == ""
     assert jpeg.name_odd_kind(b"\xff\xd8\xff") == ""
     assert jpeg.mend(encoded()) is None
+
+
+def test_the_missing_rows_of_a_file_are_those_of_its_scan_and_whole_files_are_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, data = tmp_path / "a.jpg", encoded()
+    for cut in (2, len(data) // 10):
+        path.write_bytes(data[:-cut])
+        expected = read_info(str(path)).missing
+        assert expected is not None
+        assert decode.missing_rows(path) == expected
+    path.write_bytes(data + b"a preview behind the end")
+    assert decode.missing_rows(path) is None
+    monkeypatch.setattr(decode, "decode_image", None)
+    for whole in (data, data + bytes(70), b"\x89PNG", b"\xff\xd8\xff", b""):
+        path.write_bytes(whole)
+        if whole != b"\xff\xd8\xff":
+            assert decode.missing_rows(path) is None
+    assert decode.missing_rows(tmp_path / "none.jpg") is None
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("size", [(3, 90), (257, 61), (100, 7), (320, 240)])
+def test_what_is_missing_is_found_at_reduced_size_as_in_full(mode: str, size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(buffer, "JPEG", quality=95)
+    for cut in range(2, len(buffer.getvalue()) // 5, max(1, len(buffer.getvalue()) // 25)):
+        data = buffer.getvalue()[:-cut]
+        one, other = (pixels_of(data + filler + b"\xff\xd9") for filler in (b"", b"\x5a\xa5\x3c" * 4096))
+        rows = np.flatnonzero((one != other).any(axis=(1, 2)))
+        expected = 1 - rows[0] / size[1] if len(rows) else 0.0
+        mended = jpeg.mend(data)
+        if mended is not None:
+            assert expected - 0.01 <= mended[1] <= expected + 1 / size[1] + 0.0001
+        else:
+            assert expected > jpeg.MAX_MISSING - 1 / size[1]
+
+
+def test_what_is_missing_costs_no_decoding_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded, load = [], ImageFile.ImageFile.load
+
+    def count(image: ImageFile.ImageFile) -> object:
+        loaded = load(image)
+        decoded.append(image.size)
+        return loaded
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", count)
+    data = encoded()
+    assert jpeg.mend(data[: -len(data) // 10]) is not None
+    assert set(decoded) == {(SIDE // 8, SIDE // 8)}

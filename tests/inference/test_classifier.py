@@ -14,9 +14,9 @@ from PIL import Image
 
 from finetune import Classifier, FineTuner, Prediction, load
 from finetune.checkpoints.metadata import DataRecord
-from finetune.data.readers import FileReader
+from finetune.data.readers import FileReader, decoded_with
 from finetune.data.splits import Split
-from finetune.images.decode import BadImageError
+from finetune.images.decode import BadImageError, Decoding
 from finetune.inference.classifier import TTA
 
 
@@ -208,3 +208,21 @@ def test_a_model_trained_on_what_a_loader_read_asks_for_it(pixels: np.ndarray, t
     with pytest.raises(ValueError, match="images that the loader read_tiff read"):
         model.batches(Split("val", ["a.png"], [0], FileReader([str(tmp_path / "a.png")])))
     assert model.predict(torch.rand(3, 80, 80)).label in ("0", "1")
+
+
+def test_images_as_large_as_the_run_took_are_read_without_asking(
+    pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    split = Split("val", ["large.png"], [0], FileReader([str(tmp_path / "large.png")], Decoding(max_pixels=10)))
+    monkeypatch.setattr("finetune.inference.classifier.MAX_PIXELS", 90 * 70 - 1)
+    module = FineTuner("squeezenet1_1", classes=["ants", "bees"], weights="none", preprocess={"size": 32})
+    with pytest.raises(BadImageError, match=r"give data\.max_pixels=6300"):
+        list(Classifier(module, device="cpu").batches(split, num_workers=0))
+    scanned = replace(split, load=decoded_with(split.load, Decoding(max_pixels=6300)))  # with a limit of its own
+    assert len(list(Classifier(module, device="cpu").batches(scanned, num_workers=0))) == 1
+    module.metadata = replace(module.metadata, data=DataRecord(max_pixels=6300))
+    module.save(tmp_path / "model.ckpt")
+    for limit in (None, 10):
+        (images, _), *_ = load(tmp_path / "model.ckpt", device="cpu", max_pixels=limit).batches(split, num_workers=0)
+        assert images.shape == (1, 3, 32, 32)

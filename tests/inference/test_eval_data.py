@@ -15,7 +15,7 @@ from PIL import Image
 from finetune import ImageDataModule
 from finetune.checkpoints.metadata import DataRecord, SplitRecord
 from finetune.images import info
-from finetune.inference.eval_data import find_eval_data, find_holdout, find_trained_on
+from finetune.inference.eval_data import find_cut_off, find_eval_data, find_holdout, find_trained_on
 from tests.data.helpers import OwnDataset, make_data
 from tests.helpers import make_image, write_images
 
@@ -182,3 +182,35 @@ def test_a_run_on_a_table_with_images_elsewhere_is_evaluated_on_its_own(tmp_path
     new = find_eval_data(run.record(), CLASSES, "val", ImageDataModule(table, images=tmp_path / "photos"))
     assert (new.is_holdout, new.split.labels) == (False, [1])
     assert new.notes[0].startswith("labels.csv is read so: path from image; label from species")
+
+
+def test_images_as_large_as_the_run_took_are_evaluated_and_known(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "photos", {"train": {"cat": 3, "dog": 3}})
+    make_image(300, 100).save(root / "train" / "cat" / "large.png")
+    record = make_data(root, max_pixels=10_000, val_fraction=0.2).record()
+    assert record.max_pixels == 10_000
+    (tmp_path / "new" / "cat").mkdir(parents=True)
+    shutil.copy(root / "train" / "cat" / "large.png", tmp_path / "new" / "cat" / "copy.png")
+    data = ImageDataModule(tmp_path / "new", cache_dir=tmp_path / "cache", max_pixels=9_999)
+    found = find_trained_on(record, find_eval_data(record, CLASSES, "val", data), data)
+    assert (found.split.keys, found.bad_files, found.trained_on) == (["cat/copy.png"], {}, 1)
+    with pytest.raises(ValueError, match="no images"):
+        find_eval_data(replace(record, max_pixels=None), CLASSES, "val", data)
+
+
+def test_held_out_files_that_were_cut_off_are_said(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "val" / "cat").mkdir(parents=True)
+    keys = ["val/cat/a.jpg", "val/cat/b.jpg"]
+    for i, key in enumerate(keys):
+        make_image(i, 256).save(tmp_path / "photos" / key, quality=95)
+    cut = tmp_path / "photos" / keys[1]
+    cut.write_bytes(cut.read_bytes()[: -cut.stat().st_size // 20])
+    sizes = [(tmp_path / "photos" / key).stat().st_size for key in keys]
+    record = DataRecord(root=str(tmp_path / "photos"), splits={"val": SplitRecord(keys, [0, 0], sizes)})
+    images = find_cut_off(find_eval_data(record, CLASSES, "val", ImageDataModule()))
+    (note,) = images.notes
+    assert note.startswith("1 of 2 images without an end, the file was cut off: up to")
+    assert f"({cut} for one)" in note
+    new = find_eval_data(DataRecord(), CLASSES, "val", ImageDataModule(tmp_path / "photos"))
+    assert find_cut_off(new).notes == new.notes  # the scan said it
+    assert sum("cut off" in note for note in new.notes) == 1

@@ -123,3 +123,18 @@ def test_a_run_of_other_channels_or_of_another_size_of_a_transformer_is_refused(
     assert list(_model_differences(replace(grey, in_channels=3), module)) == ["its in_channels is 3, this run's is 1"]
     module.family = FAMILIES["vit_b_16"]  # whose networks are built for a size
     assert list(_model_differences(grey, module)) == ["its image size is 64, this run's is 224"]
+
+
+def test_an_old_run_on_deep_grey_goes_on_with_all_of_16_bits() -> None:
+    module = FineTuner("squeezenet1_1", CLASSES, weights="none", preprocess={"depth": [300, 2000]})
+    old = ModelRecord("squeezenet1_1", CLASSES, module.strategy.to_dict(), preprocess={"size": 224})
+    (difference,) = _model_differences(old, module)
+    assert difference.endswith(
+        "this run's is [300.0, 2000.0]: data.depth=[0,65535] goes on with it, if its images are integers"
+    )
+    module.preprocess = module.preprocess.updated({"depth": [0, 65535]})
+    assert list(_model_differences(old, module)) == []
+    newer = replace(old, preprocess={"size": 224, "depth": [300.0, 2000.5]})
+    assert [text.split(": ")[-1] for text in _model_differences(newer, module)] == [
+        "data.depth=[300,2000.5] goes on with it"
+    ]
