@@ -18,9 +18,9 @@ from finetune import ImageDataModule
 from finetune.cli import schema
 from finetune.data.datamodule import CACHE_IMAGES
 from finetune.data.layout import LAYOUTS
-from finetune.data.table_columns import PARTS
 from finetune.data.sampling import SAMPLERS
 from finetune.data.splitting import ON_BAD_FILE
+from finetune.data.table_columns import PARTS
 from finetune.exporting.formats import EXPORTERS
 from finetune.images.transforms import AUGMENTATIONS, FITS, INTERPOLATIONS, Preprocess
 from finetune.inference import classifier, prediction_table
