@@ -120,6 +120,30 @@ def _info_of(splits: Mapping[str, Split], image_info: Mapping[str, ImageInfo]) -
     return ((path, image_info[path]) for split in splits.values() for path in split.load.paths or [])
 
 
+def outside_notes(known: Iterable[tuple[str, ImageInfo]], model: Range | None) -> list[str]:
+    """Return a sentence on new images whose counts are of another scale than those of a model; an empty list without any.
+
+    Args:
+        known: files and their info.
+        model: the counts that the model sees as black and white.
+    """
+    deep = [(i.low, i.high) for _, i in known if i.low is not None and i.high is not None]
+    if not deep or model is None:
+        return []
+    (begin, end), far = model, []
+    for low, high in deep:
+        seen = min(high, end) - max(low, begin)
+        if seen < 0.5 * (high - low) or high - low < 0.05 * (end - begin):
+            far.append((low, high))
+    if not far:
+        return []
+    lowest, highest = min(low for low, _ in far), max(high for _, high in far)
+    return [
+        f"{len(far)} of {len(deep)} images have counts of another scale, {lowest:g} to {highest:g}; the model takes {begin:g} to {end:g} as black "
+        "to white, as in its training"
+    ]
+
+
 def full_notes(known: Iterable[tuple[str, ImageInfo]], full: Range | None = None) -> list[str]:
     """Return a sentence on grey of more than 8 bits that is scaled by its type; an empty list without any.
 

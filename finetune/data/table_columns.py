@@ -43,7 +43,8 @@ FLAGS = {
 }
 """Columns of yes and no to the split that a yes means."""
 
-YES, NO = ("1", "true", "yes", "t", "y", "1.0"), ("0", "false", "no", "f", "n", "0.0", "")
+YES = ("1", "true", "yes", "t", "y", "1.0", "wahr", "ja", "vrai", "oui", "verdadero", "vero")
+NO = ("0", "false", "no", "f", "n", "0.0", "", "falsch", "nein", "faux", "non", "falso")
 
 _CHOICES = re.compile(r'\{\s*"choices"\s*:\s*(\[.*\])\s*\}', re.DOTALL)
 """A cell of Label Studio's tables with several labels."""
@@ -90,6 +91,7 @@ def interpret(table: Table, columns: Mapping[str, str | None] | None = None, gro
     rows.labels = _decimals_removed(
         _labels_of_one_hot(table, one_hot) if label is None else _labels(table, label), label, rows.notes
     )
+    rows.notes += [] if label is None else _note_on_joined(rows.labels, label)
     rows.splits = splits or [table.split or "train"] * len(rows.paths)
     if given.get("group"):
         # an image without a group is one of its own
@@ -206,6 +208,17 @@ def _labels(table: Table, column: str) -> list[str]:
             known[key] = _one_label(table, row, column, value, several)
         labels.append(known[key])
     return labels
+
+
+def _note_on_joined(labels: Sequence[str], column: str) -> list[str]:
+    """Return a sentence on labels whose words are each a label of the table: several labels, perhaps."""
+    names = set(labels)
+    joined = [name for name in sorted(names) if len(words := name.split()) > 1 and names.issuperset(words)]
+    if not joined:
+        return []
+    return [
+        f"each word of {joined[0]!r} in {column} is a label too: it is read as one class. finetune is for one label an image."
+    ]
 
 
 def _one_label(table: Table, row: int, column: str, value: Value, several: Mapping[str, list[str]]) -> str:
@@ -373,7 +386,10 @@ def _splits_of_flags(table: Table, columns: Sequence[str]) -> list[str]:
         for i, name, split in positions:
             text = _text(row[i]).casefold()
             if text not in (*YES, *NO):
-                raise ValueError(f"{table.at(number)}: {name} is {_text(row[i])!r}, and should be true or false.")
+                raise ValueError(
+                    f"{table.at(number)}: {name} is {_text(row[i])!r}, and should be true or false. "
+                    f"Where it says no split: data.columns={{split: null}}."
+                )
             if text in YES:
                 meant.add(split)
         if len(meant) > 1:

@@ -29,7 +29,7 @@ CONVERSIONS = (
     Conversion(
         "deep_colour",
         lambda i: i.bits == 16 and i.mode[:1] not in ("I", "F"),
-        "with 16 bits a channel in colour: the upper 8 are used",
+        "with 16 bits a channel in colour: the upper 8 are used (data.depth is for grey)",
         loses=True,
     ),
     Conversion("cmyk", lambda i: i.mode in ("CMYK", "YCCK"), "made for printing (CMYK): colours are converted roughly"),

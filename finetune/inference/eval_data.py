@@ -260,6 +260,7 @@ def _new_data(
     notes = [f"there are no images of {', '.join(missing[:10])}"] if missing else []
     known = [(path, image_info[path]) for path in images.reader.paths or []]
     notes += image_options.odd_file_notes(known)
+    notes += image_options.outside_notes(known, (data.preprocess or data.final_preprocess).depth)
     notes += image_options.full_notes(known) if (data.preprocess or data.final_preprocess).depth is None else []
     split = Split(name, images.keys, label_numbers(images.labels, classes), images.reader)
     which = f"the {part} split" if part else "all"

@@ -44,6 +44,8 @@ class PredictionSummary:
     failed: list[tuple[str, str]] = field(default_factory=list)
     """The first images that could not be read, with the reason."""
     failures: int = 0
+    outside: int = 0
+    """Images of grey of more than 8 bits that are nearly all black or white by the range of the model."""
     unscaled: int = 0
     """Images of grey of more than 8 bits, for which the model has no range."""
     cut_off: int = 0
@@ -143,7 +145,9 @@ def predict(
                 append_embeddings(features)
             for item, row in zip(batch, rows, strict=True):
                 _count(summary, item, row)
-                summary.unscaled += _is_unscaled(item, model)
+                if _has_deep_grey(item):
+                    summary.unscaled += model.decoding.depth is None
+                    summary.outside += model.decoding.depth is not None and _is_flat(item)
                 _count_cut_off(summary, item)
                 if copy_to is not None and row["status"] == "ok" and not is_address(item.name):
                     copy_into(Path(item.name), copy_to / folder_name(row["label"]))
@@ -174,10 +178,18 @@ def _run(
     )
 
 
-def _is_unscaled(item: LoadedImage, model: Classifier) -> bool:
-    if model.decoding.depth is not None or item.image is None or is_address(item.name):
+def _has_deep_grey(item: LoadedImage) -> bool:
+    if item.image is None or is_address(item.name) or item.name.lower().endswith(NEVER_DEEP):
         return False
-    return not item.name.lower().endswith(NEVER_DEEP) and decode.has_deep_grey(item.name)
+    return decode.has_deep_grey(item.name)
+
+
+def _is_flat(item: LoadedImage) -> bool:
+    """Return whether most of an image's pixels are quite black or quite white."""
+    image = item.image
+    return (
+        image is not None and image.dtype == torch.uint8 and float(((image == 0) | (image == 255)).float().mean()) > 0.5
+    )
 
 
 def _count_cut_off(summary: PredictionSummary, item: LoadedImage) -> None:
@@ -213,6 +225,9 @@ def summary_lines(summary: PredictionSummary, table: Path) -> list[str]:
     lines += [field_line("Failed" if i == 0 else "", f"{name}: {error}") for i, (name, error) in failed]
     if summary.failures > len(summary.failed):
         lines.append(field_line("", f"... and {summary.failures - len(summary.failed)} more"))
+    if summary.outside:
+        text = f"{summary.outside} images of more than 8 bits are mostly black or white: their counts lie outside of those that the model "
+        lines.append(field_line("Note", f"{text}was trained on"))
     if summary.unscaled:
         text = f"grey of more than 8 bits in {summary.unscaled} images, and the model was not trained on such: all of 16 bits became "
         lines.append(field_line("Note", f"{text}black to white, so that counts of 10 to 14 bits are nearly black"))

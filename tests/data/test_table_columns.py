@@ -156,6 +156,13 @@ def test_several_labels_are_found_where_no_row_has_one_alone() -> None:
         labels("16 0", "7 1", "16 7", "0 1")
 
 
+def test_labels_whose_words_are_labels_too_are_said() -> None:
+    rows = interpret(table(["path", "label"], ["1.png", "scab"], ["2.png", "rust"], ["3.png", "scab rust"]))
+    assert rows.labels == ["scab", "rust", "scab rust"]
+    assert "each word of 'scab rust' in label is a label too" in rows.notes[0]
+    assert interpret(table(["path", "label"], ["1.png", "hot dog"], ["2.png", "dog"])).notes == []
+
+
 def test_a_bar_is_in_no_name() -> None:
     with pytest.raises(ValueError, match=r"line 2 has 2 labels \(cat, dog\)"):
         labels("cat|dog", "emu")
@@ -217,7 +224,9 @@ def test_splits_are_read_in_any_case_and_what_is_empty_is_train(column: str) -> 
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("yes", "no"), [("True", "False"), ("1", "0"), ("yes", "no"), ("TRUE", ""), ("1.0", "0.0")])
+@pytest.mark.parametrize(
+    ("yes", "no"), [("True", "False"), ("1", "0"), ("yes", "no"), ("TRUE", ""), ("1.0", "0.0"), ("WAHR", "FALSCH")]
+)
 def test_flags_of_splits(yes: str, no: str) -> None:
     assert splits("is_valid", yes, no) == ["val", "train"]
     assert splits("is_test", no, yes) == ["train", "test"]

@@ -179,3 +179,25 @@ def test_predict_says_that_a_model_of_8_bits_has_no_range_for_counts(
     printed = " ".join(capsys.readouterr().out.split())
     number = len(list(counts.glob("val/*/*")))
     assert f"grey of more than 8 bits in {number} images, and the model was not trained on such" in printed
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_counts_of_another_scale_than_the_models_are_said(
+    command: Command, counts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = command("train", *TINY, f"data.root={counts}", "trainer.max_epochs=1")
+    for path in counts.glob("val/*/*"):
+        target = tmp_path / "brighter" / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16) * 15).save(target)
+    number = len(list((tmp_path / "brighter").glob("*/*")))
+    capsys.readouterr()
+    _, code = command("evaluate", f"ckpt={run}", f"data.root={tmp_path}/brighter")
+    assert code == 0
+    assert f"{number} of {number} images have counts of another scale" in " ".join(capsys.readouterr().out.split())
+    _, code = command("predict", f"ckpt={run}", f"source={tmp_path}/brighter")
+    assert code == 0
+    assert f"{number} images of more than 8 bits are mostly black or white" in " ".join(capsys.readouterr().out.split())
+    _, code = command("predict", f"ckpt={run}", f"source={counts}/val")
+    assert code == 0
+    assert "mostly black or white" not in " ".join(capsys.readouterr().out.split())
