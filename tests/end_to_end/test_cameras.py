@@ -102,7 +102,10 @@ def long(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("resize", "least", "most"), [("crop", 0.2, 0.8), ("squash", 1, 1), ("pad", 1, 1)])
+@pytest.mark.parametrize(
+    ("resize", "least", "most"),
+    [("crop", 0.2, 0.8), ("squash", 1, 1), pytest.param("pad", 1, 1, marks=pytest.mark.slow)],
+)
 def test_what_stands_at_an_end_is_seen_by_squash_and_pad(
     resize: str, least: float, most: float, command: Command, long: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

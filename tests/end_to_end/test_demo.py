@@ -21,6 +21,8 @@ TINY = (
     "trainer.max_epochs=1", "trainer.check_val_every_n_epoch=1",
 )  # fmt: skip
 
+pytestmark = pytest.mark.slow  # a minute and a half where the machine is busy; `make demo` runs the whole of it
+
 NAMES = ("frozen", "lp_ft", "scratch")
 
 

