@@ -104,11 +104,8 @@ class FolderSource:
             self.notes.append(
                 f"{len(loose)} images lie beside the folders of classes and are not read: {loose[0]} for one"
             )
-        unread = [
-            name
-            for name in self.found.unread_folders
-            if name in self.tree.folders and has_images(self.tree.folders[name])
-        ]
+        # within a class of inside_out, only folders with images are among them
+        unread = [name for name in self.found.unread_folders if "/" in name or has_images(self.tree.folders[name])]
         if unread and not self.found.doubts:
             self.notes.append(f"folders beside those of the splits are not read: {', '.join(unread[:8])}")
         nested = [self.found.nested_note] if self.found.nested_note else []

@@ -220,8 +220,9 @@ def _read_inside_out(tree: Folder, depth: ClassDepth, asked: bool) -> Layout | N
     for name, splits in inner.items():
         for split, folder in splits.items():
             _add(result, result.images.setdefault(split, {}).setdefault(name, []), folder, 0)
-        left_out = [sub for sub in classes[name].folders if sub not in [f.name for f in splits.values()]]
-        result.unread_folders += [f"{name}/{sub}" for sub in left_out]
+        used = [folder.name for folder in splits.values()]
+        left_out = [inner for inner in with_images(classes[name]) if inner.name not in used]
+        result.unread_folders += [f"{name}/{inner.name}" for inner in left_out]
     order = [split for split in split_names.SPLIT_WORDS if split in result.images]
     result.images = {split: result.images[split] for split in order}
     result.folders = dict.fromkeys(order, tree.path)

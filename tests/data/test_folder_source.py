@@ -93,9 +93,10 @@ def test_the_folder_of_train_says_what_lies_beside_it(make_images: Callable[...,
 def test_splits_within_classes_are_trained_on_and_their_images_keep_their_paths(
     make_images: Callable[..., Path],
 ) -> None:
-    data = make_data(make_images({"cat": {"train": 3, "val": 1}, "dog": {"train": 2, "val": 2}}))
+    data = make_data(make_images({"cat": {"train": 3, "val": 1, "more": 1}, "dog": {"train": 2, "val": 2}}))
     assert split_sizes(data) == {"train": 5, "val": 3}
     assert data.splits["val"].keys == ["cat/val/00.png", "dog/val/00.png", "dog/val/01.png"]
+    assert "folders beside those of the splits are not read: cat/more" in data.notes
     assert [data.classes[label] for label in data.splits["val"].labels] == ["cat", "dog", "dog"]
 
 
