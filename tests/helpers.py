@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,14 @@ def write_image(path: Path, colour: tuple[int, int, int] = (10, 200, 30)) -> Pat
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 50), colour).save(path)
     return path
+
+
+def require_tests(rows: Sequence[str]) -> None:
+    """Hold the rows of a table in a document to the tests that each of them names."""
+    tests = "".join(path.read_text() for path in Path(__file__).parent.rglob("test_*.py"))
+    assert len(rows) > 10
+    for row in rows:
+        names = re.findall(r"`(test_\w+)(?:\[[^`]*\])?`", row)
+        assert names, row
+        for name in names:
+            assert f"def {name}(" in tests, name
