@@ -2,6 +2,7 @@
 #   make demo    installs into .venv, then shows offline what pretrained weights are worth
 #   make test    installs into .venv, then runs the tests but for the slow ones
 PYTHON ?= python3
+EXTRAS ?= dev,demo,export,inspect
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -16,7 +17,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit('finetune needs Python 3.11 or newer, and $(PYTHON) is ' + sys.version.split()[0] + '; try: make PYTHON=python3.11 ...') if sys.version_info < (3, 11) else None"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo,export,inspect]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $(STAMP)
 
 demo: install

@@ -104,7 +104,7 @@ def is_user_error(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno in paths.UNWRITABLE_ERRNOS:
         return True
-    if _is_lost_worker(error):
+    if _lost_worker(error) is not None:
         return True
     innermost = traceback.extract_tb(error.__traceback__)[-1:]
     package = Path(__file__).resolve().parents[1]
@@ -113,12 +113,20 @@ def is_user_error(error: BaseException) -> bool:
     return isinstance(error, ValueError | FileNotFoundError) and (in_package or in_mkdir)
 
 
-def _is_lost_worker(error: BaseException) -> bool:
-    """Return whether a process that decodes images has died, or has found no shared memory."""
-    if isinstance(error, EOFError | ConnectionError | FileNotFoundError):  # it died while it handed over a batch
-        return any(frame.name == "_try_get_data" for frame in traceback.extract_tb(error.__traceback__))
+def _lost_worker(error: BaseException | None) -> BaseException | None:
+    """Return the error of a process that decodes images, which has died or has found no shared memory; else None.
+
+    torch raises it in the main process wherever that happens to be, so that it may be the cause of another error.
+    """
     pattern = r"DataLoader worker \(pid|DataLoader timed out|shared memory|unable to (?:mmap|open shared)"
-    return isinstance(error, RuntimeError) and re.search(pattern, str(error)) is not None
+    while error is not None:
+        if isinstance(error, EOFError | ConnectionError | FileNotFoundError):  # it died while it handed over a batch
+            if any(frame.name == "_try_get_data" for frame in traceback.extract_tb(error.__traceback__)):
+                return error
+        elif isinstance(error, RuntimeError) and re.search(pattern, str(error)):
+            return error
+        error = error.__cause__
+    return None
 
 
 def _is_lost_connection(error: BaseException) -> bool:
@@ -133,8 +141,9 @@ def explain(error: BaseException, name: str) -> str:
             "another process of this run has ended or does not answer; what it said stands above, or in its log in the "
             f"run's folder, with all of this: {str(error).strip().splitlines()[0][:200]}"
         )
-    if _is_lost_worker(error):
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    lost_worker = _lost_worker(error)
+    if lost_worker is not None:
+        reason = (str(lost_worker).strip() or type(lost_worker).__name__).splitlines()[-1]
         return (
             f"a process that decodes images has died ({reason}). Most often it has too little memory, or too "
             "little shared memory (docker run --shm-size=1g); data.num_workers=0 needs none. resume=RUN goes on."

@@ -35,3 +35,14 @@ def test_a_worker_that_died_while_it_handed_over_a_batch_is_told(
     assert "a process that decodes images has died" in errors.explain(error.value, "train")
     assert not errors.is_user_error(happens.with_traceback(None))
     iterator._shutdown_workers()
+
+
+def test_a_worker_that_died_is_told_wherever_its_signal_met_the_main_process() -> None:
+    try:
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        except RuntimeError as killed:
+            raise ValueError("The loss CrossEntropyLoss does not take logits (8, 3)") from killed
+    except ValueError as error:
+        text = errors.explain(error, "train")
+    assert "a process that decodes images has died (DataLoader worker (pid 7) is killed by signal: Killed.)" in text
