@@ -30,6 +30,7 @@ IGNORED_WARNINGS = (
     r"Checkpoint directory .* exists and is not empty.*",
     r"The image decoding and encoding capabilities of TorchVision are deprecated.*",  # see decode.load_pixels
     r"Glyph .* missing from font.*",  # class names in scripts that matplotlib's font lacks
+    r"The `srun` command is available on your system.*",  # factories refuses what would wait for tasks that nobody starts
     r"The dirpath has changed from .*",  # a resumed run writes into its own folder; BestCheckpoint carries over
 )
 """Third-party warnings that commands and tests ignore."""
