@@ -75,18 +75,17 @@ def requeue() -> None:
         subprocess.run(["scontrol", "requeue", name.removeprefix("slurm_")], check=False)
 
 
-_sharing = 1
-"""How many processes of a sweep share the cores, this one included."""
-
-
-def share_cores(processes: int) -> None:
-    """Let `cpu_count` return this process's share of the cores.
+def processes_on_these_cores(processes: int) -> int:
+    """Return how many processes of a run share the cores that `cpu_count` counts; tasks of Slurm have their own.
 
     Args:
-        processes: that run at the same time, this one included.
+        processes: of the whole run.
     """
-    global _sharing
-    _sharing = processes
+    return 1 if is_slurm_task() else int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+
+
+RUNS_AT_ONCE = "FINETUNE_RUNS_AT_ONCE"
+"""Environment variable: how many runs share the cores, this one included. Sweeps set it for their points."""
 
 
 def cpu_count() -> int:
@@ -99,4 +98,4 @@ def cpu_count() -> int:
     given = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
     if given is not None and given.isdecimal():
         cores = min(cores, int(given))
-    return max(1, cores // _sharing)
+    return max(1, cores // int(os.environ.get(RUNS_AT_ONCE, "1")))
