@@ -37,6 +37,10 @@ class Exit(BaseException):
         self.code, self.value = code, value
 
 
+class FailedPoint(Exception):
+    """Say that a point of a sweep failed in another process, where its error has been told."""
+
+
 @contextmanager
 def exit_codes(name: str) -> Iterator[None]:
     """End the process with a message and an exit code where the command `name` raises."""
@@ -58,7 +62,7 @@ def report_error(error: Exception, name: str) -> int:
     """Print an error of a command, with its traceback if it is a bug, and return the exit code."""
     if os.environ.get("FINETUNE_DEBUG") == "1" or not (is_user_error(error) or _is_lost_connection(error)):
         traceback.print_exception(error)
-    if not error.__dict__.get("reported"):
+    if not vars(error).get("reported") and not isinstance(error, FailedPoint):
         print_error(explain(error, name))
     return USER_ERROR if is_user_error(error) else BUG
 
@@ -98,7 +102,7 @@ def is_user_error(error: BaseException) -> bool:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return True
     # by name: Lightning's class would import torch, and the other is raised again by a worker process in torch's code
-    if type(error).__name__ in ("MisconfigurationException", "BadImageError"):
+    if type(error).__name__ in ("MisconfigurationException", "BadImageError", "FailedPoint"):
         return True
     if isinstance(error, PermissionError | FileExistsError | IsADirectoryError | NotADirectoryError):
         return True

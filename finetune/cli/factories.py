@@ -25,6 +25,8 @@ from finetune.checkpoints.restore import AtomicCheckpointIO
 from finetune.cli import instantiate
 from finetune.cli.augmentation import make_augmentation
 from finetune.cli.instantiate import plain_values
+from finetune.cli.points import saved_states
+from finetune.cli.run_folder import goes_on
 from finetune.cli.schema import conf_keys
 from finetune.data.datamodule import ImageDataModule
 from finetune.images.transforms import Preprocess
@@ -348,10 +350,9 @@ def resume_path(cfg: DictConfig, module: FineTuner, data: ImageDataModule, folde
         ValueError: it is not a checkpoint of a run, or of another run.
     """
     path = None if cfg.ckpt_path is None else paths.last_checkpoint_path(str(cfg.ckpt_path))
-    if process.is_requeued():
+    if goes_on():
         first = Path(str(folder).removesuffix(f"_rank{process.process_rank()}"))
-        saved = [*first.glob("hpc_ckpt_*.ckpt"), *first.glob(str(paths.LAST_CHECKPOINT))]
-        path = max(saved, key=lambda file: file.stat().st_mtime, default=path)
+        path = max(saved_states(first), key=lambda file: file.stat().st_mtime, default=path)
     if path is None:
         return None
     resume_check.check_resumable(path, module, data.record())
