@@ -23,9 +23,11 @@ from torch.utils.data import Dataset
 from torchmetrics import Metric
 
 from finetune.checkpoints.restore import AtomicCheckpointIO
-from finetune.cli import instantiate, run_folder
+from finetune.cli import instantiate
 from finetune.cli.augmentation import make_augmentation
 from finetune.cli.instantiate import plain_values
+from finetune.cli.points import saved_states
+from finetune.cli.run_folder import first_folder, goes_on
 from finetune.cli.schema import conf_keys
 from finetune.data.datamodule import ImageDataModule
 from finetune.images.transforms import Preprocess
@@ -357,10 +359,9 @@ def resume_path(cfg: DictConfig, module: FineTuner, data: ImageDataModule, folde
         ValueError: it is not a checkpoint of a run, or of another run.
     """
     path = None if cfg.ckpt_path is None else paths.last_checkpoint_path(str(cfg.ckpt_path))
-    if process.is_requeued():
-        first = run_folder.first_folder(cfg, folder)
-        saved = [*first.glob("hpc_ckpt_*.ckpt"), *first.glob(str(paths.LAST_CHECKPOINT))]
-        path = max(saved, key=lambda file: file.stat().st_mtime, default=path)
+    if goes_on():
+        first = first_folder(cfg, folder)
+        path = max(saved_states(first), key=lambda file: file.stat().st_mtime, default=path)
     if path is None:
         return None
     resume_check.check_resumable(path, module, data.record())

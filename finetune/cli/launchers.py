@@ -13,7 +13,6 @@ from finetune.cli.arguments import override_key
 from finetune.runtime import process
 from finetune.runtime.console import echo, field_line
 
-
 TIMEOUTS = 100
 """How often submitit starts a job again whose time is up. The plugin's default is never, because not all code can go on."""
 

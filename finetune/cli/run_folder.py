@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -32,6 +33,12 @@ class CommandState:
     """Whether they say all: a configuration may have been changed since, or composed by others."""
     folders: dict[tuple[str, str], str] = field(default_factory=dict)
     """Folders that `unique_dir` has made, by its arguments."""
+    goes_on: bool = False
+    """Whether this is a point of a sweep that was stopped in the middle."""
+    sweep_folder: Path | None = None
+    """Of the sweep that this process has started."""
+    lock: FileLock | None = None
+    """Keeps other sweeps out of that folder."""
 
     def start(self, argv: Sequence[str], overrides: Sequence[str], from_arguments: bool = True) -> None:
         """Forget the command before, and remember this one."""
@@ -39,6 +46,23 @@ class CommandState:
         self.argv[:] = argv
         self.overrides[:] = [word for word in overrides if not word.startswith(("-", "hydra.", "hydra/"))]
         self.folders.clear()
+        self.goes_on, self.sweep_folder = False, None
+
+    def claim_sweep(self, folder: Path) -> None:
+        """Keep other processes from running a sweep in a folder.
+
+        Raises:
+            Timeout: one does.
+        """
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+        self.sweep_folder, self.lock = folder, lock
+
+    def release(self) -> None:
+        """Let other processes have the folder of the sweep."""
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
 
 
 # The only mutable state of the command line. It is global because Hydra stands between those who write it and those who
@@ -212,6 +236,11 @@ def _holds_configuration(folder: Path, cfg: DictConfig) -> bool:
     return {**recorded, "logger": None} == {**wanted, "logger": None}
 
 
+def goes_on() -> bool:
+    """Return whether a run goes on with what its own folder holds: after a requeue by Slurm, or in a repeated sweep."""
+    return process.is_requeued() or STATE.goes_on
+
+
 def claim_folder(cfg: DictConfig, folder: Path) -> None:
     """Write `config.yaml` into a run folder that no other run uses.
 
@@ -225,7 +254,7 @@ def claim_folder(cfg: DictConfig, folder: Path) -> None:
         with (folder / "config.yaml").open("x", encoding="utf-8") as file:
             file.write(OmegaConf.to_yaml(cfg, resolve=True))
     except FileExistsError as error:
-        if process.is_requeued() and _holds_configuration(folder, cfg):
+        if STATE.goes_on or (process.is_requeued() and _holds_configuration(folder, cfg)):
             for incomplete in (folder / "checkpoints").glob(".*.tmp"):
                 incomplete.unlink(missing_ok=True)
             return

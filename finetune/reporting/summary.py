@@ -165,7 +165,7 @@ def print_results(values: dict[str, Any], folder: Path) -> None:
         echo(field_line("Note", text))
         echo_link("Model", place)
     ckpt = shlex.quote(f"ckpt={place}")
-    print(f"{'Next':<10}python -m finetune.predict {ckpt} source=IMAGES", flush=True)
+    echo(f"{'Next':<10}python -m finetune.predict {ckpt} source=IMAGES")
 
 
 def result_lines(values: dict[str, Any]) -> list[str]:

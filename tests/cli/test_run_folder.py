@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_processes_but_the_first_leave_no_folder_and_know_that_of_the_first(
     slurm: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     removed: list[Path] = []
-    monkeypatch.setattr(run_folder.atexit, "register", lambda f, path, ignore_errors: removed.append(path))
+    monkeypatch.setattr(atexit, "register", lambda f, path, ignore_errors: removed.append(path))
     cfgs = [OmegaConf.create({"seed": seed, "logger": {"save_dir": "a"}}) for seed in (1, 2)]
     slurm(JOB_ID=42)
     for cfg in cfgs:  # the job trains twice

@@ -82,7 +82,7 @@ def test_cpu_count_is_the_number_of_cores_that_this_process_may_use() -> None:
 def test_cpu_count_is_a_share_of_the_cores_of_a_slurm_task(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
     assert process.cpu_count() == 16
-    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "FINETUNE_RUNS_AT_ONCE", "SLURM_STEP_ID", "LOCAL_WORLD_SIZE", "12")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "12")
     assert process.cpu_count() == 12
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
     assert process.cpu_count() == 8
@@ -103,7 +103,7 @@ def test_tasks_of_slurm_have_cores_of_their_own(monkeypatch: pytest.MonkeyPatch)
 def test_requeue_asks_for_the_job_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/asked"\n')
     (tmp_path / "scontrol").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     process.requeue()  # outside of a job
     monkeypatch.setenv("SLURM_JOB_ID", "45")
     process.requeue()
