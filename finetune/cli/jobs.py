@@ -248,8 +248,8 @@ def _run_by_hydra(runner: JobRunner, after_sweep: Callable[[Path], None] | None)
         if after_sweep is not None and runner.sweep_folder is not None:
             logging.getLogger("finetune").setLevel(logging.WARNING)  # its lines would be Hydra's too now
             after_sweep(runner.sweep_folder)
-            logging.getLogger("finetune").setLevel(logging.NOTSET)
             runner.say_what_is_left()
+            logging.getLogger("finetune").setLevel(logging.NOTSET)
         STATE.release()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.cli import points
@@ -14,7 +15,7 @@ from finetune.cli.points import Point
 
 
 def config(sweep: Path, /, **values: Any) -> DictConfig:
-    return OmegaConf.create({"hydra": {"mode": "MULTIRUN", "sweep": {"dir": str(sweep)}}, "seed": 0, **values})
+    return OmegaConf.create({"hydra": {"mode": RunMode.MULTIRUN, "sweep": {"dir": str(sweep)}}, "seed": 0, **values})
 
 
 def claim(sweep: Path, number: int, /, **values: Any) -> str:
