@@ -28,7 +28,7 @@ pytestmark = [
 
 # sbatch's own arguments count more than those in the file; this machine is smaller than what that asks for
 SMALL = ("--cpus-per-task=1", "--mem=2G")
-LONG = ("strategy=finetune", "data.augment=basic", "trainer.max_epochs=50")
+LONG = ("strategy=finetune", "optimizer.lr=0.001", "data.augment=basic", "trainer.max_epochs=50")
 ON_CPU = (*(word for word in TINY if word != "trainer=cpu"), "trainer.accelerator=cpu")
 
 
