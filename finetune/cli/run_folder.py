@@ -217,12 +217,17 @@ def first_folder(cfg: DictConfig, folder: Path) -> Path:
 
 
 def _holds_this_command(folder: Path) -> bool:
-    """Return whether a folder records the overrides of this command: a Slurm job may train several times."""
+    """Return whether a folder of a requeued job is that of this command: a job may train several times.
+
+    A folder without a record is one whose command was stopped before Hydra had written it.
+    """
+    if not folder.exists():
+        return False
     for record, key in ((folder / ".hydra" / "overrides.yaml", ""), (folder / "multirun.yaml", "hydra.overrides.task")):
         if record.is_file():
             recorded: Any = OmegaConf.load(record)
             return list(OmegaConf.select(recorded, key) if key else recorded) == STATE.overrides
-    return False
+    return True
 
 
 def _holds_configuration(folder: Path, cfg: DictConfig) -> bool:

@@ -53,6 +53,8 @@ def test_a_requeued_job_of_slurm_finds_the_folder_of_its_command(
     slurm(JOB_ID=42)
     first = unique_dir(root, "now")
     assert first == f"{root}/slurm_42"
+    slurm(JOB_ID=42, RESTART_COUNT=1)
+    assert unique_dir(root, "later") == first  # it was stopped before it had written anything
     if base == "train":
         (Path(first) / ".hydra").mkdir()
         (Path(first) / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
