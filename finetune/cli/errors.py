@@ -161,10 +161,10 @@ def explain(error: BaseException, name: str) -> str:
             "little shared memory (docker run --shm-size=1g); data.num_workers=0 needs none. resume=RUN goes on."
         )
     if is_of_submitit(error):
-        reason = str(error).strip().partition("\n\t")[0]  # its own advice follows, on files that the line below names
-        return (
-            f"hydra/launcher: {' '.join(reason.split())} What the jobs have said is in .submitit in the sweep's folder."
-        )
+        first, *rest = [line.strip().rstrip(".") for line in str(error).strip().splitlines()]
+        if first.startswith("Job "):  # what follows is in its log too
+            return f"hydra/launcher: {first}. What it has said is in .submitit in the sweep's folder."
+        return f"hydra/launcher: {'; '.join([first, *rest])}."
     if not is_user_error(error):
         return f"{type(error).__name__}: {error}\nThis looks like a bug in finetune; please report it with the lines above."
     if isinstance(error, OmegaConfBaseException) and isinstance(error.__cause__, OSError):
