@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from finetune.cli import recipes
 from finetune.cli.direct import hydra_task
 from finetune.cli.errors import INTERRUPTED, TERMINATED, Exit
 from finetune.cli.main import hydra_command
@@ -66,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> float | list[float] | None:
 def _compare(folder: Path) -> None:
     from finetune.reporting.leaderboard import compare_sweep
 
-    compare_sweep(folder)
+    best = compare_sweep(folder)
+    if best is not None:
+        recipes.write_best(best.folder, folder, f"{best.acc:.4f}", best.metrics["best"]["epoch"])
 
 
 if __name__ == "__main__":

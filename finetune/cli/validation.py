@@ -292,8 +292,9 @@ def _validate_combinations(cfg: DictConfig) -> Iterator[str]:
             f"monitor={cfg.monitor} would never be measured: trainer.check_val_every_n_epoch={every} in {end} epochs; "
             "give monitor=train/loss, or validate more often."
         )
-    if monitors_val and select(cfg, "trainer.limit_val_batches") == 0:
-        yield f"monitor={cfg.monitor} would never be measured: trainer.limit_val_batches=0; give monitor=train/loss."
+    for key, value in (("trainer.limit_val_batches", 0), ("data.val", "none")):
+        if monitors_val and select(cfg, key) == value:
+            yield f"monitor={cfg.monitor} would never be measured: {key}={value}; give monitor=train/loss."
 
 
 def _validate_required(cfg: DictConfig, command: str) -> Iterator[str]:

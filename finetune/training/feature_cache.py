@@ -104,7 +104,7 @@ def cache_blocker(module: TrainableClassifier, data: Any, trainer: Trainer, spli
         return f"{data.transforms.augmented_by} changes the pixels every epoch; none, or strategy.views=8, allow it"
     # 1.0 is all batches, 1 is one of them
     options: Any = trainer
-    limits = [options.limit_train_batches, options.limit_val_batches]
+    limits = [options.limit_train_batches, *([options.limit_val_batches] if len(data.splits["val"]) else [])]
     if options.overfit_batches or any(limit != 1.0 or isinstance(limit, int) for limit in limits):
         return "only some of the batches are used"
     if module.model_name == "custom" and split_point != module.family.head:
