@@ -61,15 +61,7 @@ def fit(cfg: DictConfig) -> TrainingRun:
 
 def main(argv: Sequence[str] | None = None) -> float | list[float] | None:
     """Run the command; return the best value of `monitor`, of a sweep those of its runs."""
-    return hydra_command("train", train, argv, _compare)
-
-
-def _compare(folder: Path) -> None:
-    from finetune.reporting.leaderboard import compare_sweep
-
-    best = compare_sweep(folder)
-    if best is not None:
-        recipes.write_best(best.folder, folder, f"{best.acc:.4f}", best.metrics["best"]["epoch"])
+    return hydra_command("train", train, argv, recipes.finish_sweep)
 
 
 if __name__ == "__main__":

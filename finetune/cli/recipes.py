@@ -63,6 +63,15 @@ def write_recipe(run: Path, path: Path, comment: str) -> None:
 BEST_CONFIG = "best_config.yaml"
 
 
+def finish_sweep(folder: Path) -> None:
+    """Compare the runs of a sweep that has ended, and keep the recipe of the best."""
+    from finetune.reporting.leaderboard import compare_sweep
+
+    best = compare_sweep(folder)
+    if best is not None:
+        write_best(best.folder, folder, f"{best.acc:.4f}", best.metrics["best"]["epoch"])
+
+
 def write_best(run: Path, sweep: Path, accuracy: str, epoch: int) -> None:
     """Write the recipe of the best run of a sweep into its folder, and print how it is trained again.
 

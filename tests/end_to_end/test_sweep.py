@@ -253,5 +253,8 @@ def test_the_best_of_a_sweep_is_trained_again_and_on_all_images(
     output = capsys.readouterr().out
     assert "nothing is validated" in output
     assert "could not be written" not in output
+    _, code = command("train", recipe, *more[1].split(), "strategy=feature_extract")  # whose features are kept
+    assert code == 0
+    assert f"Features  of {metrics['n_train']} + 0 images" in capsys.readouterr().out
     assert command("evaluate", f"ckpt={everything}")[1] == 2
     assert "lists no val images" in capsys.readouterr().err
