@@ -51,6 +51,8 @@ def fit(cfg: DictConfig) -> TrainingRun:
         with clock("test"):
             summary.evaluate_best(trainer, module, data)
     except (SystemExit, Exit) as error:  # of GracefulShutdown; of Lightning at Ctrl-C; of SIGTERM outside of training
+        if error.code not in (1, INTERRUPTED, TERMINATED):
+            raise  # of submitit, which starts the job again
         saved = isinstance(error, SystemExit) and error.code in (INTERRUPTED, TERMINATED)
         code = TERMINATED if error.code == TERMINATED else INTERRUPTED
         raise Exit(summary.describe_interruption(folder, saved), code) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +27,7 @@ from finetune.cli import instantiate
 from finetune.cli.augmentation import make_augmentation
 from finetune.cli.instantiate import plain_values
 from finetune.cli.points import saved_states
-from finetune.cli.run_folder import goes_on
+from finetune.cli.run_folder import first_folder, goes_on
 from finetune.cli.schema import conf_keys
 from finetune.data.datamodule import ImageDataModule
 from finetune.data.splitting import NO_VALIDATION
@@ -48,11 +49,15 @@ from finetune.training.shutdown import GracefulShutdown
 
 
 def prepare_process() -> None:
-    """Set what concerns the whole process: third-party warnings, freed memory, TF32 in matrix products of GPUs.
+    """Set what concerns the whole process: third-party warnings, threads, freed memory, TF32 in matrix products of GPUs.
 
     TF32 is on by default in convolutions.
     """
     quiet()
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cpu_count():
+        torch.set_num_threads(
+            cpu_count()
+        )  # torch knows nothing of the cores that Slurm or a sweep has given to this process
     hardware.keep_freed_memory()
     torch.set_float32_matmul_precision("high")
 
@@ -306,6 +311,10 @@ def _make_trainer(cfg: DictConfig, folder: Path, **arguments: Any) -> Trainer:
         )
     except (ValueError, TypeError) as error:
         raise ValueError(f"trainer: {error}") from error
+    except RuntimeError as error:
+        if "--ntasks-per-node" not in str(error):
+            raise
+        raise ValueError(f"trainer: {error}") from error
     return trainer
 
 
@@ -359,7 +368,7 @@ def resume_path(cfg: DictConfig, module: FineTuner, data: ImageDataModule, folde
     """
     path = None if cfg.ckpt_path is None else paths.last_checkpoint_path(str(cfg.ckpt_path))
     if goes_on():
-        first = Path(str(folder).removesuffix(f"_rank{process.process_rank()}"))
+        first = first_folder(cfg, folder)
         path = max(saved_states(first), key=lambda file: file.stat().st_mtime, default=path)
     if path is None:
         return None

@@ -28,7 +28,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from finetune.cli import compose, errors, points, validation
+from finetune.cli import compose, errors, launchers, points, validation
 from finetune.cli.arguments import SWEEP_FLAGS, override_key, quote_paths
 from finetune.cli.errors import SOME_FAILED, USER_ERROR, Exit, FailedPoint
 from finetune.cli.run_folder import STATE
@@ -106,14 +106,18 @@ class JobRunner:
         except Exit as error:
             if error.code != SOME_FAILED:
                 point.end(points.INTERRUPTED, began)
-                raise Exit(self._describe_interruption(sweep), error.code) from error
+                text = self._describe_interruption(sweep)
+                if self._is_elsewhere():  # whose launcher waits for a result
+                    raise FailedPoint(text) from error
+                raise Exit(text, error.code) from error
             print(error, file=sys.stderr)  # the other jobs of a sweep go on
             self.incomplete.append(error)
             result = None
         except Exception as error:
             errors.log_error(error)
             sentence = errors.explain(error, self.command)
-            point.end(points.FAILED, began, error=sentence)
+            out_of_time = errors.is_of_submitit(error)
+            point.end(points.INTERRUPTED if out_of_time else points.FAILED, began, error=sentence)
             failure = self._failure(error, f"job {job.job.num} ({name}) failed: {sentence}")
             raise failure from (None if failure is error else error)
         except BaseException:
@@ -137,17 +141,25 @@ class JobRunner:
     def _failure(self, error: Exception, text: str) -> Exception:
         """Name a failed point at once; return what a sweeper gets, which Hydra raises again when all points have ended."""
         errors.print_error(text)
-        if os.getpid() != self._pid:  # a launcher's process: what it raises must survive being sent
+        if self._is_elsewhere():  # what it raises must survive being sent
             error = FailedPoint(text)
         error.__dict__["reported"] = True
         self.errors.append(error)
         return error
+
+    def _is_elsewhere(self) -> bool:
+        """Return whether this is a launcher's process, and not the one that the sweep was started in."""
+        return os.getpid() != self._pid
 
     def say_what_is_left(self) -> None:
         """Say how to run again the points of a sweep that have failed, or were stopped in another process."""
         assert self.sweep_folder is not None
         found = points.read_points(self.sweep_folder)
         failed = sum(point.state == points.FAILED for point in found)
+        if (self.sweep_folder / ".submitit").exists():  # where its jobs have said it
+            for point in found:
+                if point.state == points.FAILED:
+                    errors.print_error(f"{self.sweep_folder / point.folder.name}: {point.error}")
         stopped = sum(point.state in (points.RUNNING, points.INTERRUPTED) for point in found)
         words = [f"{n} of {len(found)} points {word}" for n, word in ((failed, "failed"), (stopped, "stopped")) if n]
         if words and self.command == "train":
@@ -259,7 +271,9 @@ class SweepStart(Callback):
             STATE.claim_sweep(folder)
         except Timeout as error:
             raise Exit(f"error: {folder}: another process is running this sweep.", USER_ERROR) from error
-        points.write_sweep(folder, count_points(config))
+        count = count_points(config)
+        points.write_sweep(folder, count)
+        launchers.prepare_launcher(config, count)
         OmegaConf.save(config, folder / "multirun.yaml")  # from which `resume=` repeats it
 
 

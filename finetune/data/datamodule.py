@@ -26,7 +26,7 @@ from finetune.images.info import ImageInfo
 from finetune.images.transforms import Preprocess
 from finetune.io import download, formats
 from finetune.io.store import Cache
-from finetune.runtime import hardware
+from finetune.runtime import hardware, process
 from finetune.runtime.suggestions import require_known, unknown_name
 
 CACHE_IMAGES = ("auto", "ram", "disk", "off")
@@ -347,9 +347,8 @@ class ImageDataModule(LightningDataModule):
         """Return the number of worker processes of a loader."""
         if self.num_workers != "auto":
             return int(self.num_workers)
-        return hardware.default_num_workers(
-            len(self.splits["train"]), trainer_state.on_cpu(self.trainer), processes=trainer_state.rank(self.trainer)[1]
-        )
+        processes = process.processes_on_these_cores(trainer_state.rank(self.trainer)[1])
+        return hardware.default_num_workers(len(self.splits["train"]), trainer_state.on_cpu(self.trainer), processes)
 
     @property
     def augment(self) -> str:
