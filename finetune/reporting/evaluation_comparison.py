@@ -33,7 +33,7 @@ def write_evaluation_comparison(evaluations: Sequence[Evaluation], folder: Path)
 
     first = evaluations[0]
     rows = [
-        [e.label, f"{e.acc:.4f}", f"{e.interval[0]:.4f} to {e.interval[1]:.4f}", f"{e.n_correct}/{len(e.images)}", str(e.folder)]
+        [e.label, f"{e.acc:.4f}", f"{e.interval[0]:.4f} to {e.interval[1]:.4f}", f"{e.n_correct}/{len(e.images)}", e.folder.name]
         for e in evaluations
     ]  # fmt: skip
     print_table(
