@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.data.splits import Split
 from finetune.inference import prediction_table
 from finetune.inference.classifier import Classifier
 from finetune.inference.eval_data import EvalDataset
@@ -30,7 +26,6 @@ def write_evaluation(
     their perceptual hashes differ.
     """
     values, split = result.values, images.split
-    values |= {"model": model.module.model_name, "root": _root(split), "content": _content(split)}
     write_json(values, folder / "evaluation.json")
     if images.bad_files:
         data_files.write_bad_files(images.bad_files, folder / "bad_files.csv")
@@ -53,22 +48,6 @@ def write_evaluation(
         figures.save_confusion_matrix(
             values["confusion_matrix"], model.classes, folder / "plots" / "confusion_matrix.png", title
         )
-
-
-def _root(split: Split) -> str | None:
-    """Return the folder to which the names of the images are relative; None where they are no files of one folder."""
-    roots = {path.removesuffix(key) for path, key in zip(split.load.paths or (), split.keys, strict=False)}
-    root = roots.pop() if len(roots) == 1 else ""
-    return os.path.abspath(root) if root.endswith(os.sep) else None
-
-
-def _content(split: Split) -> str | None:
-    """Return a digest of the sizes of the files, or of pixels, by which a comparison sees that others were evaluated."""
-    record = split.record()
-    if record.sizes is None:
-        return record.content
-    sizes = sorted(zip(record.keys, record.sizes, strict=True))
-    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
 
 
 def print_evaluation(values: dict[str, Any], folder: Path) -> None:
