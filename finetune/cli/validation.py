@@ -285,6 +285,11 @@ def _validate_unused(cfg: DictConfig) -> Iterator[str]:
 def _validate_combinations(cfg: DictConfig) -> Iterator[str]:
     if select(cfg, "quantize") is not None and select(cfg, "format") != "onnx":
         yield f"quantize={cfg.quantize} is for format=onnx, not for {select(cfg, 'format')}."
+    if select(cfg, "resize") == "shared":
+        if select(cfg, "format") not in ("onnx", "torch_export"):
+            yield f"resize=shared is for format=onnx and torch_export, whose graphs can resize, not for {select(cfg, 'format')}."
+        if select(cfg, "quantize") is not None:
+            yield f"quantize={cfg.quantize} takes images that are resized already: leave resize=shared out, or quantize."
     end, every = select(cfg, "trainer.max_epochs"), select(cfg, "trainer.check_val_every_n_epoch")
     monitors_val = str(select(cfg, "monitor")).startswith("val/")
     if monitors_val and isinstance(end, int) and isinstance(every, int) and 0 < end < every:
