@@ -79,7 +79,7 @@ def compose_from_python(
     with kept_process():
         words = expand_recipes(words) if command == "train" else words
         words = [*search, *prepare_arguments(command, words)]
-        several = [word for word in words if compose.first_point([word]) != [word]]
+        several = [word for word in words if word in SWEEP_FLAGS or compose.first_point([word]) != [word]]
         composer = compose.compose if validate else compose.compose_without_validation
         cfg = None if several else composer(command, words)
     if cfg is None or cfg.hydra.mode == RunMode.MULTIRUN:
