@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,23 @@ def _is_verbatim(key: str) -> bool:
 def _quote(key: str, value: str) -> str:
     escaped = value.replace("\\", "\\\\") if value.endswith("\\") else value
     return f'{key}="{escaped.replace(chr(34), chr(92) + chr(34))}"'
+
+
+def format_value(value: Any) -> str:
+    """Return a value of a YAML file in the grammar of overrides.
+
+    >>> format_value({"a": [1, None, True], "b": "x, y"})
+    '{a:[1,null,true],b:"x, y"}'
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{format_value(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{','.join(map(format_value, value))}]"
+    if isinstance(value, str) and "${" not in value:
+        return _quote("", value)[1:]
+    return str(value)
 
 
 def unquote_path(override: str) -> str:

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune.cli import compose, errors, groups, jobs, validation
 from finetune.cli.arguments import SWEEP_FLAGS, is_hydra_flag, prepare_arguments
 from finetune.cli.errors import HYDRA_COMMANDS, SOME_FAILED, TERMINATED, Exit
+from finetune.cli.recipes import expand_recipes
 from finetune.cli.run_folder import STATE
 from finetune.runtime.console import echo, field_line
 from finetune.runtime.suggestions import unknown_name
@@ -76,8 +77,9 @@ def compose_from_python(
         escaped = str(folder).replace("'", "\\'")
         search = [f"hydra.searchpath=['file://{escaped}']"]
     with kept_process():
+        words = expand_recipes(words) if command == "train" else words
         words = [*search, *prepare_arguments(command, words)]
-        several = [word for word in words if compose.first_point([word]) != [word]]
+        several = [word for word in words if word in SWEEP_FLAGS or compose.first_point([word]) != [word]]
         composer = compose.compose if validate else compose.compose_without_validation
         cfg = None if several else composer(command, words)
     if cfg is None or cfg.hydra.mode == RunMode.MULTIRUN:

@@ -30,6 +30,7 @@ from finetune.cli.points import saved_states
 from finetune.cli.run_folder import first_folder, goes_on
 from finetune.cli.schema import conf_keys
 from finetune.data.datamodule import ImageDataModule
+from finetune.data.splitting import NO_VALIDATION
 from finetune.images.transforms import Preprocess
 from finetune.inference.classifier import Classifier, load
 from finetune.io import files, paths
@@ -281,8 +282,15 @@ def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -
         BestCheckpoint(folder / "checkpoints", cfg.monitor, resumed_folder, mode_of(cfg.monitor)),
         LastCheckpoint(folder / "checkpoints"),
     ]
+    limits = {"limit_val_batches": 0} if cfg.data.val == NO_VALIDATION else {}
     return _make_trainer(
-        cfg, folder, callbacks=callbacks, logger=_logger(cfg), plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0
+        cfg,
+        folder,
+        **limits,
+        callbacks=callbacks,
+        logger=_logger(cfg),
+        plugins=[AtomicCheckpointIO()],
+        num_sanity_val_steps=0,
     )
 
 

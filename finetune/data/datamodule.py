@@ -310,7 +310,7 @@ class ImageDataModule(LightningDataModule):
                 root=str(self.root.absolute()) if self.root is not None else None,
                 dataset=getattr(self.dataset, "func", self.dataset).__name__ if self.dataset else None,
                 digest=digest(self.splits.values()),
-                splits={name: split.record() for name, split in self.splits.items() if name != "train"},
+                splits={name: split.record() for name, split in self.splits.items() if name != "train" and len(split)},
                 loader=None if self.loader is None else str(getattr(self.loader, "__qualname__", type(self.loader))),
                 content=sample_content(train),
                 max_pixels=self.image_options.max_pixels,

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from hydra._internal.utils import get_args_parser
+from omegaconf import OmegaConf
 
-from finetune.cli.arguments import is_hydra_flag, quote_paths, strip_dashes, unquote_path
+from finetune.cli.arguments import expand_resume, is_hydra_flag, quote_paths, strip_dashes, unquote_path
 from finetune.cli.schema import conf_keys
 
 
@@ -124,3 +125,30 @@ def test_no_key_is_taken_for_a_flag() -> None:
 def test_info_takes_its_own_words_and_no_override(given: list[str], joined: list[str]) -> None:
     assert quote_paths(given) == joined
     assert get_args_parser().parse_args(joined).overrides == ["seed=1"]
+
+
+def test_a_sweep_is_repeated_in_its_folder_with_paths_from_where_it_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("start/a", "start/b, c", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    words = ["data.root=a,gone", 'ckpt_path="a"', "seed=0,1", "model.weights=a,b"]
+    record = {"hydra": {"runtime": {"cwd": str(tmp_path / "start")}, "overrides": {"task": words}}}
+    OmegaConf.save(OmegaConf.create(record), tmp_path / "multirun.yaml")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    # a path of which a part is not there is left as it is; what is given beside counts more
+    assert expand_resume([f"resume={tmp_path}", "seed=2", "-m"]) == [
+        "-m", "data.root=a,gone", f"ckpt_path={tmp_path}/start/a", "model.weights=a,b", "seed=2", f"hydra.sweep.dir={tmp_path}",
+    ]  # fmt: skip
+    (tmp_path / "start" / "b").mkdir()
+    assert f"model.weights={tmp_path}/start/a,{tmp_path}/start/b" in expand_resume([f"resume={tmp_path}"])
+
+
+@pytest.mark.parametrize(("word", "message"), [("hydra/launcher=joblib", "which is no choice of a run"), ("-m", "no choice")])
+def test_the_record_of_a_sweep_neither_starts_programs_nor_sets_hydras_keys(
+    word: str, message: str, tmp_path: Path
+) -> None:
+    record = {"hydra": {"runtime": {"cwd": str(tmp_path)}, "overrides": {"task": ["seed=0", word]}}}
+    OmegaConf.save(OmegaConf.create(record), tmp_path / "multirun.yaml")
+    with pytest.raises(ValueError, match=message):
+        expand_resume([f"resume={tmp_path}"])

@@ -95,3 +95,10 @@ def test_errors_of_the_configuration_are_sentences_and_others_are_kept(capsys: p
         hydra_task("check")(lambda cfg: 1 / 0)(compose("hydra.run.dir=other"))
     assert "ZeroDivisionError" in Path("other/check.log").read_text()
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_sweep_is_not_resumed_from_python(tmp_path: Path) -> None:
+    record = {"hydra": {"runtime": {"cwd": str(tmp_path)}, "overrides": {"task": ["seed=0,1"]}}}
+    OmegaConf.save(OmegaConf.create(record), tmp_path / "multirun.yaml")
+    with pytest.raises(ValueError, match=r"^-m seed=0,1 asks for several runs"):
+        finetune.compose([f"resume={tmp_path}"])

@@ -7,6 +7,7 @@ import gc
 import itertools
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -228,3 +229,32 @@ def test_a_sweep_that_was_stopped_goes_on_within_the_point_and_ends_as_if_it_had
     assert [row["val/loss"] for row in read_table(whole / "1" / "metrics.csv")] == [
         row["val/loss"] for row in read_table(stopped / "1" / "metrics.csv")
     ]
+
+
+def test_the_best_of_a_sweep_is_trained_again_and_on_all_images(
+    photos: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TINY, f"data.root={photos}", "strategy=finetune", "trainer.max_epochs=2", "report=false"]
+    assert command("train", "-m", *words, "optimizer.lr=1e-3,1e-9", f"hydra.sweep.dir={tmp_path}/sweep")[1] == 0
+    printed = capsys.readouterr().out
+    recipe = f"experiment={tmp_path}/sweep/best_config.yaml"
+    assert recipe in printed
+    best = max((read_metrics(tmp_path / "sweep" / name) for name in "01"), key=lambda m: m["best"]["val/acc"])
+    again, code = command("train", recipe)
+    assert code == 0
+    assert timeless(read_metrics(again)) == timeless(best)
+    more = re.search(r"without a validation: (.*)", printed)
+    assert more is not None
+    everything, code = command("train", recipe, *more[1].split(), "report=true")
+    assert code == 0
+    metrics = read_metrics(everything)
+    assert (metrics["n_train"], metrics["n_val"]) == (best["n_train"] + best["n_val"], 0)
+    assert not any(key.startswith("val/") for row in read_table(everything / "metrics.csv") for key in row)
+    output = capsys.readouterr().out
+    assert "nothing is validated" in output
+    assert "could not be written" not in output
+    _, code = command("train", recipe, *more[1].split(), "strategy=feature_extract")  # whose features are kept
+    assert code == 0
+    assert f"Features  of {metrics['n_train']} + 0 images" in capsys.readouterr().out
+    assert command("evaluate", f"ckpt={everything}")[1] == 2
+    assert "lists no val images" in capsys.readouterr().err
