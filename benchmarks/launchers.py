@@ -3,7 +3,7 @@
     python benchmarks/launchers.py [--points 4] [--jobs 2] [--cores 2] [--repeats 3]
 
 The same sweep is run one point after the other and with `hydra/launcher=joblib`, in turn, each as a command of its own, on
-the given number of cores. Each point trains all of resnet18 from random weights on 192 images of 64 pixels for three epochs;
+the given number of cores. Each point trains all of resnet18 from random weights on 192 images of 64 pixels for two epochs;
 nothing is downloaded, and the start of the processes is part of the time. The table has the medians over the repeats, and
 the ratio is the median of the ratios of neighbours, so that a machine that others use too matters less.
 """
@@ -24,7 +24,7 @@ from PIL import Image
 
 WORDS = (
     "model=resnet18", "model.weights=none", "strategy=finetune", "data=imagefolder", "data.image_size=64",
-    "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=3", "report=false",
+    "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2", "report=false",
 )  # fmt: skip
 
 

@@ -144,7 +144,9 @@ def test_a_sweep_is_repeated_in_its_folder_with_paths_from_where_it_was_started(
     assert f"model.weights={tmp_path}/start/a,{tmp_path}/start/b" in expand_resume([f"resume={tmp_path}"])
 
 
-@pytest.mark.parametrize(("word", "message"), [("hydra/launcher=joblib", "which is no choice of a run"), ("-m", "no choice")])
+@pytest.mark.parametrize(
+    ("word", "message"), [("hydra/launcher=joblib", "which is no choice of a run"), ("-m", "no choice")]
+)
 def test_the_record_of_a_sweep_neither_starts_programs_nor_sets_hydras_keys(
     word: str, message: str, tmp_path: Path
 ) -> None:
