@@ -3,7 +3,7 @@
     python benchmarks/launchers.py [--points 4] [--jobs 2] [--cores 2] [--repeats 3]
 
 The same sweep is run one point after the other and with `hydra/launcher=joblib`, in turn, each as a command of its own, on
-the given number of cores. Each point trains all of resnet18 from random weights on 192 images of 64 pixels for two epochs;
+the given number of cores. Each point trains all of resnet18 from random weights on 96 images of 64 pixels for two epochs;
 nothing is downloaded, and the start of the processes is part of the time. The table has the medians over the repeats, and
 the ratio is the median of the ratios of neighbours, so that a machine that others use too matters less.
 """
@@ -29,9 +29,9 @@ WORDS = (
 
 
 def write_images(root: Path) -> None:
-    """Write 64 training and 8 validation images of noise for each of three classes."""
+    """Write 32 training and 8 validation images of noise for each of three classes."""
     rng = np.random.default_rng(0)
-    for split, count in (("train", 64), ("val", 8)):
+    for split, count in (("train", 32), ("val", 8)):
         for name in ("cat", "dog", "emu"):
             folder = root / split / name
             folder.mkdir(parents=True)
