@@ -131,6 +131,23 @@ def test_onnxruntime_numpy_and_pillow_answer_as_predict(clients: Clients) -> Non
 
 
 @pytest.mark.slow
+def test_the_client_of_the_readme_answers_as_predict(clients: Clients) -> None:
+    text = (ROOT / "README.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "InferenceSession" in block)
+    if "Resampling" in code:
+        pytest.skip("README's client resizes itself, and otherwise than we do")
+    put(clients.folder / "shared" / "onnx")
+
+    def answer() -> Any:
+        namespace: dict[str, Any] = {}
+        exec(code, namespace)
+        return namespace["probabilities"]
+
+    photos = [path for path in clients.photos if "RGBA" not in path.name]  # see docs/exports.md
+    assert max(clients.differences(answer, photos)) < TOLERANCE
+
+
+@pytest.mark.slow
 def test_a_program_that_resizes_itself_as_the_page_says_answers_as_predict(clients: Clients) -> None:
     put(clients.folder / "shared" / "onnx")  # the blocks before are of that
     functions, run = blocks(PREPARES)[0].parsed.split("session =")
