@@ -27,6 +27,11 @@ _FLAGS = (
 )  # fmt: skip
 """Hydra's own; long ones may be abbreviated."""
 
+_FLAGS_OF_ANY_MODE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+
+SWEEP_GROUPS = ("sweep", "sweep/space")
+"""Groups whose options ask for a sweep."""
+
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 """What `--info` shows."""
 
@@ -39,6 +44,8 @@ def prepare_arguments(command: str, argv: Sequence[str]) -> list[str]:
         ValueError: an argument would be misread.
     """
     words = strip_dashes(argv)
+    if command == "train" and _asks_for_sweep(words):
+        words = ["-m", *words]
     reject_misread_arguments(command, words)
     words = expand_resume(words) if command == "train" else words
     register_prefixed_models(words)
@@ -71,6 +78,18 @@ def is_hydra_flag(word: str) -> bool:
     if word.startswith("--") and len(name) > 2:
         return any(flag.startswith(name) for flag in _FLAGS)
     return name in _FLAGS
+
+
+def _asks_for_sweep(words: Sequence[str]) -> bool:
+    """Return whether `sweep=NAME` or `sweep/space=NAME` asks for a sweep, without the flag for it or one of another mode."""
+    named = [word for word in words if override_key(word) in SWEEP_GROUPS and word.partition("=")[2] not in ("", "null")]
+    modes = [word for word in words if word.startswith("-") and word.partition("=")[0] not in _FLAGS_OF_ANY_MODE]
+    return bool(named) and not modes and not any(override_key(word) == "resume" for word in words)
+
+
+def drop_sweep_words(words: Sequence[str]) -> list[str]:
+    """Return the overrides of a run without those of its sweep, which would start the sweep once more."""
+    return [word for word in words if override_key(word).replace("/", ".").split(".")[0] != "sweep"]
 
 
 def reject_misread_arguments(command: str, argv: Sequence[str]) -> None:
@@ -179,7 +198,8 @@ def expand_resume(argv: Sequence[str]) -> list[str]:
             f"resume={named}: that run has saved nothing ({LAST_CHECKPOINT} is not there); start it again."
         )
     overridden = {override_key(word) for word in rest} | {"ckpt_path", "resume"}
-    repeated = [word for word in _recorded_overrides(folder, named) if override_key(word) not in overridden]
+    recorded = drop_sweep_words(_recorded_overrides(folder, named))
+    repeated = [word for word in recorded if override_key(word) not in overridden]
     return [*repeated, *rest, f"ckpt_path={folder / LAST_CHECKPOINT}"]
 
 

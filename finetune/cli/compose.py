@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune.cli import help, validation
 from finetune.cli.arguments import override_key
 from finetune.cli.groups import group_options
+from finetune.cli.space import read_dimension, read_space, refuse_ranges
 from finetune.io.paths import CONF
 from finetune.runtime.mappings import select
 from finetune.runtime.suggestions import closest_matches, unknown_name
@@ -59,8 +60,25 @@ def find_faults(cfg: DictConfig, command: str, overrides: Sequence[str]) -> list
     return [*validation.find_faults(own_keys, command), *_find_mistyped_root(own_keys, overrides)]
 
 
+def compose_first_point(command: str, overrides: Sequence[str]) -> None:
+    """Compose and validate the first point of a sweep, as far as it is known here.
+
+    Raises:
+        ValueError: lists all faults of the overrides, a line each; or a grid has a range.
+    """
+    point = first_point(overrides)
+    if point is None:
+        return
+    cfg = compose(command, point)
+    sweep = read_space(cfg, overrides)
+    if str(cfg.hydra.sweeper._target_).endswith(".BasicSweeper"):
+        refuse_ranges(sweep)
+    if cfg.hydra.sweeper.get("params"):
+        compose(command, sweep.first())
+
+
 def first_point(overrides: Sequence[str]) -> list[str] | None:
-    """Return the overrides of the first run of a sweep; None where only a sweeper knows: `interval(0, 1)`, `glob(*)`."""
+    """Return the overrides of a first run of a sweep; None where only a sweeper knows: `glob(*)`."""
     parser, first = OverridesParser.create(), []
     for override in overrides:
         try:
@@ -70,10 +88,10 @@ def first_point(overrides: Sequence[str]) -> list[str] | None:
             continue
         if not parsed.is_sweep_override():
             first.append(override)
-        elif parsed.is_discrete_sweep() and parsed.value_type is not ValueType.GLOB_CHOICE_SWEEP:
-            first.append(f"{parsed.get_key_element()}={next(parsed.sweep_string_iterator())}")
-        else:
+        elif parsed.value_type is ValueType.GLOB_CHOICE_SWEEP:
             return None
+        else:
+            first.append(f"{parsed.get_key_element()}={read_dimension(parsed).first}")
     return first
 
 
@@ -122,7 +140,7 @@ def _find_missing_name(override: str) -> str | None:
     key, _, value = override.partition("=")
     if not key.strip("+~"):
         return f"{override!r} is not key=value: there is no key."
-    groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"} | {"data/augment"}
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"} | {"data/augment", "sweep/space"}
     key = key.lstrip("+~")
     if key in groups and re.fullmatch(r"null|true|false|-?[\d.]+|", value):
         return unknown_name(key, value, group_options(key), f"{key}= takes a name of that group.")

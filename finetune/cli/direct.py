@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.cli import compose, errors, groups, jobs, validation
-from finetune.cli.arguments import SWEEP_FLAGS, is_hydra_flag, prepare_arguments
+from finetune.cli.arguments import SWEEP_FLAGS, SWEEP_GROUPS, is_hydra_flag, override_key, prepare_arguments
 from finetune.cli.errors import HYDRA_COMMANDS, SOME_FAILED, TERMINATED, Exit
 from finetune.cli.run_folder import STATE
 from finetune.runtime.console import echo, field_line
@@ -76,7 +76,10 @@ def compose_from_python(
         escaped = str(folder).replace("'", "\\'")
         search = [f"hydra.searchpath=['file://{escaped}']"]
     with kept_process():
-        words = [*search, *prepare_arguments(command, words)]
+        prepared = prepare_arguments(command, words)
+        if SWEEP_FLAGS & set(prepared):  # the name of a sweep asks for it
+            raise ValueError(_describe_sweep([word for word in words if override_key(word) in SWEEP_GROUPS]))
+        words = [*search, *prepared]
         several = [word for word in words if compose.first_point([word]) != [word]]
         composer = compose.compose if validate else compose.compose_without_validation
         cfg = None if several else composer(command, words)

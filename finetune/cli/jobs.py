@@ -129,9 +129,8 @@ def _compose_single_run(command: str, overrides: Sequence[str]) -> DictConfig | 
     if not flags:
         cfg = compose.compose(command, overrides)
         return cfg if cfg.hydra.mode != RunMode.MULTIRUN else None
-    point = compose.first_point([word for word in overrides if word not in flags])
-    if point is not None and flags <= SWEEP_FLAGS:
-        compose.compose(command, point)
+    if flags <= SWEEP_FLAGS:
+        compose.compose_first_point(command, [word for word in overrides if word not in flags])
     return None
 
 

@@ -1,0 +1,74 @@
+"""Sample the points of a study, each with a seed of its own, so that a sweep that is stopped and repeated has the same ones.
+
+Importing this imports torch and Optuna.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from finetune.runtime.seeding import derive_seed
+
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, constant_liar=True),  # it counts trials that still run
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
+    "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
+    "nsgaii": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+}
+"""What makes the sampler of each name."""
+
+_PACKAGES = {"cmaes": "cmaes"}
+"""Packages that a sampler needs beside Optuna."""
+
+
+def make_sampler(name: str, seed: int) -> BaseSampler:
+    """Make the sampler of a name.
+
+    Raises:
+        ValueError: it needs a package that is not installed.
+    """
+    try:
+        return SeededByTrial(SAMPLERS[name], seed)
+    except ImportError as error:
+        raise ValueError(f"sweep.sampler={name} needs a package: pip install {_PACKAGES.get(name, name)}.") from error
+
+
+class SeededByTrial(BaseSampler):
+    """Samples each trial by a sampler that is seeded with the trial's number.
+
+    A sampler with one seed would draw, after a stop, what it drew at first; and two processes would draw the same.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+        """Take what makes the sampler from a seed."""
+        self.make, self.seed = make, seed
+        self.sampler = make(seed)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Seed the sampler."""
+        self.sampler = self.make(derive_seed(self.seed, trial.number) % 2**32)
+        self.sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return what is sampled together."""
+        return self.sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Sample it."""
+        return self.sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Sample one parameter."""
+        return self.sampler.sample_independent(study, trial, param_name, param_distribution)
