@@ -82,7 +82,9 @@ def is_hydra_flag(word: str) -> bool:
 
 def _asks_for_sweep(words: Sequence[str]) -> bool:
     """Return whether `sweep=NAME` or `sweep/space=NAME` asks for a sweep, without the flag for it or one of another mode."""
-    named = [word for word in words if override_key(word) in SWEEP_GROUPS and word.partition("=")[2] not in ("", "null")]
+    named = [
+        word for word in words if override_key(word) in SWEEP_GROUPS and word.partition("=")[2] not in ("", "null")
+    ]
     modes = [word for word in words if word.startswith("-") and word.partition("=")[0] not in _FLAGS_OF_ANY_MODE]
     return bool(named) and not modes and not any(override_key(word) == "resume" for word in words)
 

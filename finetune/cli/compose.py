@@ -21,7 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune.cli import help, validation
 from finetune.cli.arguments import override_key
 from finetune.cli.groups import group_options
-from finetune.cli.space import read_dimension, read_space, refuse_ranges
+from finetune.cli.schema import load_conf
+from finetune.cli.space import read_dimension, read_space, refuse_ranges, require_dimensions
 from finetune.io.paths import CONF
 from finetune.runtime.mappings import select
 from finetune.runtime.suggestions import closest_matches, unknown_name
@@ -73,6 +74,8 @@ def compose_first_point(command: str, overrides: Sequence[str]) -> None:
     sweep = read_space(cfg, overrides)
     if str(cfg.hydra.sweeper._target_).endswith(".BasicSweeper"):
         refuse_ranges(sweep)
+    elif command == "train":
+        require_dimensions(sweep, cfg.hydra.runtime.choices.sweep)
     if cfg.hydra.sweeper.get("params"):
         compose(command, sweep.first())
 
@@ -204,6 +207,8 @@ def explain_composition(error: BaseException, command: str) -> str:
         return f"{key}={value}: a list is {key}=[{value}]; -m in front makes a run for each value."
     if match := _UNKNOWN_KEY.search(text):
         known = known_keys(command)
+        if others := _sweeps_with(match[1]):
+            return f"There is no key {match[1]!r} in this sweep; it is one of {' and '.join(others)}."
         return " ".join(text.split()) if match[1] in known else _explain_unknown_key(match[1], known, command)
     return str(error).splitlines()[0]
 
@@ -217,6 +222,12 @@ def _explain_unknown_key(key: str, known: Sequence[str], command: str) -> str:
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     add = f"; +{key}=... adds a new one" if key.split(".")[0] in ("optimizer", "scheduler", "trainer") else ""
     return f"There is no key {key!r}.{hint} `python -m finetune.{command} --help` lists all{add}."
+
+
+def _sweeps_with(key: str) -> list[str]:
+    """Return the options of `sweep=` that have a key."""
+    names = group_options("sweep") if key.startswith("sweep.") else []
+    return [f"sweep={name}" for name in names if select(load_conf(f"sweep/{name}.yaml"), key) is not None]
 
 
 def _last_part(key: str) -> str:

@@ -41,8 +41,8 @@ from finetune.training import ranking, resume_check
 from finetune.training.callbacks import BestCheckpoint, LastCheckpoint, SeedEveryBatch
 from finetune.training.history import History
 from finetune.training.module import FineTuner
-from finetune.training.pruning import TrialPruning
 from finetune.training.progress import EpochSummary, ProgressBar
+from finetune.training.pruning import TrialPruning
 from finetune.training.shutdown import GracefulShutdown
 
 

@@ -6,6 +6,7 @@ Importing this imports torch and Optuna.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import optuna
@@ -14,6 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from finetune.io.study import REPEATS
 from finetune.runtime.seeding import derive_seed
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
@@ -26,7 +28,7 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 """What makes the sampler of each name."""
 
 _PACKAGES = {"cmaes": "cmaes"}
-"""Packages that a sampler needs beside Optuna."""
+"""Packages that a sampler needs beside Optuna, which imports them when it samples."""
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
@@ -35,14 +37,14 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     Raises:
         ValueError: it needs a package that is not installed.
     """
-    try:
-        return SeededByTrial(SAMPLERS[name], seed)
-    except ImportError as error:
-        raise ValueError(f"sweep.sampler={name} needs a package: pip install {_PACKAGES.get(name, name)}.") from error
+    package = _PACKAGES.get(name)
+    if package is not None and find_spec(package) is None:
+        raise ValueError(f"sweep.sampler={name} needs one more package: pip install {package}.")
+    return SeededByTrial(SAMPLERS[name], seed)
 
 
 class SeededByTrial(BaseSampler):
-    """Samples each trial by a sampler that is seeded with the trial's number.
+    """Samples each trial by a sampler that is seeded with the trial's number, in which repeated ones do not count.
 
     A sampler with one seed would draw, after a stop, what it drew at first; and two processes would draw the same.
     """
@@ -54,7 +56,9 @@ class SeededByTrial(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Seed the sampler."""
-        self.sampler = self.make(derive_seed(self.seed, trial.number) % 2**32)
+        before = study.get_trials(deepcopy=False)[: trial.number]
+        point = trial.number - sum(REPEATS in other.user_attrs for other in before)
+        self.sampler = self.make(derive_seed(self.seed, point) % 2**32)
         self.sampler.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

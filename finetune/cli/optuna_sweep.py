@@ -16,12 +16,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from finetune.cli import errors
-from finetune.cli.arguments import drop_sweep_words, override_key
+from finetune.cli.arguments import drop_sweep_words, override_key, unquote_path
 from finetune.cli.space import Choice, Dimension, Space
-from finetune.cli.sweeps import HydraSweeper, begin_sweep, next_job, raise_first_error
+from finetune.cli.sweeps import HydraSweeper, begin_sweep, next_job, raise_first_error, say
 from finetune.io import study as studies
 from finetune.io.study import PRUNED, REPEATS, SWEEP
-from finetune.runtime.console import echo, field_line
+from finetune.runtime.console import printable
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -69,15 +69,19 @@ class OptunaSweep:
         """Ask, run and tell until the study is complete."""
         self.repeat_trials()
         at_a_time = batch_size(self.config)
-        left = self.settings.n_trials - len(counted_trials(self.study))
+        left = self.settings.n_trials - len(self.counted())
         if left < self.settings.n_trials:
             done = self.settings.n_trials - left
-            echo(field_line("Study", f"{done} of its {self.settings.n_trials} trials are there, {max(left, 0)} are to come"))
-        while (left := self.settings.n_trials - len(counted_trials(self.study))) > 0:
+            say("Study", f"{done} of its {self.settings.n_trials} trials are there, {max(left, 0)} are to come")
+        while (left := self.settings.n_trials - len(self.counted())) > 0:
             self.run_batch([self.study.ask(self.distributions) for _ in range(min(left, at_a_time))])
         self.describe_best()
         raise_first_error(self.jobs)
         return self.jobs
+
+    def counted(self) -> list[FrozenTrial]:
+        """Return the trials that count as points of the study."""
+        return studies.without_repeated(self.study.get_trials(deepcopy=False))
 
     def repeat_trials(self) -> None:
         """Ask again for the trials of this folder that were stopped, and, unless `sweep.retry` is false, that failed."""
@@ -144,7 +148,7 @@ class OptunaSweep:
         else:
             self.study.tell(trial, state=TrialState.FAIL)
             if job.status is JobStatus.COMPLETED:
-                echo(field_line("Note", f"trial {trial.number} counts as failed: {self.config.monitor} was {value}."))
+                say("Note", f"trial {trial.number} counts as failed: {self.config.monitor} was {value}.")
 
     def was_pruned(self, trial: Trial) -> bool:
         """Return whether the same point was pruned before: its run is not repeated, and its value is no final one."""
@@ -167,12 +171,16 @@ class OptunaSweep:
         from optuna.trial import TrialState
 
         if not self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            echo(field_line("Best", "no trial has ended with a value."))
+            say("Best", "no trial has ended with a value.")
             return
         best = self.study.best_trial
-        words = drop_sweep_words(self.space.point(spell(best.params)))
+        words = map(unquote_path, drop_sweep_words(self.space.point(spell(best.params))))
         again = shlex.join(["python", "-m", "finetune.train", *words])
-        echo(field_line("Best", f"{self.config.monitor} {best.value:.4f}, trial {best.number}. Train it again: {again}"))
+        say(
+            "Best",
+            f"{self.config.monitor} {best.value:.4f}, trial {best.number} of {self.settings.n_trials}; again with",
+        )
+        print(f"{'':<10}{printable(again)}", flush=True)  # in one piece, to be copied
 
 
 def open_study(config: DictConfig, folder: Path, space: Space) -> Study:
@@ -253,18 +261,11 @@ def distribution(dimension: Dimension) -> BaseDistribution:
         make = IntDistribution if dimension.integer else FloatDistribution
         return make(dimension.low, dimension.high, log=dimension.log)  # type: ignore[arg-type]
     if dimension.numbers is not None:
-        ends = sorted((dimension.numbers[0], dimension.numbers[-1]))
-        return IntDistribution(*ends, step=abs(dimension.numbers.step))
+        numbers = dimension.numbers
+        return IntDistribution(min(numbers), max(numbers), step=abs(numbers.step))
     return CategoricalDistribution(dimension.values)
 
 
 def spell(params: Mapping[str, Any]) -> dict[str, str]:
     """Return the values of a trial as overrides spell them."""
     return {key: value if isinstance(value, str) else repr(value) for key, value in params.items()}
-
-
-def counted_trials(study: Study) -> list[FrozenTrial]:
-    """Return the trials that count as points of a study: all but those that wait, or that another one repeats."""
-    trials = study.get_trials(deepcopy=False)
-    repeated = {trial.user_attrs.get(REPEATS) for trial in trials}
-    return [trial for trial in trials if trial.state.name != "WAITING" and trial.number not in repeated]

@@ -57,10 +57,9 @@ class Interval:
         """Draw a number: uniformly, or with a uniform logarithm."""
         # a whole number stands for the half on either side, so that the ends are as likely as the others
         low, high = (self.low - 0.5, self.high + 0.5) if self.integer else (self.low, self.high)
-        if self.log:
-            value = math.exp(generator.uniform(math.log(low), math.log(high)))
-        else:
-            value = generator.uniform(low, high)
+        log = math.log if self.log else float
+        drawn = generator.uniform(log(low), log(high))
+        value = math.exp(drawn) if self.log else drawn
         return self.format(min(max(round(value) if self.integer else value, self.low), self.high))
 
     def format(self, value: float) -> str:
@@ -123,13 +122,10 @@ def read_space(config: DictConfig, typed: Sequence[str], loader: Any = None) -> 
     left = [key for key in file if any(_plain_key(key) == k or _plain_key(key).startswith(f"{k}.") for k in replaced)]
     words = [f"{key}={value}" for key, value in file.items() if key not in left]
     parser = OverridesParser.create(config_loader=loader)
-    fixed, dimensions = [], {}
-    for word in [*words, *typed]:
-        override = parser.parse_override(word)
-        if override.is_sweep_override():
-            dimensions[override.get_key_element()] = read_dimension(override)
-        else:
-            fixed.append(word)
+    overrides = [parser.parse_override(word) for word in [*words, *typed]]
+    last = {override.get_key_element(): override for override in overrides}  # of several words for a key, as Hydra does
+    fixed = [str(override.input_line) for override in last.values() if not override.is_sweep_override()]
+    dimensions = {key: read_dimension(override) for key, override in last.items() if override.is_sweep_override()}
     return Space(tuple(fixed), dimensions, tuple(left))
 
 
@@ -167,6 +163,19 @@ def _read_interval(text: str, sweep: Any) -> Interval:
     if log and low <= 0:
         raise ValueError(f"{text}: tag(log, ...) takes numbers above 0; give a LOW of 1e-6, say.")
     return Interval(low, high, integer, log)
+
+
+def require_dimensions(space: Space, sweep: str) -> None:
+    """Refuse a space in which nothing varies: all points would be the same.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if not space.dimensions:
+        raise ValueError(
+            f"sweep={sweep}: nothing varies. Give a space, sweep/space=head|finetune|backbone, or ranges: "
+            "'optimizer.lr=tag(log,interval(1e-4,1e-1))'."
+        )
 
 
 def refuse_ranges(space: Space) -> None:

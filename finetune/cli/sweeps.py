@@ -11,22 +11,26 @@ from typing import Any, Protocol
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from finetune.cli.space import Space, read_space
-from finetune.runtime.console import echo, field_line
+from finetune.runtime.console import field_line, printable
 
 
 class HydraSweeper(Protocol):
     """What is used of a sweeper of Hydra's."""
 
-    config: DictConfig
-    hydra_context: HydraContext
+    config: Any
+    hydra_context: Any
     launcher: Launcher | None
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Compose each point."""
+
+
+def say(label: str, text: str) -> None:
+    """Print a labelled line of a sweep; between its jobs the log is Hydra's, which would print it once more."""
+    print(printable(field_line(label, text)), flush=True)
 
 
 def begin_sweep(sweeper: HydraSweeper, arguments: Sequence[str]) -> Space:
@@ -43,7 +47,7 @@ def begin_sweep(sweeper: HydraSweeper, arguments: Sequence[str]) -> Space:
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, folder / "multirun.yaml")
     if space.left:
-        echo(field_line("Note", f"not of the space, because the command line says otherwise: {', '.join(space.left)}."))
+        say("Note", f"not of the space, because the command line says otherwise: {', '.join(space.left)}.")
     return space
 
 
@@ -53,10 +57,10 @@ def next_job(folder: Path) -> int:
 
 
 def raise_first_error(jobs: Sequence[JobReturn]) -> None:
-    """Raise the error of the first job that failed; the others have run."""
+    """Raise the error of the first job that failed; the others have run, and it has been told."""
     for job in jobs:
         if job.status is JobStatus.FAILED:
-            _ = job.return_value
+            raise job._return_value  # `return_value` would print all overrides first
 
 
 def sweep_at_random(sweeper: HydraSweeper, arguments: Sequence[str]) -> list[JobReturn]:
@@ -72,7 +76,7 @@ def sweep_at_random(sweeper: HydraSweeper, arguments: Sequence[str]) -> list[Job
     space = begin_sweep(sweeper, arguments)
     drawn = space.draw(settings.n_trials, settings.seed)
     if len(drawn) < settings.n_trials:
-        echo(field_line("Note", f"the space has {len(drawn)} points, and all of them run; sweep.n_trials asks for more."))
+        say("Note", f"the space has {len(drawn)} points, and all of them run; sweep.n_trials asks for more.")
     assert sweeper.launcher is not None
     points = [space.point(values) for values in drawn]
     sweeper.validate_batch_is_legal(points)

@@ -5,8 +5,8 @@ Importing this does not import Optuna.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.storages import BaseStorage
     from optuna.study import Study
+    from optuna.trial import FrozenTrial
 
 JOURNAL = "study.journal"
 """Name of the storage in a sweep's own folder."""
@@ -23,15 +24,35 @@ JOURNAL = "study.journal"
 STUDY_NAME = "finetune"
 """Name of a study that has no other."""
 
+SWEEP, REPEATS, INTERRUPTED, PRUNED = "sweep", "repeats", "interrupted", "pruned"
+"""What a trial remembers: the folder of its sweep, the number of the trial that it repeats, how it was stopped."""
+
 SQLITE_TIMEOUT_S = 60.0
 """How long a process waits while others write."""
 
-_JOURNAL_PREFIX = "journal:"
+_JOURNAL_PREFIX, _SQLITE_PREFIX = "journal:", "sqlite:///"
 
 
-def storage_address(storage: str | None, folder: str | Path) -> str:
-    """Return where a study is kept; of a sweep that names no place, in its folder."""
-    return storage if storage is not None else f"{_JOURNAL_PREFIX}{Path(folder) / JOURNAL}"
+def storage_address(storage: str | None, folder: str | Path, cwd: str | Path = ".") -> str:
+    """Return where a study is kept; of a sweep that names no place, in its folder.
+
+    Args:
+        storage: `sweep.storage`.
+        folder: of the sweep.
+        cwd: the folder from which the path of a file counts.
+    """
+    if storage is None:
+        return f"{_JOURNAL_PREFIX}{Path(folder).absolute() / JOURNAL}"
+    for prefix in (_JOURNAL_PREFIX, _SQLITE_PREFIX):
+        if storage.startswith(prefix) and storage != f"{_SQLITE_PREFIX}:memory:":
+            return f"{prefix}{Path(cwd).absolute() / Path(storage.removeprefix(prefix)).expanduser()}"
+    return storage
+
+
+def is_there(address: str) -> bool:
+    """Return whether a storage is there, as far as that shows without opening it, which makes one."""
+    path = next((address.removeprefix(p) for p in (_JOURNAL_PREFIX, _SQLITE_PREFIX) if address.startswith(p)), None)
+    return path is None or Path(path).is_file()
 
 
 def open_storage(address: str) -> BaseStorage:
@@ -47,7 +68,7 @@ def open_storage(address: str) -> BaseStorage:
     if address.startswith(_JOURNAL_PREFIX):
         from optuna.storages.journal import JournalFileBackend
 
-        path = Path(address.removeprefix(_JOURNAL_PREFIX)).expanduser()
+        path = Path(address.removeprefix(_JOURNAL_PREFIX))
         path.parent.mkdir(parents=True, exist_ok=True)
         storage: BaseStorage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
         return storage
@@ -66,8 +87,8 @@ def open_storage(address: str) -> BaseStorage:
 @contextmanager
 def _one_at_a_time(address: str) -> Iterator[None]:
     """Let one process after the other make the tables of a file of SQLite: two at once would fail."""
-    path = address.partition(":///")[2] if address.startswith("sqlite:") else ""
-    if path in ("", ":memory:"):
+    path = address.removeprefix(_SQLITE_PREFIX)
+    if path in (address, ":memory:") or not Path(path).parent.is_dir():  # SQLite says so itself
         yield
         return
     with FileLock(f"{path}.lock"):
@@ -110,10 +131,12 @@ PRUNERS: dict[str, Callable[[Any], BasePruner]] = {
 """What makes the pruner of each name, of the module `optuna.pruners`."""
 
 
+def without_repeated(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials that no other one repeats, and that have begun."""
+    repeated = {trial.user_attrs.get(REPEATS) for trial in trials}
+    return [trial for trial in trials if trial.state.name != "WAITING" and trial.number not in repeated]
+
+
 def make_pruner(name: str) -> BasePruner:
     """Make the pruner of a name."""
     return PRUNERS[name](import_optuna().pruners)
-
-
-SWEEP, REPEATS, INTERRUPTED, PRUNED = "sweep", "repeats", "interrupted", "pruned"
-"""What a trial remembers: the folder of its sweep, the number of the trial that it repeats, how it was stopped."""

@@ -16,7 +16,17 @@ from omegaconf import OmegaConf
 from finetune.metrics.statistics import STUDENT_T, holm, mcnemar
 from finetune.reporting.runs import Run
 
-NOT_A_CHOICE = ("paths", "hydra", "logger", "sweep", "report", "ckpt_path", "experiment", "data.num_workers", "data.root")
+NOT_A_CHOICE = (
+    "paths",
+    "hydra",
+    "logger",
+    "sweep",
+    "report",
+    "ckpt_path",
+    "experiment",
+    "data.num_workers",
+    "data.root",
+)
 """Parts of a configuration that do not change the training."""
 
 SIGNIFICANCE_LEVEL = 0.05
@@ -73,7 +83,14 @@ def _label_part(run: Run, key: str, name: str) -> str:
     value = run.choices.get(key)
     if key == "strategy":
         return str(value)
-    return f"{name}={json.dumps(value) if isinstance(value, list | dict) else value}"
+    return f"{name}={short_value(value)}"
+
+
+def short_value(value: Any) -> str:
+    """Return a value as text, a number with four digits: one that a sweep has drawn has seventeen."""
+    if isinstance(value, float):
+        return min(str(value), f"{value:.4g}", key=len)
+    return json.dumps(value) if isinstance(value, list | dict) else str(value)
 
 
 def _choices(run: Run) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class TrialPruning(Callback):
         value = trainer.callback_metrics.get(self.monitor)
         if value is None or self._trial is None:
             return
-        self.values.append(float(value))
+        self.values.append(float(f"{float(value):.7g}"))  # 32 bits, as the run's record has it
         self._trial.write(self.values)
         is_last = trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1
         if not is_last and not trainer.should_stop and self._trial.is_worse():
