@@ -5,7 +5,7 @@ Importing this imports torch and Optuna.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -31,8 +31,13 @@ _PACKAGES = {"cmaes": "cmaes"}
 """Packages that a sampler needs beside Optuna, which imports them when it samples."""
 
 
-def make_sampler(name: str, seed: int) -> BaseSampler:
+def make_sampler(name: str, seed: int, attributes: Mapping[str, str]) -> BaseSampler:
     """Make the sampler of a name.
+
+    Args:
+        name: of the sampler.
+        seed: from which that of each trial is derived.
+        attributes: what each trial remembers from its first moment on.
 
     Raises:
         ValueError: it needs a package that is not installed.
@@ -40,7 +45,7 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     package = _PACKAGES.get(name)
     if package is not None and find_spec(package) is None:
         raise ValueError(f"sweep.sampler={name} needs one more package: pip install {package}.")
-    return SeededByTrial(SAMPLERS[name], seed)
+    return SeededByTrial(SAMPLERS[name], seed, attributes)
 
 
 class SeededByTrial(BaseSampler):
@@ -49,13 +54,15 @@ class SeededByTrial(BaseSampler):
     A sampler with one seed would draw, after a stop, what it drew at first; and two processes would draw the same.
     """
 
-    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
-        """Take what makes the sampler from a seed."""
-        self.make, self.seed = make, seed
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int, attributes: Mapping[str, str]) -> None:
+        """Take what makes the sampler from a seed, and what each trial remembers."""
+        self.make, self.seed, self.attributes = make, seed, attributes
         self.sampler = make(seed)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Seed the sampler."""
+        """Write down what the trial remembers, and seed the sampler."""
+        for key, value in self.attributes.items():  # not when it has been sampled: a process may be killed before
+            study._storage.set_trial_user_attr(trial._trial_id, key, value)
         before = study.get_trials(deepcopy=False)[: trial.number]
         point = trial.number - sum(REPEATS in other.user_attrs for other in before)
         self.sampler = self.make(derive_seed(self.seed, point) % 2**32)

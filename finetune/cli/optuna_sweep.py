@@ -5,7 +5,6 @@ Importing this imports neither torch nor Optuna.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from finetune.cli.sweeps import HydraSweeper, begin_sweep, next_job, raise_first
 from finetune.io import study as studies
 from finetune.io.study import PRUNED, REPEATS, SWEEP
 from finetune.runtime.console import printable
+from finetune.runtime.process import cpu_count
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -60,7 +60,7 @@ class OptunaSweep:
         """
         self.sweeper, self.space = sweeper, space
         self.config, self.settings = sweeper.config, sweeper.config.sweep
-        self.folder = Path(str(self.config.hydra.sweep.dir))
+        self.folder = Path(str(self.config.hydra.sweep.dir)).absolute()
         self.study = open_study(self.config, self.folder, space)
         self.distributions = {key: distribution(dimension) for key, dimension in space.dimensions.items()}
         self.jobs: list[JobReturn] = []
@@ -74,7 +74,7 @@ class OptunaSweep:
             done = self.settings.n_trials - left
             say("Study", f"{done} of its {self.settings.n_trials} trials are there, {max(left, 0)} are to come")
         while (left := self.settings.n_trials - len(self.counted())) > 0:
-            self.run_batch([self.study.ask(self.distributions) for _ in range(min(left, at_a_time))])
+            self.run_batch(min(left, at_a_time))
         self.describe_best()
         raise_first_error(self.jobs)
         return self.jobs
@@ -90,7 +90,7 @@ class OptunaSweep:
         trials = self.study.get_trials(deepcopy=False)
         repeated = {trial.user_attrs.get(REPEATS) for trial in trials}
         for trial in trials:
-            if trial.user_attrs.get(SWEEP) != str(self.folder.absolute()) or trial.number in repeated:
+            if trial.user_attrs.get(SWEEP) != str(self.folder) or trial.number in repeated:
                 continue
             stopped = trial.state is TrialState.RUNNING or studies.INTERRUPTED in trial.user_attrs
             if trial.state is TrialState.RUNNING:  # of a process that was killed; only one at a time runs in a folder
@@ -98,21 +98,21 @@ class OptunaSweep:
             if stopped or (trial.state is TrialState.FAIL and self.settings.retry):
                 self.study.enqueue_trial(trial.params, user_attrs={REPEATS: trial.number})
 
-    def run_batch(self, trials: Sequence[Trial]) -> None:
-        """Run trials, and tell the study what came of them."""
-        for trial in trials:
-            trial.set_user_attr(SWEEP, str(self.folder.absolute()))
+    def run_batch(self, count: int) -> None:
+        """Ask for trials, run them, and tell the study what came of them."""
         try:
+            trials = [self.study.ask(self.distributions) for _ in range(count)]
             legal = [trial for trial in trials if self.is_legal(trial)]
-            if legal:
-                assert self.sweeper.launcher is not None
-                points = [self.point(trial) for trial in legal]
-                jobs = self.sweeper.launcher.launch(points, initial_job_idx=next_job(self.folder))
-                self.jobs += jobs
-                for trial, job in zip(legal, jobs, strict=True):
-                    self.tell(trial, job)
+            if not legal:
+                return
+            assert self.sweeper.launcher is not None
+            points = [self.point(trial) for trial in legal]
+            jobs = self.sweeper.launcher.launch(points, initial_job_idx=next_job(self.folder))
+            self.jobs += jobs
+            for trial, job in zip(legal, jobs, strict=True):
+                self.tell(trial, job)
         except BaseException:  # Ctrl-C, SIGTERM, or a launcher that failed
-            self.mark_interrupted(trials)
+            self.mark_interrupted()
             raise
 
     def point(self, trial: Trial) -> list[str]:
@@ -140,8 +140,7 @@ class OptunaSweep:
         from optuna.trial import TrialState
 
         value = job.return_value if job.status is JobStatus.COMPLETED else None
-        attributes = self.study.get_trials(deepcopy=False)[trial.number].user_attrs
-        if attributes.get(PRUNED) or (value is not None and self.was_pruned(trial)):
+        if value is not None and self.was_pruned(trial.number):
             self.study.tell(trial, state=TrialState.PRUNED)
         elif isinstance(value, int | float) and value == value:
             self.study.tell(trial, float(value))
@@ -150,21 +149,22 @@ class OptunaSweep:
             if job.status is JobStatus.COMPLETED:
                 say("Note", f"trial {trial.number} counts as failed: {self.config.monitor} was {value}.")
 
-    def was_pruned(self, trial: Trial) -> bool:
-        """Return whether the same point was pruned before: its run is not repeated, and its value is no final one."""
+    def was_pruned(self, number: int) -> bool:
+        """Return whether a trial was pruned, or is a point that was: its run is not repeated, and its value no final one."""
+        trials = self.study.get_trials(deepcopy=False)
+        trial = trials[number]
+        # one that has reported has run itself
+        same = [trial] if trial.intermediate_values else [other for other in trials if other.params == trial.params]
+        return any(PRUNED in other.user_attrs for other in same)
+
+    def mark_interrupted(self) -> None:
+        """Tell the study which trials were stopped, so that a repeated sweep asks for them again."""
         from optuna.trial import TrialState
 
-        pruned = self.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
-        return any(other.params == trial.params for other in pruned)
-
-    def mark_interrupted(self, trials: Sequence[Trial]) -> None:
-        """Tell the study that trials were stopped, so that a repeated sweep asks for them again."""
-        from optuna.trial import TrialState
-
-        for trial in trials:
-            if self.study.get_trials(deepcopy=False)[trial.number].state is TrialState.RUNNING:
-                trial.set_user_attr(studies.INTERRUPTED, True)
-                self.study.tell(trial, state=TrialState.FAIL)
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.user_attrs.get(SWEEP) == str(self.folder):
+                self.study._storage.set_trial_user_attr(trial._trial_id, studies.INTERRUPTED, True)
+                self.study.tell(trial.number, state=TrialState.FAIL)
 
     def describe_best(self) -> None:
         """Print the best value, where it was reached and how to train it again."""
@@ -198,7 +198,7 @@ def open_study(config: DictConfig, folder: Path, space: Space) -> Study:
     study: Study = optuna.create_study(
         study_name=name,
         storage=studies.open_storage(address),
-        sampler=make_sampler(settings.sampler, settings.seed),
+        sampler=make_sampler(settings.sampler, settings.seed, {SWEEP: str(folder)}),
         pruner=studies.make_pruner(settings.pruner),
         direction=find_direction(config),
         load_if_exists=True,
@@ -250,7 +250,7 @@ def batch_size(config: DictConfig) -> int:
     n_jobs = launcher.get("n_jobs")
     if n_jobs is None:
         return DEFAULT_BATCH
-    return int(n_jobs) if n_jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + n_jobs)
+    return int(n_jobs) if n_jobs > 0 else max(1, cpu_count() + 1 + n_jobs)
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:
