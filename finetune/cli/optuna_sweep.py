@@ -72,7 +72,7 @@ class OptunaSweep:
         left = self.settings.n_trials - len(self.counted())
         if left < self.settings.n_trials:
             done = self.settings.n_trials - left
-            say("Study", f"{done} of its {self.settings.n_trials} trials are there, {max(left, 0)} are to come")
+            say("Study", f"{done} of its {self.settings.n_trials} trials are there, {max(left, 0)} to come")
         while (left := self.settings.n_trials - len(self.counted())) > 0:
             self.run_batch(min(left, at_a_time))
         self.describe_best()
