@@ -127,7 +127,7 @@ def test_trial_that_fails_is_told_and_the_others_go_on(sweep: Sweep, capsys: pyt
 
 def test_trial_that_cannot_be_composed_has_failed_and_the_others_go_on(sweep: Sweep) -> None:
     # plain SGD has no such key; the first point, which is looked at before, does
-    words = ("sweep=optuna", "optimizer=sgd,adamw", "optimizer.momentum=interval(0,1)", "sweep.n_trials=5")
+    words = ("sweep=optuna", "optimizer=sgd,adamw", "optimizer.momentum=interval(0,1)", "sweep.n_trials=3", "sweep.seed=1")
     seen = sweep(lambda cfg: 0.5, *words, raises=Exception)
     states = [(trial.params["optimizer"], trial.state.name) for trial in read_trials()]
     assert set(states) == {("sgd", "COMPLETE"), ("adamw", "FAIL")}
@@ -217,7 +217,7 @@ def test_pruned_trial_is_told_as_such_and_so_is_its_point_where_it_is_not_run_ag
             storage.set_trial_user_attr(number, "pruned", True)
         return 0.5
 
-    sweep(task, "sweep=optuna", "seed=1,2", "sweep.n_trials=6", "sweep.sampler=random")
+    sweep(task, "sweep=optuna", "seed=1,2", "sweep.n_trials=3", "sweep.sampler=random", "sweep.seed=1")
     trials = read_trials()
     assert {(trial.params["seed"], trial.state.name) for trial in trials} == {("1", "COMPLETE"), ("2", "PRUNED")}
     assert sum(trial.state is TrialState.PRUNED for trial in trials) > 1
