@@ -95,3 +95,9 @@ def test_errors_of_the_configuration_are_sentences_and_others_are_kept(capsys: p
         hydra_task("check")(lambda cfg: 1 / 0)(compose("hydra.run.dir=other"))
     assert "ZeroDivisionError" in Path("other/check.log").read_text()
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("word", ["sweep=optuna", "sweep=grid", "sweep/space=head"])
+def test_name_of_a_sweep_is_refused_where_one_run_is_asked_for(word: str) -> None:
+    with pytest.raises(ValueError, match=f"{word} asks for several runs"):
+        finetune.compose([word])

@@ -44,7 +44,9 @@ def best_at_a_hundredth(cfg: DictConfig) -> float:
 def sweep(monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """Run `finetune.train` with the task in place of the training; return the configurations that it got."""
 
-    def run(task: Callable[[DictConfig], Any], *words: str, raises: type[BaseException] | None = None) -> list[DictConfig]:
+    def run(
+        task: Callable[[DictConfig], Any], *words: str, raises: type[BaseException] | None = None
+    ) -> list[DictConfig]:
         seen: list[DictConfig] = []
 
         def counted(cfg: DictConfig) -> Any:
@@ -90,7 +92,14 @@ def test_direction_follows_from_the_monitor(sweep: Sweep, monitor: str, directio
 
 
 def test_direction_of_a_metric_of_ones_own_is_what_it_says(sweep: Sweep) -> None:
-    sweep(lambda cfg: 0.5, *RATES, "sweep.n_trials=1", "+metrics=kappa", "monitor=val/kappa", "sweep.storage=sqlite:///x.db")
+    sweep(
+        lambda cfg: 0.5,
+        *RATES,
+        "sweep.n_trials=1",
+        "+metrics=kappa",
+        "monitor=val/kappa",
+        "sweep.storage=sqlite:///x.db",
+    )
     assert optuna.load_study(study_name="finetune", storage="sqlite:///x.db").direction.name == "MAXIMIZE"
 
 
@@ -127,7 +136,13 @@ def test_trial_that_fails_is_told_and_the_others_go_on(sweep: Sweep, capsys: pyt
 
 def test_trial_that_cannot_be_composed_has_failed_and_the_others_go_on(sweep: Sweep) -> None:
     # plain SGD has no such key; the first point, which is looked at before, does
-    words = ("sweep=optuna", "optimizer=sgd,adamw", "optimizer.momentum=interval(0,1)", "sweep.n_trials=3", "sweep.seed=1")
+    words = (
+        "sweep=optuna",
+        "optimizer=sgd,adamw",
+        "optimizer.momentum=interval(0,1)",
+        "sweep.n_trials=3",
+        "sweep.seed=1",
+    )
     seen = sweep(lambda cfg: 0.5, *words, raises=Exception)
     states = [(trial.params["optimizer"], trial.state.name) for trial in read_trials()]
     assert set(states) == {("sgd", "COMPLETE"), ("adamw", "FAIL")}
@@ -246,7 +261,10 @@ def test_two_processes_share_the_trials_of_one_storage(storage: str, folder: Pat
     words = ["data=imagefolder", "data.root=.", *RATES, "sweep.n_trials=12", f"sweep.storage={storage}"]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", TWO, *words, f"hydra.sweep.dir=sweep{i}"], cwd=folder, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", TWO, *words, f"hydra.sweep.dir=sweep{i}"],
+            cwd=folder,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for i in (1, 2)
     ]
@@ -309,5 +327,7 @@ def test_last_line_is_a_command_that_trains_the_best_again(sweep: Sweep, capsys:
     sweep(best_at_a_hundredth, *RATES, "sweep.n_trials=3", "seed=4")
     best = max(read_trials(), key=lambda trial: trial.value or 0)
     line = capsys.readouterr().out.split("again with\n")[1].splitlines()[0].strip()
-    expected = f"python -m finetune.train data=imagefolder data.root=. seed=4 optimizer.lr={best.params['optimizer.lr']!r}"
+    expected = (
+        f"python -m finetune.train data=imagefolder data.root=. seed=4 optimizer.lr={best.params['optimizer.lr']!r}"
+    )
     assert line == expected

@@ -87,14 +87,24 @@ def test_points_are_different_and_a_longer_draw_begins_with_the_shorter() -> Non
     assert sorted((p["a"], p["b"]) for p in small) == [(a, b) for a in "123" for b in "xy"]
 
 
-FILE = {"strategy": "choice(differential, lp_ft)", "strategy.groups.1.lr": "interval(0, 1)", "optimizer.lr": "interval(1,2)"}
+FILE = {
+    "strategy": "choice(differential, lp_ft)",
+    "strategy.groups.1.lr": "interval(0, 1)",
+    "optimizer.lr": "interval(1,2)",
+}
 
 
 def test_space_is_that_of_the_file_and_of_the_command_line() -> None:
     space = space_of(FILE, "seed=1,2", "report=false")
     assert list(space.dimensions) == ["strategy", "strategy.groups.1.lr", "optimizer.lr", "seed"]
     assert space.fixed == ("report=false",)
-    assert space.first() == ["report=false", "strategy=differential", "strategy.groups.1.lr=0.0", "optimizer.lr=1.0", "seed=1"]
+    assert space.first() == [
+        "report=false",
+        "strategy=differential",
+        "strategy.groups.1.lr=0.0",
+        "optimizer.lr=1.0",
+        "seed=1",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +118,9 @@ def test_space_is_that_of_the_file_and_of_the_command_line() -> None:
         (["optimizer=adamw"], ["strategy", "strategy.groups.1.lr", "optimizer.lr"], ()),
     ],
 )
-def test_key_that_the_command_line_fixes_leaves_the_space(typed: list[str], varied: list[str], left: tuple[str, ...]) -> None:
+def test_key_that_the_command_line_fixes_leaves_the_space(
+    typed: list[str], varied: list[str], left: tuple[str, ...]
+) -> None:
     space = space_of(FILE, *typed)
     assert list(space.dimensions) == varied
     assert space.left == left

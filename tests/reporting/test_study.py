@@ -19,7 +19,9 @@ LR, NAME = FloatDistribution(1e-4, 1, log=True), CategoricalDistribution(("sgd",
 def write_sweep(folder: Path, storage: str | None = None, direction: str = "maximize") -> optuna.Study:
     folder.mkdir(exist_ok=True)
     sweep = {"sampler": "tpe", "storage": storage, "study_name": None}
-    OmegaConf.save({"monitor": "val/acc", "sweep": sweep, "hydra": {"runtime": {"cwd": str(folder)}}}, folder / "multirun.yaml")
+    OmegaConf.save(
+        {"monitor": "val/acc", "sweep": sweep, "hydra": {"runtime": {"cwd": str(folder)}}}, folder / "multirun.yaml"
+    )
     url = f"sqlite:///{folder}/x.db"
     made = optuna.create_study(study_name="finetune", storage=url, direction=direction)
     return made
@@ -29,7 +31,10 @@ def add(to: optuna.Study, value: float | None, lr: float, name: str = "sgd", sta
         **attributes: object) -> None:  # fmt: skip
     to.add_trial(
         create_trial(
-            state=state, value=value, params={"optimizer.lr": lr, "optimizer": name}, user_attrs=attributes,
+            state=state,
+            value=value,
+            params={"optimizer.lr": lr, "optimizer": name},
+            user_attrs=attributes,
             distributions={"optimizer.lr": LR, "optimizer": NAME},
         )  # fmt: skip
     )

@@ -14,7 +14,9 @@ def test_importances_are_bars_with_the_largest_at_the_top() -> None:
 
 
 def test_slice_of_numbers_has_each_point_where_it_belongs_and_pruned_ones_apart() -> None:
-    axes = slice_figure(Slice("optimizer.lr", [(0.1, 0.5, False), (0.001, 0.25, True), (1.0, 0.75, False)], True), "val/acc").axes[0]
+    axes = slice_figure(
+        Slice("optimizer.lr", [(0.1, 0.5, False), (0.001, 0.25, True), (1.0, 0.75, False)], True), "val/acc"
+    ).axes[0]
     pruned, complete = axes.lines
     assert (list(pruned.get_xdata()), list(pruned.get_ydata())) == ([0.001], [0.25])  # type: ignore[arg-type]
     assert (list(complete.get_xdata()), list(complete.get_ydata())) == ([0.1, 1.0], [0.5, 0.75])  # type: ignore[arg-type]
@@ -23,8 +25,12 @@ def test_slice_of_numbers_has_each_point_where_it_belongs_and_pruned_ones_apart(
 
 
 def test_slice_of_names_has_them_side_by_side_numbers_by_their_size() -> None:
-    names = slice_figure(Slice("optimizer", [("sgd", 0.5, False), ("adamw", 0.25, False), ("sgd", 0.75, False)], False), "y").axes[0]
+    names = slice_figure(
+        Slice("optimizer", [("sgd", 0.5, False), ("adamw", 0.25, False), ("sgd", 0.75, False)], False), "y"
+    ).axes[0]
     assert [label.get_text() for label in names.get_xticklabels()] == ["adamw", "sgd"]
     assert list(names.lines[1].get_xdata()) == [1, 0, 1]  # type: ignore[arg-type]
-    sizes = slice_figure(Slice("data.batch_size", [("16", 0.5, False), ("8", 0.25, False), ("128", 0.75, False)], False), "y").axes[0]
+    sizes = slice_figure(
+        Slice("data.batch_size", [("16", 0.5, False), ("8", 0.25, False), ("128", 0.75, False)], False), "y"
+    ).axes[0]
     assert [label.get_text() for label in sizes.get_xticklabels()] == ["8", "16", "128"]

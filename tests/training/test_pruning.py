@@ -58,7 +58,9 @@ Fit = Callable[..., Trainer]
 def fit(address: str, tmp_path: Path) -> Fit:
     """Fit a module as a trial."""
 
-    def run(number: int, values: Sequence[float], pruner: str = "median", monitor: str = "val/acc", **options: Any) -> Trainer:
+    def run(
+        number: int, values: Sequence[float], pruner: str = "median", monitor: str = "val/acc", **options: Any
+    ) -> Trainer:
         trainer = Trainer(
             accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=1,
             log_every_n_steps=1, default_root_dir=tmp_path, max_epochs=options.pop("max_epochs", 5),
@@ -87,7 +89,10 @@ def test_run_that_is_worse_than_others_stops_after_the_validation_that_shows_it(
     number = ask(address)
     trainer = fit(number, [0.9, 0.9, 0.1, 0.1, 0.1])
     # the best so far is what Optuna's median rule compares: 0.9 stays good
-    assert (trainer.current_epoch, read(address, number).intermediate_values) == (5, dict(enumerate([0.9, 0.9, 0.1, 0.1, 0.1], 1)))
+    assert (trainer.current_epoch, read(address, number).intermediate_values) == (
+        5,
+        dict(enumerate([0.9, 0.9, 0.1, 0.1, 0.1], 1)),
+    )
     number = ask(address)
     trainer = fit(number, [0.1, 0.1, 0.9, 0.9, 0.9])
     assert trainer.current_epoch == 1
@@ -115,7 +120,9 @@ def test_metric_of_the_training_is_reported_at_the_end_of_an_epoch(fit: Fit, add
     assert read(address, number).intermediate_values == {1: 3.0, 2: 2.0}
 
 
-def test_run_that_goes_on_as_another_trial_reports_all_and_no_step_twice(fit: Fit, address: str, tmp_path: Path) -> None:
+def test_run_that_goes_on_as_another_trial_reports_all_and_no_step_twice(
+    fit: Fit, address: str, tmp_path: Path
+) -> None:
     first = ask(address)
     fit(first, [0.8, 0.81], max_epochs=2)
     last = tmp_path / "checkpoints" / "last.ckpt"
