@@ -29,7 +29,7 @@ def test_pruned_run_ends_early_with_its_record_and_is_told_as_such(
     storage = JournalStorage(JournalFileBackend(str(sweep / "study.journal")))
     study = optuna.create_study(study_name="finetune", storage=storage, direction="maximize")
     for i in range(5):  # better than any run can be
-        steps = {step: 2.0 for step in range(1, 9)}
+        steps = dict.fromkeys(range(1, 9), 2.0)
         study.add_trial(
             create_trial(value=2.0, params={"optimizer.lr": 0.01 * (i + 1)}, distributions={"optimizer.lr": LR},
                          intermediate_values=steps)

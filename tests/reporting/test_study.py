@@ -23,8 +23,7 @@ def write_sweep(folder: Path, storage: str | None = None, direction: str = "maxi
         {"monitor": "val/acc", "sweep": sweep, "hydra": {"runtime": {"cwd": str(folder)}}}, folder / "multirun.yaml"
     )
     url = f"sqlite:///{folder}/x.db"
-    made = optuna.create_study(study_name="finetune", storage=url, direction=direction)
-    return made
+    return optuna.create_study(study_name="finetune", storage=url, direction=direction)
 
 
 def add(to: optuna.Study, value: float | None, lr: float, name: str = "sgd", state: TrialState = TrialState.COMPLETE,
@@ -36,7 +35,7 @@ def add(to: optuna.Study, value: float | None, lr: float, name: str = "sgd", sta
             params={"optimizer.lr": lr, "optimizer": name},
             user_attrs=attributes,
             distributions={"optimizer.lr": LR, "optimizer": NAME},
-        )  # fmt: skip
+        )
     )
 
 

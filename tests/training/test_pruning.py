@@ -46,7 +46,7 @@ def address(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path}/x.db"
     study = optuna.create_study(study_name="finetune", storage=url, direction="maximize")
     for value in (0.5, 0.55, 0.6, 0.65, 0.7, 0.75):
-        steps = {step: value for step in range(1, 6)}
+        steps = dict.fromkeys(range(1, 6), value)
         study.add_trial(optuna.create_trial(value=value, params={}, intermediate_values=steps))
     return url
 
