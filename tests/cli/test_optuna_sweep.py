@@ -23,7 +23,7 @@ from finetune.cli import optuna_sweep
 from finetune.cli.arguments import prepare_arguments
 from finetune.cli.errors import Exit
 from finetune.cli.jobs import JobRunner, run_jobs
-from finetune.cli.space import Choice, Interval
+from finetune.cli.space import Choice, Dimension, Interval
 from finetune.io.paths import CONF
 from finetune.io.study import REPEATS
 
@@ -387,7 +387,7 @@ def test_points_of_a_batch_are_asked_for_together(sweep: Sweep, capsys: pytest.C
 
 def test_dimensions_become_distributions_of_optuna() -> None:
     d = optuna.distributions
-    cases = {
+    cases: dict[Dimension, d.BaseDistribution] = {
         Interval(0.1, 2.0): d.FloatDistribution(0.1, 2.0),
         Interval(1e-4, 1e-1, log=True): d.FloatDistribution(1e-4, 1e-1, log=True),
         Interval(1, 64, integer=True, log=True): d.IntDistribution(1, 64, log=True),

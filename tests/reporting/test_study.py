@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import optuna
 import pytest
@@ -13,10 +14,12 @@ from optuna.trial import TrialState, create_trial
 from finetune.reporting import comparison, study
 from tests.helpers import make_run
 
+Direction = Literal["maximize", "minimize"]
+
 LR, NAME = FloatDistribution(1e-4, 1, log=True), CategoricalDistribution(("sgd", "adamw"))
 
 
-def write_sweep(folder: Path, storage: str | None = None, direction: str = "maximize") -> optuna.Study:
+def write_sweep(folder: Path, storage: str | None = None, direction: Direction = "maximize") -> optuna.Study:
     folder.mkdir(exist_ok=True)
     sweep = {"sampler": "tpe", "storage": storage, "study_name": None}
     OmegaConf.save(
@@ -40,7 +43,7 @@ def add(to: optuna.Study, value: float | None, lr: float, name: str = "sgd", sta
 
 
 @pytest.mark.parametrize(("direction", "order"), [("maximize", [2, 0, 3, 1, 4]), ("minimize", [0, 2, 3, 1, 4])])
-def test_trials_are_listed_best_first_with_their_states(direction: str, order: list[int], tmp_path: Path) -> None:
+def test_trials_are_listed_best_first_with_their_states(direction: Direction, order: list[int], tmp_path: Path) -> None:
     made = write_sweep(tmp_path, "sqlite:///x.db", direction)
     add(made, 0.25, 0.1)
     add(made, None, 0.2, state=TrialState.FAIL)
