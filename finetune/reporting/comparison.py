@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,9 +104,11 @@ def _choices(run: Run) -> dict[str, Any]:
     return {**first, **{k: v for k, v in flat.items() if v is not None}, **seed}
 
 
-def _flatten(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _flatten(values: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            value = dict(enumerate(value))  # the groups of a strategy
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
