@@ -28,17 +28,29 @@ def export(cfg: DictConfig) -> float:
     model = load(cfg.ckpt, device="cpu", precision="32-true")
     echo(field_line("Model", f"{model.module.model_name} for {len(model.classes)} classes"))
     compared = verify.comparison_images(model, cfg.source, cfg.images)
-    if cfg.quantize is not None and len(compared.images) < verify.MIN_INT8_IMAGES:
-        needed = f"quantize=int8 needs {verify.MIN_INT8_IMAGES} images or more, half of them to compare on"
-        raise ValueError(f"{needed}; got {compared.description}.")
+    if cfg.quantize is not None:
+        verify.require_int8_images(compared, cfg.images)
     expected = verify.probabilities(lambda batch: model.logits(batch).softmax(dim=1), compared.images)
-    exported = formats.EXPORTERS[cfg.format](model.module, folder)
-    actual = verify.probabilities(exported.run, compared.images)
+    if cfg.resize == "shared":
+        exported = formats.RESIZING_EXPORTERS[cfg.format](model.module, folder)
+        actual = verify.decoded_probabilities(exported.run, compared)
+    else:
+        exported = formats.EXPORTERS[cfg.format](model.module, folder)
+        actual = verify.probabilities(exported.run, compared.images)
     result = verify.compare_probabilities(expected, actual, compared.labels)
     passed = result["max_abs_diff"] <= cfg.tolerance  # a NaN is not
-    values = {"ckpt": str(cfg.ckpt), "format": cfg.format, "file": exported.path.name, "passed": passed, **result}
+    values = {
+        "ckpt": str(cfg.ckpt),
+        "format": cfg.format,
+        "resize": cfg.resize,
+        "file": exported.path.name,
+        "passed": passed,
+        **result,
+    }
     values |= {"bytes": exported.path.stat().st_size, "compared_on": compared.description, "tolerance": cfg.tolerance}
     write_json(values, folder / "export.json")
+    if cfg.resize == "shared":
+        echo(field_line("Resize", "in the graph, exactly as here; it takes decoded images of any size"))
     echo(field_line("Compared", f"on {compared.description}: {verify.describe_comparison(result)}"))
     if not passed:
         exported.path.rename(exported.path.with_name(f"{exported.path.name}.rejected"))

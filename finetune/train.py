@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from finetune.cli import recipes
 from finetune.cli.direct import hydra_task
 from finetune.cli.errors import INTERRUPTED, TERMINATED, Exit
 from finetune.cli.main import hydra_command
@@ -50,6 +51,8 @@ def fit(cfg: DictConfig) -> TrainingRun:
         with clock("test"):
             summary.evaluate_best(trainer, module, data)
     except (SystemExit, Exit) as error:  # of GracefulShutdown; of Lightning at Ctrl-C; of SIGTERM outside of training
+        if error.code not in (1, INTERRUPTED, TERMINATED):
+            raise  # of submitit, which starts the job again
         saved = isinstance(error, SystemExit) and error.code in (INTERRUPTED, TERMINATED)
         code = TERMINATED if error.code == TERMINATED else INTERRUPTED
         raise Exit(summary.describe_interruption(folder, saved), code) from error
@@ -60,13 +63,7 @@ def fit(cfg: DictConfig) -> TrainingRun:
 
 def main(argv: Sequence[str] | None = None) -> float | list[float] | None:
     """Run the command; return the best value of `monitor`, of a sweep those of its runs."""
-    return hydra_command("train", train, argv, _compare)
-
-
-def _compare(folder: Path) -> None:
-    from finetune.reporting.leaderboard import compare_sweep
-
-    compare_sweep(folder)
+    return hydra_command("train", train, argv, recipes.finish_sweep)
 
 
 if __name__ == "__main__":

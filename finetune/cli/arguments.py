@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import ListConfig, OmegaConf
 
@@ -102,10 +103,6 @@ def reject_misread_arguments(command: str, argv: Sequence[str]) -> None:
     """
     for key in schema.conf_keys(f"{command}.yaml"):
         count = sum(word.startswith(f"{key}=") for word in argv)
-        if key == "resume" and count and SWEEP_FLAGS & set(argv):
-            raise ValueError(
-                "resume= goes on with one run; leave -m out, or give ckpt_path= and the choices to sweep over."
-            )
         if key in ("ckpt", "source", "copy_to") and count > 1:
             raise ValueError(
                 f"{key} is given more than once. For several images give a folder, a list (.txt), or a pattern in quotes."
@@ -160,12 +157,33 @@ def _quote(key: str, value: str) -> str:
     return f'{key}="{escaped.replace(chr(34), chr(92) + chr(34))}"'
 
 
+def format_value(value: Any) -> str:
+    """Return a value of a YAML file in the grammar of overrides.
+
+    >>> format_value({"a": [1, None, True], "b": "x, y"})
+    '{a:[1,null,true],b:"x, y"}'
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{format_value(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{','.join(map(format_value, value))}]"
+    if isinstance(value, str) and "${" not in value:
+        return _quote("", value)[1:]
+    return str(value)
+
+
 def unquote_path(override: str) -> str:
     """Return an override of a path as it is typed, without the quotes of `quote_paths`."""
     key, _, value = override.partition("=")
     if not _is_verbatim(key) or len(value) < 2 or value[0] != '"' or value[-1] != '"':
         return override
     return f"{key}={value[1:-1].replace(chr(92) + chr(34), chr(34))}"
+
+
+SWEEP_RECORD = "multirun.yaml"
+"""What a sweep was started with, in its folder; Hydra's sweepers write it."""
 
 
 # --- resume= -----------------------------------------------------------------------------------------------------
@@ -179,8 +197,10 @@ def override_key(override: str) -> str:
 def expand_resume(argv: Sequence[str]) -> list[str]:
     """Replace `resume=RUN` by the overrides of that run and `ckpt_path=`; other arguments override them.
 
+    `resume=SWEEP` repeats a sweep in its folder, where its points are recognised.
+
     Raises:
-        FileNotFoundError: RUN is not the folder of a run, or the run saved nothing.
+        FileNotFoundError: RUN is not the folder of a run or a sweep, or the run saved nothing.
         ValueError: the record of its overrides is damaged, or holds more than overrides.
     """
     resumes = [word for word in argv if override_key(word) == "resume"]
@@ -190,44 +210,79 @@ def expand_resume(argv: Sequence[str]) -> list[str]:
         return rest
     folder = Path(named).expanduser().absolute()
     folder = folder.parents[1] if folder.name == LAST_CHECKPOINT.name else folder
+    is_sweep = (folder / SWEEP_RECORD).is_file() and not (folder / ".hydra").exists()
+    if is_sweep:
+        return _repeat_sweep(folder, named, rest)
+    if SWEEP_FLAGS & set(rest):
+        raise ValueError(
+            f"resume={named} goes on with one run; leave -m out, or give ckpt_path= and the choices to sweep over."
+        )
     if not (folder / ".hydra" / "overrides.yaml").is_file():
         raise FileNotFoundError(
-            f"resume={named}: there is no run in it (no .hydra/overrides.yaml); give the folder of a run, as it was printed at its end. "
+            f"resume={named}: there is no run in it (no .hydra/overrides.yaml), and no sweep ({SWEEP_RECORD}); give the folder of a run, as it was printed at its end. "
             "To go on from a checkpoint alone, repeat the choices of its run and give ckpt_path=FILE."
         )
     if not (folder / LAST_CHECKPOINT).is_file():
         raise FileNotFoundError(
             f"resume={named}: that run has saved nothing ({LAST_CHECKPOINT} is not there); start it again."
         )
-    overridden = {override_key(word) for word in rest} | {"ckpt_path", "resume"}
-    recorded = drop_sweep_words(_recorded_overrides(folder, named))
-    repeated = [word for word in recorded if override_key(word) not in overridden]
-    return [*repeated, *rest, f"ckpt_path={folder / LAST_CHECKPOINT}"]
-
-
-def _recorded_overrides(folder: Path, named: str) -> list[str]:
-    """Read the overrides of a run, with paths that are valid from here."""
     record = folder / ".hydra"
+    recorded = drop_sweep_words(_recorded_overrides(record / "overrides.yaml", record / "hydra.yaml", "", named))
+    return [*_repeated(recorded, rest, "ckpt_path"), *rest, f"ckpt_path={folder / LAST_CHECKPOINT}"]
+
+
+def _repeat_sweep(folder: Path, named: str, rest: Sequence[str]) -> list[str]:
+    """Return the arguments that repeat a sweep in its own folder.
+
+    Its launcher is not among what is repeated: a record would say what this machine runs.
+    """
+    record = folder / SWEEP_RECORD
+    recorded = _recorded_overrides(record, record, "hydra.overrides.task", named)
+    flags = [word for word in rest if word in SWEEP_FLAGS] or ["-m"]
+    typed = [word for word in rest if word not in SWEEP_FLAGS]
+    return [*flags, *_repeated(recorded, typed), *typed, f"hydra.sweep.dir={folder}"]
+
+
+def _repeated(recorded: Sequence[str], rest: Sequence[str], *others: str) -> list[str]:
+    """Return recorded overrides without those that are given anew."""
+    overridden = {override_key(word) for word in rest} | {"resume", *others}
+    return [word for word in recorded if override_key(word) not in overridden]
+
+
+def _recorded_overrides(words: Path, place: Path, key: str, named: str) -> list[str]:
+    """Read the overrides of a run or a sweep, with paths that are valid from here.
+
+    Args:
+        words: the file that holds them.
+        place: the file that holds Hydra's own node, with the folder in which the run was started.
+        key: where they are in that file.
+        named: what `resume=` was given.
+    """
     try:
-        cwd = Path(OmegaConf.load(record / "hydra.yaml").hydra.runtime.cwd)
-        overrides = OmegaConf.load(record / "overrides.yaml")
+        cwd = Path(OmegaConf.load(place).hydra.runtime.cwd)
+        overrides: Any = OmegaConf.load(words)
+        overrides = OmegaConf.select(overrides, key) if key else overrides
         if not isinstance(overrides, ListConfig):
             raise ValueError("it is no list of words")
         recorded = [str(word) for word in overrides]
     # a damaged file can be anything
     except Exception as error:
-        raise ValueError(f"resume={named}: {record} cannot be read ({str(error).splitlines()[0]}).") from error
+        raise ValueError(f"resume={named}: {words} cannot be read ({str(error).splitlines()[0]}).") from error
     for word in recorded:
         # Hydra records choices of a run and nothing else; a record with more would say what this machine runs
         if word.startswith("-") or override_key(word).partition(".")[0].startswith("hydra"):
-            raise ValueError(f"resume={named}: {record} holds {word!r}, which is no choice of a run.")
+            raise ValueError(f"resume={named}: {words} holds {word!r}, which is no choice of a run.")
     return [_resolve_path(word, cwd) for word in recorded]
 
 
 def _resolve_path(override: str, cwd: Path) -> str:
-    """Make a path absolute that was relative to the folder in which the run was started."""
+    """Make a path, or each of those of a sweep, absolute that was relative to the folder in which the run was started."""
     key, _, value = override.partition("=")
-    path = os.path.expanduser(value.strip("'\""))
-    if not PATH_KEY.fullmatch(key) or os.path.isabs(path) or not (cwd / path).exists():
+    if not PATH_KEY.fullmatch(key):
         return override
-    return f"{key}={cwd / path}"
+    whole = value.strip("'\"")
+    for names in ([whole], whole.split(",")):
+        found = [cwd / os.path.expanduser(name) for name in names]
+        if all(path.exists() for path in found):
+            return f"{key}={','.join(map(str, found))}"
+    return override

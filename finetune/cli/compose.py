@@ -186,6 +186,11 @@ def explain_composition(error: BaseException, command: str) -> str:
     """Return an error of composition as a sentence."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if group == "hydra/launcher":
+            return (
+                f"There is no hydra/launcher {option!r} here. joblib, submitit_local and submitit_slurm come with the extra "
+                "launchers (pip install 'finetune-lightning[launchers]'), ray with hydra-ray-launcher."
+            )
         hint = (
             "`python -m finetune.models` lists all; those of timm are model=timm:NAME."
             if group == "model"

@@ -37,6 +37,10 @@ class Exit(BaseException):
         self.code, self.value = code, value
 
 
+class FailedPoint(Exception):
+    """Say that a point of a sweep failed in another process, where its error has been told."""
+
+
 @contextmanager
 def exit_codes(name: str) -> Iterator[None]:
     """End the process with a message and an exit code where the command `name` raises."""
@@ -58,7 +62,7 @@ def report_error(error: Exception, name: str) -> int:
     """Print an error of a command, with its traceback if it is a bug, and return the exit code."""
     if os.environ.get("FINETUNE_DEBUG") == "1" or not (is_user_error(error) or _is_lost_connection(error)):
         traceback.print_exception(error)
-    if not error.__dict__.get("reported"):
+    if not vars(error).get("reported") and not isinstance(error, FailedPoint):
         print_error(explain(error, name))
     return USER_ERROR if is_user_error(error) else BUG
 
@@ -98,13 +102,13 @@ def is_user_error(error: BaseException) -> bool:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return True
     # by name: Lightning's class would import torch, and the other is raised again by a worker process in torch's code
-    if type(error).__name__ in ("MisconfigurationException", "BadImageError"):
+    if type(error).__name__ in ("MisconfigurationException", "BadImageError", "FailedPoint"):
         return True
     if isinstance(error, PermissionError | FileExistsError | IsADirectoryError | NotADirectoryError):
         return True
     if isinstance(error, OSError) and error.errno in paths.UNWRITABLE_ERRNOS:
         return True
-    if _lost_worker(error) is not None:
+    if _lost_worker(error) is not None or is_of_submitit(error):
         return True
     innermost = traceback.extract_tb(error.__traceback__)[-1:]
     package = Path(__file__).resolve().parents[1]
@@ -129,6 +133,14 @@ def _lost_worker(error: BaseException | None) -> BaseException | None:
     return None
 
 
+def is_of_submitit(error: BaseException) -> bool:
+    """Return whether submitit says that Slurm did not take a job, or that a job has ended without a result."""
+    if type(error).__module__.startswith("submitit."):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, RuntimeError) and bool(frames) and "submitit" in Path(frames[-1].filename).parts
+
+
 def _is_lost_connection(error: BaseException) -> bool:
     """Return whether a process failed because it could no longer reach the others, in the words of gloo or NCCL."""
     return isinstance(error, RuntimeError) and re.search(r"\b(gloo|NCCL|ProcessGroup\w*)\b", str(error)) is not None
@@ -148,6 +160,11 @@ def explain(error: BaseException, name: str) -> str:
             f"a process that decodes images has died ({reason}). Most often it has too little memory, or too "
             "little shared memory (docker run --shm-size=1g); data.num_workers=0 needs none. resume=RUN goes on."
         )
+    if is_of_submitit(error):
+        first, *rest = [line.strip().rstrip(".") for line in str(error).strip().splitlines()]
+        if first.startswith("Job "):  # what follows is in its log too
+            return f"hydra/launcher: {first}. What it has said is in .submitit in the sweep's folder."
+        return f"hydra/launcher: {'; '.join([first, *rest])}."
     if not is_user_error(error):
         return f"{type(error).__name__}: {error}\nThis looks like a bug in finetune; please report it with the lines above."
     if isinstance(error, OmegaConfBaseException) and isinstance(error.__cause__, OSError):

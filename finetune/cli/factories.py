@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,8 +26,11 @@ from finetune.checkpoints.restore import AtomicCheckpointIO
 from finetune.cli import instantiate
 from finetune.cli.augmentation import make_augmentation
 from finetune.cli.instantiate import plain_values
+from finetune.cli.points import saved_states
+from finetune.cli.run_folder import first_folder, goes_on
 from finetune.cli.schema import conf_keys
 from finetune.data.datamodule import ImageDataModule
+from finetune.data.splitting import NO_VALIDATION
 from finetune.images.transforms import Preprocess
 from finetune.inference.classifier import Classifier, load
 from finetune.io import files, paths
@@ -47,11 +51,15 @@ from finetune.training.shutdown import GracefulShutdown
 
 
 def prepare_process() -> None:
-    """Set what concerns the whole process: third-party warnings, freed memory, TF32 in matrix products of GPUs.
+    """Set what concerns the whole process: third-party warnings, threads, freed memory, TF32 in matrix products of GPUs.
 
     TF32 is on by default in convolutions.
     """
     quiet()
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cpu_count():
+        torch.set_num_threads(
+            cpu_count()
+        )  # torch knows nothing of the cores that Slurm or a sweep has given to this process
     hardware.keep_freed_memory()
     torch.set_float32_matmul_precision("high")
 
@@ -277,8 +285,15 @@ def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -
         BestCheckpoint(folder / "checkpoints", cfg.monitor, resumed_folder, mode_of(cfg.monitor)),
         LastCheckpoint(folder / "checkpoints"),
     ]
+    limits = {"limit_val_batches": 0} if cfg.data.val == NO_VALIDATION else {}
     return _make_trainer(
-        cfg, folder, callbacks=callbacks, logger=_logger(cfg), plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0
+        cfg,
+        folder,
+        **limits,
+        callbacks=callbacks,
+        logger=_logger(cfg),
+        plugins=[AtomicCheckpointIO()],
+        num_sanity_val_steps=0,
     )
 
 
@@ -309,6 +324,10 @@ def _make_trainer(cfg: DictConfig, folder: Path, **arguments: Any) -> Trainer:
             **arguments,
         )
     except (ValueError, TypeError) as error:
+        raise ValueError(f"trainer: {error}") from error
+    except RuntimeError as error:
+        if "--ntasks-per-node" not in str(error):
+            raise
         raise ValueError(f"trainer: {error}") from error
     return trainer
 
@@ -362,10 +381,9 @@ def resume_path(cfg: DictConfig, module: FineTuner, data: ImageDataModule, folde
         ValueError: it is not a checkpoint of a run, or of another run.
     """
     path = None if cfg.ckpt_path is None else paths.last_checkpoint_path(str(cfg.ckpt_path))
-    if process.is_requeued():
-        first = Path(str(folder).removesuffix(f"_rank{process.process_rank()}"))
-        saved = [*first.glob("hpc_ckpt_*.ckpt"), *first.glob(str(paths.LAST_CHECKPOINT))]
-        path = max(saved, key=lambda file: file.stat().st_mtime, default=path)
+    if goes_on():
+        first = first_folder(cfg, folder)
+        path = max(saved_states(first), key=lambda file: file.stat().st_mtime, default=path)
     if path is None:
         return None
     resume_check.check_resumable(path, module, data.record())

@@ -7,24 +7,35 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
+import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import hydra
+from filelock import Timeout
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import run_job
+from hydra.experimental.callback import Callback
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from finetune.cli import compose, errors, validation
-from finetune.cli.arguments import SWEEP_FLAGS
-from finetune.cli.errors import SOME_FAILED, Exit
+from finetune.cli import compose, errors, launchers, points, validation
+from finetune.cli.arguments import SWEEP_FLAGS, override_key, quote_paths
+from finetune.cli.errors import SOME_FAILED, USER_ERROR, Exit, FailedPoint
+from finetune.cli.run_folder import STATE
+from finetune.cli.space import Choice, is_glob, read_space
+from finetune.cli.sweeps import points_at_once
 from finetune.io import paths
+from finetune.runtime.console import echo, field_line, quiet
+from finetune.runtime.timing import format_duration
 
 Task = Callable[[DictConfig], Any]
 """The function of a command: a configuration in, its result out, which for a sweeper is a number."""
@@ -43,6 +54,7 @@ class JobRunner:
     def __init__(self, command: str, task: Task, shell_argv: list[str], overrides: list[str]) -> None:
         """Name the command and its task."""
         self.command, self.task, self.shell_argv, self.overrides = command, task, shell_argv, overrides
+        self._pid = os.getpid()
         self.errors: list[Exception] = []
         self.incomplete: list[Exit] = []
         """Jobs of a sweep that are done but for some of their inputs."""
@@ -52,43 +64,111 @@ class JobRunner:
 
     def run(self, cfg: DictConfig, validate: bool = False) -> Any:
         """Run one job, and keep its result."""
-        result = self._run(cfg, validate)
+        sys.argv = self.shell_argv  # Lightning starts the other processes of a run with it
+        is_point = HydraConfig.get().mode == RunMode.MULTIRUN
+        result = self._run_point(cfg) if is_point else self._run_alone(cfg, validate)
         self.results.append(result)
         return result
 
-    def _run(self, cfg: DictConfig, validate: bool) -> Any:
-        """Run one job. Its error is kept and not raised, except in a sweep: Hydra would print its own lines."""
-        sys.argv = self.shell_argv  # Lightning starts the other processes of a run with it
-        is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-        if is_sweep:
-            self.sweep_folder = Path(HydraConfig.get().sweep.dir)
+    def _run_alone(self, cfg: DictConfig, validate: bool) -> Any:
+        """Run a job that is no point of a sweep. Its error is kept and not raised: Hydra would print its own lines."""
         try:
             if validate:
                 validation.validate(cfg, self.command)
             return self.task(cfg)
-        except Exit as error:
-            if error.code != SOME_FAILED or not is_sweep:
-                raise
-            print(error, file=sys.stderr)  # the other jobs of a sweep go on
-            self.incomplete.append(error)
         except Exception as error:
             errors.log_error(error)
             self.errors.append(error)
-            if is_sweep:
-                self._report_failed_job(error)
-                raise  # a sweeper must know; it goes on with the other jobs
-        finally:
-            if is_sweep:
-                gc.collect()  # the model and the data of this job, before the next has its own
         return None
 
-    def _report_failed_job(self, error: Exception) -> None:
-        """Name a failed job of a sweep at once; Hydra raises its error again when all jobs are done."""
-        cfg = HydraConfig.get()
+    def _run_point(self, cfg: DictConfig) -> Any:
+        """Run a point of a sweep, and keep its state in its folder; its error is told at once, and raised to the sweeper."""
+        job = HydraConfig.get()
+        self.sweep_folder = sweep = Path(job.sweep.dir)
+        point = points.read_point(Path(job.runtime.output_dir))
+        name = " ".join(self._varied(job.overrides.task)) or f"point {point.folder.name}"
+        if self.command == "train" and point.state == points.DONE:
+            echo(f"{name}: is done\n          {points.describe_progress(sweep)}")
+            return point.value
+        if point.state == points.FAILED and not cfg.get("sweep", {}).get("retry", True):
+            raise self._failure(ValueError(point.error), f"{name} has failed before: {point.error}")
+        STATE.goes_on = point.can_go_on
+        if point.state != points.NEW and not STATE.goes_on and self.command == "train":
+            point.clear()
+        began = time.time()
+        point = point.write(state=points.RUNNING, configuration=points.configuration_id(cfg), error=None)
+        is_quiet = self.command == "train" and not cfg.sweep.verbose
+        if is_quiet:
+            echo(f"{name}{': goes on' if STATE.goes_on else ''}")
+        try:
+            with quiet() if is_quiet else nullcontext():
+                validation.validate(cfg, self.command)
+                result = self.task(cfg)
+        except Exit as error:
+            if error.code != SOME_FAILED:
+                point.end(points.INTERRUPTED, began)
+                text = self._describe_interruption(sweep)
+                if self._is_elsewhere():  # whose launcher waits for a result
+                    raise FailedPoint(text) from error
+                raise Exit(text, error.code) from error
+            print(error, file=sys.stderr)  # the other jobs of a sweep go on
+            self.incomplete.append(error)
+            result = None
+        except Exception as error:
+            errors.log_error(error)
+            sentence = errors.explain(error, self.command)
+            out_of_time = errors.is_of_submitit(error)
+            point.end(points.INTERRUPTED if out_of_time else points.FAILED, began, error=sentence)
+            failure = self._failure(error, f"job {job.job.num} ({name}) failed: {sentence}")
+            raise failure from (None if failure is error else error)
+        except BaseException:
+            point.end(points.INTERRUPTED, began)
+            raise
+        finally:
+            gc.collect()  # the model and the data of this job, before the next has its own
+        value = float(result) if isinstance(result, int | float) else None
+        point.end(points.DONE, began, value=value)
+        if is_quiet:
+            text = "no value" if value is None else f"{cfg.monitor} {value:.4f}"
+            echo(f"          {text}, {format_duration(time.time() - began)}, {sweep / point.folder.name}")
+            echo(f"          {points.describe_progress(sweep)}")
+        return result
+
+    def _varied(self, overrides: Sequence[str]) -> list[str]:
+        """Return the overrides of a point that are not those of all points."""
         common = {override.lower() for override in self.overrides}  # Hydra writes false as False
-        varied = " ".join(override for override in cfg.overrides.task if override.lower() not in common)
-        errors.print_error(f"job {cfg.job.num} ({varied}) failed: {errors.explain(error, cfg.job.name)}")
+        return [o for o in overrides if o.lower() not in common and not override_key(o).startswith("sweep")]
+
+    def _failure(self, error: Exception, text: str) -> Exception:
+        """Name a failed point at once; return what a sweeper gets, which Hydra raises again when all points have ended."""
+        errors.print_error(text)
+        if self._is_elsewhere():  # what it raises must survive being sent
+            error = FailedPoint(text)
         error.__dict__["reported"] = True
+        self.errors.append(error)
+        return error
+
+    def _is_elsewhere(self) -> bool:
+        """Return whether this is a launcher's process, and not the one that the sweep was started in."""
+        return os.getpid() != self._pid
+
+    def say_what_is_left(self) -> None:
+        """Say how to run again the points of a sweep that have failed, or were stopped in another process."""
+        assert self.sweep_folder is not None
+        found = points.read_points(self.sweep_folder)
+        failed = sum(point.state == points.FAILED for point in found)
+        if (self.sweep_folder / ".submitit").exists():  # where its jobs have said it
+            for point in found:
+                if point.state == points.FAILED:
+                    errors.print_error(f"{self.sweep_folder / point.folder.name}: {point.error}")
+        stopped = sum(point.state in (points.RUNNING, points.INTERRUPTED) for point in found)
+        words = [f"{n} of {len(found)} points {word}" for n, word in ((failed, "failed"), (stopped, "stopped")) if n]
+        if words and self.command == "train":
+            again = f"python -m finetune.train {shlex.quote(f'resume={self.sweep_folder}')}"
+            echo(field_line("Left", f"{', '.join(words)}; to run them again: {again}"))
+
+    def _describe_interruption(self, sweep: Path) -> str:
+        return f"interrupted; {points.describe_progress(sweep)}"
 
 
 def run_jobs(runner: JobRunner, after_sweep: Callable[[Path], None] | None) -> Any:
@@ -115,7 +195,8 @@ def run_jobs(runner: JobRunner, after_sweep: Callable[[Path], None] | None) -> A
     if runner.incomplete:
         sys.exit(SOME_FAILED)
     if runner.sweep_folder is not None:
-        return runner.results
+        # those that ran in other processes have left their values
+        return runner.results or [point.value for point in points.read_points(runner.sweep_folder)]
     return runner.results[0] if runner.results else None  # `--cfg job` runs nothing
 
 
@@ -163,7 +244,47 @@ def _run_by_hydra(runner: JobRunner, after_sweep: Callable[[Path], None] | None)
     try:
         hydra.main(version_base="1.3", config_path=str(paths.CONF), config_name=runner.command)(job)()
     finally:
+        runner.sweep_folder = STATE.sweep_folder
         if after_sweep is not None and runner.sweep_folder is not None:
             logging.getLogger("finetune").setLevel(logging.WARNING)  # its lines would be Hydra's too now
             after_sweep(runner.sweep_folder)
+            runner.say_what_is_left()
             logging.getLogger("finetune").setLevel(logging.NOTSET)
+        STATE.release()
+
+
+class SweepStart(Callback):
+    """Fixes the folder of a sweep, for the processes of all launchers, and keeps other sweeps out of it; Hydra calls it."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Claim the folder before the sweeper starts.
+
+        Raises:
+            Exit: another process runs a sweep there.
+        """
+        folder = Path(str(config.hydra.sweep.dir))
+        with read_write(config), open_dict(config):
+            config.hydra.sweep.dir = str(folder)
+            config.hydra.overrides.hydra.append(quote_paths([f"hydra.sweep.dir={folder}"])[0])
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            STATE.claim_sweep(folder)
+        except Timeout as error:
+            raise Exit(f"error: {folder}: another process is running this sweep.", USER_ERROR) from error
+        count = count_points(config)
+        points.write_sweep(folder, count)
+        launchers.prepare_launcher(config, points_at_once(config, count))
+        OmegaConf.save(config, folder / "multirun.yaml")  # from which `resume=` repeats it
+
+
+def count_points(config: DictConfig) -> int | None:
+    """Return how many points a sweep will have; None where its sweeper alone knows."""
+    trials = OmegaConf.select(config, "sweep.n_trials")
+    if trials is not None:
+        return int(trials)
+    words = list(config.hydra.overrides.task)
+    if any(is_glob(word) for word in words):
+        return None
+    dimensions = read_space(config, words).dimensions.values()
+    sizes = [len(dimension.values) if isinstance(dimension, Choice) else None for dimension in dimensions]
+    return None if None in sizes else math.prod(size or 0 for size in sizes)

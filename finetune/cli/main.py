@@ -22,6 +22,8 @@ from finetune.cli import errors, groups, help, run_folder
 from finetune.cli.arguments import prepare_arguments
 from finetune.cli.errors import TERMINATED, USER_ERROR, Exit
 from finetune.cli.jobs import JobRunner, Task, run_jobs
+from finetune.cli.recipes import expand_recipes
+from finetune.runtime import process
 from finetune.runtime.suggestions import unknown_name
 
 COMMANDS = ("check", "rank", "train", "evaluate", "predict", "export", "report", "models", "compare", "cache", "demo")
@@ -61,8 +63,8 @@ def hydra_command(
     shell_argv, hydra_config = list(sys.argv), HydraConfig.instance().cfg
     typed = list(shell_argv[1:] if argv is None else argv)
     try:
-        with errors.exit_codes(name), _sigterm_ends_command():
-            overrides = prepare_arguments(name, typed)
+        with errors.exit_codes(name), _signals_end_command():
+            overrides = prepare_arguments(name, expand_recipes(typed) if name == "train" else typed)
             run_folder.STATE.start(typed, overrides)
             _prepare_hydra()
             sys.argv = [shell_argv[0], *overrides]  # from which `hydra.main` reads its own
@@ -92,17 +94,26 @@ def _prepare_hydra() -> None:
 
 
 @contextmanager
-def _sigterm_ends_command() -> Iterator[None]:
-    """End the command on SIGTERM as on Ctrl-C, with an exit code of its own."""
+def _signals_end_command() -> Iterator[None]:
+    """End the command on SIGTERM as on Ctrl-C, with an exit code of its own; let Slurm requeue its job on SIGUSR1.
+
+    A training hears the signals itself, and saves first.
+    """
 
     def terminate(number: int, frame: object) -> None:
         raise Exit("terminated", TERMINATED)
 
+    def requeue(number: int, frame: object) -> None:
+        process.requeue()
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, terminate)
+    previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+    if process.is_slurm_task() and process.slurm_job() and signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+        previous[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, requeue)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

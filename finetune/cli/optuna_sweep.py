@@ -17,11 +17,10 @@ from omegaconf import DictConfig
 from finetune.cli import errors
 from finetune.cli.arguments import drop_sweep_words, override_key, unquote_path
 from finetune.cli.space import Choice, Dimension, Space
-from finetune.cli.sweeps import HydraSweeper, begin_sweep, next_job, raise_first_error, say
+from finetune.cli.sweeps import HydraSweeper, begin_sweep, next_job, points_at_once, raise_first_error, say
 from finetune.io import study as studies
 from finetune.io.study import PRUNED, REPEATS, SWEEP
 from finetune.runtime.console import printable
-from finetune.runtime.process import cpu_count
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 
 MONITOR, WORDS = "monitor", "words"
 """What a study remembers of its sweep: what is optimized, and the overrides of all its points."""
-
-DEFAULT_BATCH = 4
-"""Points asked for at a time where a launcher does not say how many it runs at once."""
 
 
 def sweep_by_optuna(sweeper: HydraSweeper, arguments: Sequence[str]) -> list[JobReturn]:
@@ -68,7 +64,7 @@ class OptunaSweep:
     def run(self) -> list[JobReturn]:
         """Ask, run and tell until the study is complete."""
         self.repeat_trials()
-        at_a_time = batch_size(self.config)
+        at_a_time = points_at_once(self.config, self.settings.n_trials) or 1
         left = self.settings.n_trials - len(self.counted())
         if left < self.settings.n_trials:
             done = self.settings.n_trials - left
@@ -238,19 +234,6 @@ def find_direction(config: DictConfig) -> str:
     # the number of classes changes no direction
     mode = SplitMetrics(2, make_metrics(config, 2)).monitor_mode(config.monitor)
     return "minimize" if mode == "min" else "maximize"
-
-
-def batch_size(config: DictConfig) -> int:
-    """Return how many points are asked for at a time: `sweep.n_jobs`, or what the launcher runs at once."""
-    if config.sweep.n_jobs is not None:
-        return int(config.sweep.n_jobs)
-    launcher = config.hydra.launcher
-    if str(launcher._target_).endswith("BasicLauncher"):
-        return 1
-    n_jobs = launcher.get("n_jobs")
-    if n_jobs is None:
-        return DEFAULT_BATCH
-    return int(n_jobs) if n_jobs > 0 else max(1, cpu_count() + 1 + n_jobs)
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:

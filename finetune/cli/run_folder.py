@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import atexit
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +33,12 @@ class CommandState:
     """Whether they say all: a configuration may have been changed since, or composed by others."""
     folders: dict[tuple[str, str], str] = field(default_factory=dict)
     """Folders that `unique_dir` has made, by its arguments."""
+    goes_on: bool = False
+    """Whether this is a point of a sweep that was stopped in the middle."""
+    sweep_folder: Path | None = None
+    """Of the sweep that this process has started."""
+    lock: FileLock | None = None
+    """Keeps other sweeps out of that folder."""
 
     def start(self, argv: Sequence[str], overrides: Sequence[str], from_arguments: bool = True) -> None:
         """Forget the command before, and remember this one."""
@@ -33,6 +46,23 @@ class CommandState:
         self.argv[:] = argv
         self.overrides[:] = [word for word in overrides if not word.startswith(("-", "hydra.", "hydra/"))]
         self.folders.clear()
+        self.goes_on, self.sweep_folder = False, None
+
+    def claim_sweep(self, folder: Path) -> None:
+        """Keep other processes from running a sweep in a folder.
+
+        Raises:
+            Timeout: one does.
+        """
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+        self.sweep_folder, self.lock = folder, lock
+
+    def release(self) -> None:
+        """Let other processes have the folder of the sweep."""
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
 
 
 # The only mutable state of the command line. It is global because Hydra stands between those who write it and those who
@@ -84,13 +114,35 @@ def begin_run(cfg: DictConfig, name: str) -> Path:
 
     Raises:
         FileExistsError: the folder holds another run.
-        ValueError: a sweep over several devices.
+        ValueError: a sweep over several devices, or another number of processes than the run takes.
     """
+    _require_processes(cfg, name)
     if name == "train" and HydraConfig.get().mode == RunMode.MULTIRUN:
         _require_one_device(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     claim_folder(cfg, folder)
     return folder
+
+
+def _require_processes(cfg: DictConfig, name: str) -> None:
+    """Refuse several processes for a run that takes one, and a batch script without srun, where Lightning waits for ever."""
+    nodes, devices = OmegaConf.select(cfg, "trainer.num_nodes") or 1, OmegaConf.select(cfg, "trainer.devices") or 1
+    tasks = process.slurm_tasks()
+    if process.slurm_job() and not process.is_slurm_task() and not process.is_launched():
+        if "trainer" in cfg and max(tasks, nodes) > 1:
+            raise ValueError(
+                f"This is the script of a batch job (tasks: {tasks}, trainer.num_nodes={nodes}) and not one of its tasks; "
+                f"srun starts them: srun python -m finetune.{name} ... A run on one device has one task: "
+                "#SBATCH --ntasks=1 --cpus-per-task=CORES"
+            )
+        return
+    processes = int(os.environ.get("WORLD_SIZE", tasks))
+    if processes > 1 and nodes == 1 and str(devices) == "1":
+        several = "; trainer=ddp trainer.devices=N is for several" if name == "train" else ""
+        raise ValueError(
+            f"{processes} processes were started for one that runs on one device{several}. For several runs there are "
+            "sweeps (-m seed=0,1) and job arrays."
+        )
 
 
 def _require_one_device(cfg: DictConfig) -> None:
@@ -106,12 +158,13 @@ def _require_one_device(cfg: DictConfig) -> None:
 def unique_dir(base: str, name: str) -> str:
     """Make a folder that no other run has, and return it: `base/name`, or with _1, _2, ... appended.
 
-    The same arguments give the same folder until the next command, because Hydra asks several times. A requeued job of
-    Slurm gets the folder that it had before.
+    The same arguments give the same folder until the next command, because Hydra asks several times. A batch job of Slurm
+    gets one with its id, and when it is requeued the folder that it had before.
     """
     key = (base, name)
     if key not in STATE.folders:
-        STATE.folders[key] = str(_make_unique_dir(Path(base), _folder_name(base, name)))
+        make = _make_unique_dir if process.is_first_process() else _make_temporary_dir
+        STATE.folders[key] = str(make(Path(base), process.slurm_job() or name))
     return STATE.folders[key]
 
 
@@ -119,29 +172,78 @@ def unique_dir(base: str, name: str) -> str:
 OmegaConf.register_new_resolver("unique_dir", unique_dir, replace=True)
 
 
-def _folder_name(base: str, name: str) -> str:
-    # the points of a sweep have folders within its own, which is a new one each time
-    name = (None if base.endswith("sweeps") else process.slurm_job()) or name
-    # torchrun's processes compose for themselves; the folder of the first is the run's
-    return name if process.is_first_process() else f"{name}_rank{process.process_rank()}"
-
-
 def _make_unique_dir(base: Path, name: str) -> Path:
-    path, number = base / name, 0
-    while not (process.is_requeued() and _holds_this_command(path)):
+    for path in _numbered(base, name):
+        if process.is_requeued() and _holds_this_command(path):
+            return path
         try:
             path.mkdir(parents=True)
-            break
         except FileExistsError:
-            number += 1
-            path = base / f"{name}_{number}"
+            continue
+        return path
+    raise AssertionError("the numbers have no end")
+
+
+def _numbered(base: Path, name: str) -> Iterator[Path]:
+    yield base / name
+    yield from (base / f"{name}_{number}" for number in itertools.count(1))
+
+
+def _make_temporary_dir(base: Path, name: str) -> Path:
+    """Make a folder for another process than the first of a run, which is removed when it ends.
+
+    Processes that srun or torchrun has started compose for themselves, and Hydra wants a folder for each. What they print is
+    all that they have to say.
+    """
+    path = Path(tempfile.mkdtemp(prefix=f"finetune_rank{process.process_rank()}_"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path
 
 
+def first_folder(cfg: DictConfig, folder: Path) -> Path:
+    """Return the folder in which a requeued run has saved what it goes on from: that of its first process.
+
+    Args:
+        cfg: of the run.
+        folder: of this process.
+    """
+    for (base, name), made in STATE.folders.items():
+        if made == str(folder) and not process.is_first_process():
+            # not by `_holds_this_command`: the first process may be writing that file again
+            for path in itertools.takewhile(Path.exists, _numbered(Path(base), process.slurm_job() or name)):
+                if _holds_configuration(path, cfg):
+                    return path
+    return folder
+
+
 def _holds_this_command(folder: Path) -> bool:
-    """Return whether a folder records the overrides of this command: a Slurm job may train several times."""
-    record = folder / ".hydra" / "overrides.yaml"
-    return record.is_file() and list(OmegaConf.load(record)) == STATE.overrides
+    """Return whether a folder of a requeued job is that of this command: a job may train several times.
+
+    A folder without a record is one whose command was stopped before Hydra had written it.
+    """
+    if not folder.exists():
+        return False
+    for record, key in ((folder / ".hydra" / "overrides.yaml", ""), (folder / "multirun.yaml", "hydra.overrides.task")):
+        if record.is_file():
+            recorded: Any = OmegaConf.load(record)
+            return list(OmegaConf.select(recorded, key) if key else recorded) == STATE.overrides
+    return True
+
+
+def _holds_configuration(folder: Path, cfg: DictConfig) -> bool:
+    """Return whether a folder is that of a run of this configuration, wherever its loggers write."""
+    record = folder / "config.yaml"
+    if not record.is_file():
+        return False
+    recorded, wanted = (OmegaConf.to_container(each, resolve=True) for each in (OmegaConf.load(record), cfg))
+    assert isinstance(recorded, dict)
+    assert isinstance(wanted, dict)
+    return {**recorded, "logger": None} == {**wanted, "logger": None}
+
+
+def goes_on() -> bool:
+    """Return whether a run goes on with what its own folder holds: after a requeue by Slurm, or in a repeated sweep."""
+    return process.is_requeued() or STATE.goes_on
 
 
 def claim_folder(cfg: DictConfig, folder: Path) -> None:
@@ -157,7 +259,7 @@ def claim_folder(cfg: DictConfig, folder: Path) -> None:
         with (folder / "config.yaml").open("x", encoding="utf-8") as file:
             file.write(OmegaConf.to_yaml(cfg, resolve=True))
     except FileExistsError as error:
-        if process.is_requeued() and folder.name.startswith(str(process.slurm_job())):  # its overrides were compared
+        if STATE.goes_on or (process.is_requeued() and _holds_configuration(folder, cfg)):
             for incomplete in (folder / "checkpoints").glob(".*.tmp"):
                 incomplete.unlink(missing_ok=True)
             return

@@ -60,6 +60,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "sweep.retry": (True, False),
     "split": ("val", "test"),
     "quantize": ("int8",),
+    "resize": ("own", "shared"),
     "embeddings": (True, False),
     "report": (True, False),
     "tta": ("none", "flip", "five_crop"),

@@ -86,7 +86,7 @@ def run_series(
         for name, words in commands.items():
             progress.begin(name, shares[name])
             with redirect_stdout(progress):
-                run(words)
+                run([*words, "sweep.verbose=true"])  # the bar moves by the epochs that are printed
 
 
 class EpochCounter(io.TextIOBase):

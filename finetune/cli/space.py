@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, ValueType
 from omegaconf import DictConfig
 
 from finetune.cli.arguments import override_key
+from finetune.runtime.mappings import select
 
 MAX_DRAWS = 1000
 """How often a point is drawn again that is there already, before a space counts as exhausted."""
@@ -116,7 +117,7 @@ def read_space(config: DictConfig, typed: Sequence[str], loader: Any = None) -> 
     Raises:
         ValueError: a range or a list is empty, or a logarithm of what is not positive.
     """
-    file = {str(key): str(value) for key, value in (config.hydra.sweeper.get("params") or {}).items()}
+    file = {str(key): str(value) for key, value in (select(config, "hydra.sweeper.params") or {}).items()}
     given = {_plain_key(override_key(word)) for word in typed}
     replaced = {_plain_key(key) for key in file} & given
     left = [key for key in file if any(_plain_key(key) == k or _plain_key(key).startswith(f"{k}.") for k in replaced)]
@@ -163,6 +164,11 @@ def _read_interval(text: str, sweep: Any) -> Interval:
     if log and low <= 0:
         raise ValueError(f"{text}: tag(log, ...) takes numbers above 0; give a LOW of 1e-6, say.")
     return Interval(low, high, integer, log)
+
+
+def is_glob(word: str) -> bool:
+    """Return whether an override takes its values from Hydra's loader: `model=glob(resnet*)`."""
+    return OverridesParser.create().parse_override(word).value_type is ValueType.GLOB_CHOICE_SWEEP
 
 
 def require_dimensions(space: Space, sweep: str) -> None:

@@ -11,10 +11,12 @@ from typing import Any, Protocol
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from finetune.cli.points import write_sweep
 from finetune.cli.space import Space, read_space
 from finetune.runtime.console import field_line, printable
+from finetune.runtime.process import cpu_count
 
 
 class HydraSweeper(Protocol):
@@ -34,7 +36,7 @@ def say(label: str, text: str) -> None:
 
 
 def begin_sweep(sweeper: HydraSweeper, arguments: Sequence[str]) -> Space:
-    """Write the configuration of a sweep into its folder; return its space, and say what of its file is left out.
+    """Return the space of a sweep, whose first point can be composed, and say what of its file is left out.
 
     Raises:
         ValueError: the space has a range that is none.
@@ -43,12 +45,30 @@ def begin_sweep(sweeper: HydraSweeper, arguments: Sequence[str]) -> Space:
     config = sweeper.config
     space = read_space(config, arguments, sweeper.hydra_context.config_loader)
     sweeper.validate_batch_is_legal([space.first()])
-    folder = Path(str(config.hydra.sweep.dir))
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, folder / "multirun.yaml")
     if space.left:
         say("Note", f"not of the space, because the command line says otherwise: {', '.join(space.left)}.")
     return space
+
+
+DEFAULT_AT_ONCE = 4
+"""Points that Optuna is asked for at a time where a launcher does not say how many it runs at once."""
+
+
+def points_at_once(config: DictConfig, count: int | None) -> int | None:
+    """Return how many points of a sweep its launcher gets at a time; None where that is not known.
+
+    Args:
+        config: with Hydra's own node.
+        count: of all points. All sweepers but Optuna's give them to the launcher at once.
+    """
+    if OmegaConf.select(config, "sweep.sampler") is None:
+        return count
+    launcher, asked = config.hydra.launcher, config.sweep.n_jobs
+    if asked is None and str(launcher._target_).endswith("BasicLauncher"):
+        return 1
+    n_jobs = launcher.get("n_jobs") or DEFAULT_AT_ONCE
+    at_once = int(n_jobs if asked is None else asked)
+    return at_once if at_once > 0 else max(1, cpu_count() + 1 + at_once)
 
 
 def next_job(folder: Path) -> int:
@@ -76,6 +96,7 @@ def sweep_at_random(sweeper: HydraSweeper, arguments: Sequence[str]) -> list[Job
     space = begin_sweep(sweeper, arguments)
     drawn = space.draw(settings.n_trials, settings.seed)
     if len(drawn) < settings.n_trials:
+        write_sweep(Path(str(sweeper.config.hydra.sweep.dir)), len(drawn))
         say("Note", f"the space has {len(drawn)} points, and all of them run; sweep.n_trials asks for more.")
     assert sweeper.launcher is not None
     points = [space.point(values) for values in drawn]

@@ -285,6 +285,11 @@ def _validate_unused(cfg: DictConfig) -> Iterator[str]:
 def _validate_combinations(cfg: DictConfig) -> Iterator[str]:
     if select(cfg, "quantize") is not None and select(cfg, "format") != "onnx":
         yield f"quantize={cfg.quantize} is for format=onnx, not for {select(cfg, 'format')}."
+    if select(cfg, "resize") == "shared":
+        if select(cfg, "format") not in ("onnx", "torch_export"):
+            yield f"resize=shared is for format=onnx and torch_export, whose graphs can resize, not for {select(cfg, 'format')}."
+        if select(cfg, "quantize") is not None:
+            yield f"quantize={cfg.quantize} takes images that are resized already: leave resize=shared out, or quantize."
     end, every = select(cfg, "trainer.max_epochs"), select(cfg, "trainer.check_val_every_n_epoch")
     monitors_val = str(select(cfg, "monitor")).startswith("val/")
     if monitors_val and isinstance(end, int) and isinstance(every, int) and 0 < end < every:
@@ -292,8 +297,9 @@ def _validate_combinations(cfg: DictConfig) -> Iterator[str]:
             f"monitor={cfg.monitor} would never be measured: trainer.check_val_every_n_epoch={every} in {end} epochs; "
             "give monitor=train/loss, or validate more often."
         )
-    if monitors_val and select(cfg, "trainer.limit_val_batches") == 0:
-        yield f"monitor={cfg.monitor} would never be measured: trainer.limit_val_batches=0; give monitor=train/loss."
+    for key, value in (("trainer.limit_val_batches", 0), ("data.val", "none")):
+        if monitors_val and select(cfg, key) == value:
+            yield f"monitor={cfg.monitor} would never be measured: {key}={value}; give monitor=train/loss."
 
 
 def _validate_required(cfg: DictConfig, command: str) -> Iterator[str]:

@@ -26,7 +26,7 @@ from finetune.images.info import ImageInfo
 from finetune.images.transforms import Preprocess
 from finetune.io import download, formats
 from finetune.io.store import Cache
-from finetune.runtime import hardware
+from finetune.runtime import hardware, process
 from finetune.runtime.suggestions import require_known, unknown_name
 
 CACHE_IMAGES = ("auto", "ram", "disk", "off")
@@ -310,7 +310,7 @@ class ImageDataModule(LightningDataModule):
                 root=str(self.root.absolute()) if self.root is not None else None,
                 dataset=getattr(self.dataset, "func", self.dataset).__name__ if self.dataset else None,
                 digest=digest(self.splits.values()),
-                splits={name: split.record() for name, split in self.splits.items() if name != "train"},
+                splits={name: split.record() for name, split in self.splits.items() if name != "train" and len(split)},
                 loader=None if self.loader is None else str(getattr(self.loader, "__qualname__", type(self.loader))),
                 content=sample_content(train),
                 max_pixels=self.image_options.max_pixels,
@@ -347,9 +347,8 @@ class ImageDataModule(LightningDataModule):
         """Return the number of worker processes of a loader."""
         if self.num_workers != "auto":
             return int(self.num_workers)
-        return hardware.default_num_workers(
-            len(self.splits["train"]), trainer_state.on_cpu(self.trainer), processes=trainer_state.rank(self.trainer)[1]
-        )
+        processes = process.processes_on_these_cores(trainer_state.rank(self.trainer)[1])
+        return hardware.default_num_workers(len(self.splits["train"]), trainer_state.on_cpu(self.trainer), processes)
 
     @property
     def augment(self) -> str:

@@ -9,13 +9,16 @@ from pathlib import Path
 from finetune.data.class_names import match_names, merge_spellings
 from finetune.data.grouping import group_notes, image_groups
 from finetune.data.readers import LabelledImages
-from finetune.data.splits import Split
+from finetune.data.splits import Split, join
 from finetune.images.info import ImageInfo
 from finetune.io import formats
 from finetune.runtime.seeding import sample_per_class, stratified_folds, stratified_holdout
 from finetune.runtime.suggestions import unknown_name
 
 ON_BAD_FILE = ("skip", "error")
+
+NO_VALIDATION = "none"
+"""The value of `data.val` for a run that trains on all images, those of val too."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def split_images(
     readable, result.bad_files = without_bad_files(found, image_info, options.on_bad_file)
     splits = {name: _numbered(name, part, result) for name, part in readable.items()}
     _require_all_classes(splits["train"], result.classes, root)
-    if options.val != "val" and options.val not in splits:
+    if options.val not in ("val", NO_VALIDATION) and options.val not in splits:
         raise ValueError(unknown_name("split for data.val:", options.val, splits))
     if options.folds is not None:
         unused = splits.pop("val", None)
@@ -106,6 +109,12 @@ def split_images(
                 f"The val split of the data ({len(unused)} images) is not used: data.folds divides train."
             )
         splits["train"], splits["val"] = _take_fold(splits["train"], options.folds, options, image_info, result)
+    elif options.val == NO_VALIDATION:
+        every = [splits[name] for name in ("train", "val") if name in splits]
+        splits["train"], splits["val"] = join("train", every), every[0].take([], "val")
+        result.notes.append(
+            f"All {len(splits['train'])} images but those of test are trained on; nothing is validated."
+        )
     elif options.val in splits:
         splits["val"] = replace(splits.pop(options.val), name="val")
     else:
@@ -114,7 +123,7 @@ def split_images(
         train = splits["train"]
         splits["train"] = train.take(sample_per_class(train.labels, options.per_class, options.split_seed))
     result.splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
-    are_held_out = options.folds is not None or options.val not in readable
+    are_held_out = options.folds is not None or options.val not in (*readable, NO_VALIDATION)
     result.notes += group_notes(result.splits, are_held_out)
     return result
 

@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from finetune.exporting.resizing import GraphResize, describe_resize
 from finetune.io.files import write_atomically
 from finetune.models.adaptation import RGB, adapt_channels, first_convolution
 from finetune.models.libraries import Library, find_library
@@ -22,7 +24,8 @@ from finetune.models.specs import NetworkRequest
 from finetune.training.module import FineTuner
 
 Runner = Callable[[Tensor], Tensor]
-"""A function from images (N, C, size, size) uint8, resized and cropped, to probabilities (N, classes)."""
+"""A function from uint8 images to probabilities (N, classes): resized and cropped ones (N, C, size, size) or, where the
+graph resizes, decoded ones (N, H, W, C)."""
 
 
 class Exported(NamedTuple):
@@ -35,6 +38,8 @@ class Exported(NamedTuple):
 class Graph(nn.Module):
     """Compute probabilities (N, classes) from uint8 images (N, C, size, size), as an exported graph does."""
 
+    resizes = False
+
     def __init__(self, module: FineTuner) -> None:
         """Take network and preprocessing from a module."""
         super().__init__()
@@ -46,28 +51,67 @@ class Graph(nn.Module):
         logits: Tensor = out[0] if isinstance(out, tuple) else out
         return logits.softmax(dim=1)
 
+    def example(self) -> tuple[Tensor, dict[int, Any]]:
+        """Return a batch of two images, black, and which of its dimensions are of any length."""
+        p = self.preprocess
+        return torch.zeros(2, p.channels, p.size, p.size, dtype=torch.uint8), {0: torch.export.Dim("batch")}
 
-def export_metadata(module: FineTuner, load: str, graph: bool) -> dict[str, Any]:
+
+class ResizingGraph(Graph):
+    """Compute probabilities (N, classes) from decoded uint8 images (N, H, W, C) of any size."""
+
+    resizes = True
+
+    def __init__(self, module: FineTuner) -> None:
+        """Take network and preprocessing from a module."""
+        super().__init__(module)
+        self.resize = GraphResize(module.preprocess)
+        self.channels = decoded_channels(module)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Resize and normalise the images, run the network, and return the softmax of its logits."""
+        return super().forward(self.resize(images).to(torch.uint8))
+
+    def example(self) -> tuple[Tensor, dict[int, Any]]:
+        """Return a batch of two images, black, and which of its dimensions are of any length."""
+        size = self.preprocess.size
+        images = torch.zeros(2, size + 9, size + 5, self.channels, dtype=torch.uint8)
+        return images, {i: torch.export.Dim(name) for i, name in enumerate(("batch", "height", "width"))}
+
+
+def decoded_channels(module: FineTuner) -> int:
+    """Return the number of channels of decoded images: RGB for grey networks too, unless a loader read the training's."""
+    channels = module.preprocess.channels
+    return RGB if channels == 1 and module.metadata.data.loader is None else channels
+
+
+def export_metadata(module: FineTuner, load: str, graph: Graph | None) -> dict[str, Any]:
     """Return what must be known to use an export; it is written beside it, and into it where the format allows.
 
     Args:
         module: that is exported.
         load: Python code that loads the file.
-        graph: whether normalisation and softmax are inside.
+        graph: what is in the file; None for weights alone, without normalisation and softmax.
     """
     p = module.preprocess
+    resizes = graph is not None and graph.resizes
     resized = f"upright (EXIF orientation applied), {p.describe_fit()}"
+    if resizes:
+        resized = "decoded and upright (EXIF orientation applied), of any size; the graph does the rest"
     if p.depth is not None:
         resized = f"grey of more than 8 bits scaled, counts {p.depth[0]:g} to {p.depth[1]:g} to 0 to 255; {resized}"
-    kind = {1: "grey (ITU-R 601-2 luminance)", 3: "RGB"}.get(p.channels, f"{p.channels} channels")
+    channels = decoded_channels(module) if resizes else p.channels
+    kind = {1: "grey (ITU-R 601-2 luminance)", 3: "RGB"}.get(channels, f"{channels} channels")
     if (loader := module.metadata.data.loader) is not None:
         kind += f", as the loader {loader} of the training reads them (times 255, where it gives floats)"
-    pixels = f"{'uint8' if graph else 'float32'} (N, {p.channels}, {p.size}, {p.size}), {kind}"
+    shape = f"(N, height, width, {channels})" if resizes else f"(N, {channels}, {p.size}, {p.size})"
+    pixels = f"{'uint8' if graph else 'float32'} {shape}, {kind}"
     normalised = "" if graph else f"; then (pixels / 255 - {list(p.mean)}) / {list(p.std)} per channel"
     return {
         "model": module.model_name,
         "classes": module.classes,
         "preprocess": p.to_dict(),
+        "resize": describe_resize(p, resizes),
         "input": f"{pixels}: {resized}{normalised}",
         "output": f"probabilities (N, {len(module.classes)})" if graph else f"logits (N, {len(module.classes)})",
         "load": load,
@@ -77,23 +121,39 @@ def export_metadata(module: FineTuner, load: str, graph: bool) -> dict[str, Any]
 # --- graphs ------------------------------------------------------------------------------------------------------
 
 
-def export_onnx(module: FineTuner, folder: Path) -> Exported:
+def make_graph(module: FineTuner, resize: str) -> Graph:
+    """Return what a graph computes, in evaluation mode.
+
+    Args:
+        module: that is exported.
+        resize: "own" (the program that runs it resizes the images) or "shared" (the graph does).
+    """
+    return (ResizingGraph if resize == "shared" else Graph)(module).eval()
+
+
+def export_onnx(module: FineTuner, folder: Path, resize: str = "own") -> Exported:
     """Write ONNX with normalisation and softmax inside; classes and preprocessing are its metadata.
+
+    Args:
+        module: in evaluation mode, on the CPU.
+        folder: for the file.
+        resize: see `make_graph`.
 
     Raises:
         ValueError: the packages are not installed.
     """
     _require("onnx", "onnxscript", "onnxruntime")
-    path = folder / "model.onnx"
+    path, graph = folder / "model.onnx", make_graph(module, resize)
+    images, dimensions = graph.example()
     metadata = export_metadata(
-        module, "onnxruntime.InferenceSession('model.onnx').run(None, {'images': images})[0]", graph=True
+        module, "onnxruntime.InferenceSession('model.onnx').run(None, {'images': images})[0]", graph
     )
     with _quiet():
         program: Any = torch.onnx.export(
-            Graph(module).eval(),
-            (_example(module),),
+            graph,
+            (images,),
             dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=(dimensions,),
             input_names=["images"],
             output_names=["probabilities"],
             verbose=False,
@@ -104,12 +164,6 @@ def export_onnx(module: FineTuner, folder: Path) -> Exported:
     return Exported(path, onnx_runner(path))
 
 
-def _example(module: FineTuner) -> Tensor:
-    """Return a batch of two images, black."""
-    p = module.preprocess
-    return torch.zeros(2, p.channels, p.size, p.size, dtype=torch.uint8)
-
-
 def onnx_runner(path: Path) -> Runner:
     """Return a function that predicts with an ONNX file in onnxruntime on the CPU."""
     import onnxruntime
@@ -118,16 +172,19 @@ def onnx_runner(path: Path) -> Runner:
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def export_torch(module: FineTuner, folder: Path) -> Exported:
-    """Write the program of torch.export, for Python without this package, or C++; normalisation and softmax are inside."""
-    path = folder / "model.pt2"
-    metadata = export_metadata(module, "torch.export.load('model.pt2').module()(images)", graph=True)
+def export_torch(module: FineTuner, folder: Path, resize: str = "own") -> Exported:
+    """Write the program of torch.export, for Python without this package, or C++; normalisation and softmax are inside.
+
+    Args:
+        module: in evaluation mode, on the CPU.
+        folder: for the file.
+        resize: see `make_graph`.
+    """
+    path, graph = folder / "model.pt2", make_graph(module, resize)
+    images, dimensions = graph.example()
+    metadata = export_metadata(module, "torch.export.load('model.pt2').module()(images)", graph)
     with _quiet():
-        program = torch.export.export(
-            Graph(module).eval(),
-            (_example(module),),
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )
+        program = torch.export.export(graph, (images,), dynamic_shapes=(dimensions,))
         torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
         loaded = torch.export.load(path).module()
     _write_metadata(metadata, folder)
@@ -150,7 +207,7 @@ def export_safetensors(module: FineTuner, folder: Path) -> Exported:
     # by update: torchvision's MNASNet wants the version that a state dict of its own has, and this format has not
     load = "state = network.state_dict(); state.update(safetensors.torch.load_file('model.safetensors')); "
     metadata = export_metadata(
-        module, f"{_recipe(module)}{load}network.load_state_dict(state); network.eval()", graph=False
+        module, f"{_recipe(module)}{load}network.load_state_dict(state); network.eval()", graph=None
     )
     header = {key: json.dumps(value) for key, value in metadata.items()}
     write_atomically(path, save(dict(_weights(module)), header))
@@ -165,7 +222,7 @@ def export_state_dict(module: FineTuner, folder: Path) -> Exported:
     """Write the weights under their torchvision names, as torch saves them."""
     path = folder / "model.pth"
     load = "network.load_state_dict(torch.load('model.pth', weights_only=True)); network.eval()"
-    metadata = export_metadata(module, f"{_recipe(module)}{load}", graph=False)
+    metadata = export_metadata(module, f"{_recipe(module)}{load}", graph=None)
     torch.save(_weights(module), path)
     _write_metadata(metadata, folder)
     return Exported(path, _runner(module, _new_network(module), torch.load(path, weights_only=True)))
@@ -321,3 +378,9 @@ EXPORTERS: dict[str, Callable[[FineTuner, Path], Exported]] = {
     "state_dict": export_state_dict,
 }
 """Format -> function that takes a module in evaluation mode on the CPU, and a folder."""
+
+RESIZING_EXPORTERS: dict[str, Callable[[FineTuner, Path], Exported]] = {
+    "onnx": partial(export_onnx, resize="shared"),
+    "torch_export": partial(export_torch, resize="shared"),
+}
+"""The same for graphs that resize decoded images of any size."""

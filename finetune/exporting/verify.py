@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from finetune.data.datamodule import ImageDataModule
+from finetune.data.readers import decoded_with
 from finetune.exporting import formats
 from finetune.exporting.formats import Exported, Runner
 from finetune.inference import eval_data, inputs
 from finetune.inference.classifier import Classifier
 from finetune.runtime.console import echo, field_line
+
+T = TypeVar("T")
 
 BATCH_SIZE = 8
 
@@ -26,11 +30,22 @@ MIN_INT8_IMAGES = 16
 
 
 class ComparisonImages(NamedTuple):
-    """Images (N, C, size, size) uint8, their labels where they are known, and a description of their origin."""
+    """Images on which an export is compared with the model."""
 
     images: Tensor
+    """(N, C, size, size) uint8"""
     labels: Tensor | None
+    """Of them, where they are known."""
     description: str
+    """Of their origin."""
+    decode: Callable[[], Iterable[Tensor]]
+    """Decodes them again: pixels (C, H, W) uint8, one image after the other, for not all of them may fit into memory."""
+
+
+def spread(items: Sequence[T], at_most: int) -> list[T]:
+    """Return so many items, evenly spaced; folders are sorted by class, and the first ones would be of one class."""
+    count = min(at_most, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def comparison_images(model: Classifier, source: str | None, at_most: int) -> ComparisonImages:
@@ -48,13 +63,16 @@ def comparison_images(model: Classifier, source: str | None, at_most: int) -> Co
     if source is not None:
         model.require_decodable()
         read = partial(inputs.read_input, decoding=model.decoding)
-        names = islice(inputs.find_inputs(source).names, at_most)
+        found = inputs.find_inputs(source)
+        names = islice(found.names, at_most) if found.total is None else spread([*found.names], at_most)
         items = [item for batch in inputs.read_inputs(names, model.transform, BATCH_SIZE, read=read) for item in batch]
-        readable = [item.image for item in items if item.image is not None]
+        readable = {i: item.image for i, item in enumerate(items) if item.image is not None}
         if not readable:
-            raise ValueError(f"source={source}: none of its first {len(items)} images can be read.")
+            raise ValueError(f"source={source}: none of {len(items)} images of it can be read.")
         unreadable = f" ({len(items) - len(readable)} cannot be read)" if len(readable) < len(items) else ""
-        return ComparisonImages(torch.stack(readable), None, f"{len(readable)} images of {source}{unreadable}")
+        description = f"{len(readable)} images of {source}{unreadable}"
+        files = [items[i].name for i in readable]
+        return ComparisonImages(torch.stack([*readable.values()]), None, description, lambda: map(read, files))
     try:
         model.require_decodable()
         split = eval_data.find_eval_data(model.module.metadata.data, model.classes, "val", ImageDataModule()).split
@@ -63,12 +81,14 @@ def comparison_images(model: Classifier, source: str | None, at_most: int) -> Co
         noise = torch.randint(
             256, (BATCH_SIZE, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
         )
-        return ComparisonImages(
-            noise, None, f"{BATCH_SIZE} images of noise, for the run's own are not at hand: give source=FOLDER"
-        )
-    split = split.take(range(0, len(split), max(1, len(split) // at_most))[:at_most])
+        decoded = noise.expand(-1, formats.decoded_channels(model.module), -1, -1)
+        description = f"{BATCH_SIZE} images of noise, for the run's own are not at hand: give source=FOLDER"
+        return ComparisonImages(noise, None, description, lambda: decoded)
+    split = split.take(spread(range(len(split)), at_most))
     images = torch.cat([batch for batch, _ in model.batches(split, BATCH_SIZE)])
-    return ComparisonImages(images, torch.tensor(split.labels), f"{len(split)} of the run's val images")
+    decode = decoded_with(split.load, model.decoding)
+    description = f"{len(split)} of the run's val images"
+    return ComparisonImages(images, torch.tensor(split.labels), description, lambda: map(decode, range(len(split))))
 
 
 def probabilities(run: Runner, images: Tensor) -> Tensor:
@@ -76,6 +96,12 @@ def probabilities(run: Runner, images: Tensor) -> Tensor:
     with torch.inference_mode():
         parts = [run(batch) for batch in images[:-1].split(BATCH_SIZE)] if len(images) > 1 else []
         return torch.cat([*parts, run(images[-1:])]).float()
+
+
+def decoded_probabilities(run: Runner, images: ComparisonImages) -> Tensor:
+    """Return probabilities (N, classes) of a graph that resizes, for one decoded image after the other."""
+    with torch.inference_mode():
+        return torch.cat([run(pixels.permute(1, 2, 0)[None].contiguous()) for pixels in images.decode()]).float()
 
 
 def compare_probabilities(expected: Tensor, exported: Tensor, labels: Tensor | None = None) -> dict[str, Any]:
@@ -107,6 +133,23 @@ def describe_comparison(comparison: dict[str, Any]) -> str:
     if "acc" in comparison:
         text += f", accuracy {comparison['acc']:.4f} (the model's {comparison['model_acc']:.4f})"
     return text
+
+
+def require_int8_images(compared: ComparisonImages, at_most: int) -> None:
+    """Refuse 8 bits where there are too few images to set their ranges and to compare.
+
+    Raises:
+        ValueError: there are fewer than `MIN_INT8_IMAGES`; says how many there are, and why.
+    """
+    if len(compared.images) >= MIN_INT8_IMAGES:
+        return
+    needed = f"quantize=int8 takes {MIN_INT8_IMAGES} images or more, half of them to compare on, and there are"
+    reason = (
+        f"images={at_most} allows no more" if at_most < MIN_INT8_IMAGES else "source=FOLDER with more of them helps"
+    )
+    raise ValueError(
+        f"{needed} {compared.description}" + ("." if "source=FOLDER" in compared.description else f": {reason}.")
+    )
 
 
 def export_int8(exported: Exported, comparison_set: ComparisonImages, expected: Tensor) -> dict[str, Any]:

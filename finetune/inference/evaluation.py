@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,6 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from finetune.checkpoints.metadata import ValidationRecord
+from finetune.data.splits import Split
 from finetune.inference.classifier import BATCH, Classifier
 from finetune.inference.eval_data import EvalDataset
 from finetune.metrics import calibration, classification, statistics
@@ -73,15 +77,34 @@ def evaluate(
         "confusion_matrix": matrix,
         "classes": model.classes,
         "description": data.description,
+        "root": _root(split),
+        "content": _content(split),
         "as_in_the_run": _compare_with_run(validation, computed) if data.is_holdout and split.name == "val" else None,
         "trained_on": data.trained_on,
         "near_duplicates": None if data.near_duplicates is None else len(data.near_duplicates),
         "bad_files": len(data.bad_files),
+        "model": model.module.model_name,
         "device": model.device.type,
         "precision": model.precision,
         "versions": hardware.installed_versions(),
     }
     return EvaluationResult(values, all_logits)
+
+
+def _root(split: Split) -> str | None:
+    """Return the folder to which the names of the images are relative; None where they are no files of one folder."""
+    roots = {path.removesuffix(key) for path, key in zip(split.load.paths or (), split.keys, strict=False)}
+    root = roots.pop() if len(roots) == 1 else ""
+    return os.path.abspath(root) if root.endswith(os.sep) else None
+
+
+def _content(split: Split) -> str | None:
+    """Return a digest of the sizes of the files, or of pixels, by which a comparison sees that others were evaluated."""
+    record = split.record()
+    if record.sizes is None:
+        return record.content
+    sizes = sorted(zip(record.keys, record.sizes, strict=True))
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
 
 
 def _compare_with_run(validation: ValidationRecord, computed: dict[str, Any]) -> dict[str, Any] | None:

@@ -25,19 +25,26 @@ COSTS = (
 )
 
 
-def compare_sweep(folder: Path) -> None:
-    """Compare the runs of a sweep that has ended; do nothing where fewer than two finished, unless it has other folds."""
+def compare_sweep(folder: Path) -> Run | None:
+    """Compare the runs of a sweep that has ended, and return the best; None where they have no best one.
+
+    Nothing is compared where fewer than two finished, unless they are folds. The best of several folds is the easiest one.
+    """
     finished = sorted({path.parent for path in folder.glob("**/metrics.json")})
     found, errors = runs.read_runs(finished)
     for error in errors:
         echo(field_line("Left out", error))
     comparison.label_runs(found)
     if len(found) < 2 and not group_folds(found):
-        return
+        return found[0] if found else None
     try:
         write_comparison(found, folder)
     except Exception as error:  # the runs are good without it, and the sweep's own error must be heard
         echo(f"The sweep could not be compared ({type(error).__name__}: {error}); python -m finetune.compare {folder}")
+        return None
+    comparable = [run for run in found if run.choices.get(FOLDS) is None]
+    same_images = all(comparison.same_eval_images(run, found[0]) for run in found)
+    return max(comparable, key=lambda run: run.acc, default=None) if same_images else None
 
 
 def write_comparison(compared: Sequence[Run], folder: Path) -> None:

@@ -84,7 +84,7 @@ def write_summary(
                 _draw_plots(history, best.get("epoch"), data, folder / "plots")
         values = summary_values(trainer, module, data, findings, clock, command)
         write_json(values, folder / "metrics.json")
-        if write_page is not None and best:
+        if write_page is not None and "val/acc" in best:
             write_page(folder, data)
         print_results(values, folder)
         if profile := trainer.profiler.summary():  # type: ignore[attr-defined]
@@ -165,7 +165,7 @@ def print_results(values: dict[str, Any], folder: Path) -> None:
         echo(field_line("Note", text))
         echo_link("Model", place)
     ckpt = shlex.quote(f"ckpt={place}")
-    print(f"{'Next':<10}python -m finetune.predict {ckpt} source=IMAGES", flush=True)
+    echo(f"{'Next':<10}python -m finetune.predict {ckpt} source=IMAGES")
 
 
 def result_lines(values: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import wrap
 from typing import TypeVar
@@ -30,6 +31,7 @@ IGNORED_WARNINGS = (
     r"Checkpoint directory .* exists and is not empty.*",
     r"The image decoding and encoding capabilities of TorchVision are deprecated.*",  # see decode.load_pixels
     r"Glyph .* missing from font.*",  # class names in scripts that matplotlib's font lacks
+    r"The `srun` command is available on your system.*",  # factories refuses what would wait for tasks that nobody starts
     r"The dirpath has changed from .*",  # a resumed run writes into its own folder; BestCheckpoint carries over
 )
 """Third-party warnings that commands and tests ignore."""
@@ -52,10 +54,39 @@ def printable(text: str) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+_ALWAYS = ("Note", "Careful", "Left out")
+"""How lines begin that are shown where all others are not."""
+
+_quiet = False
+_shown_notes: set[str] = set()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Print nothing within the block but notes, each of them once in this process; the log gets all."""
+    global _quiet
+    before, _quiet = _quiet, True
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
+def _is_shown(text: str) -> bool:
+    """Return whether a text is printed."""
+    if not _quiet:
+        return True
+    if not text.startswith(_ALWAYS) or text in _shown_notes:
+        return False
+    _shown_notes.add(text)
+    return True
+
+
 def echo(text: str) -> None:
     """Print a text and write it to the run's log."""
     text = printable(text)
-    print(text, flush=True)
+    if _is_shown(text):
+        print(text, flush=True)
     log.info(text)
 
 
@@ -67,6 +98,8 @@ def echo_link(label: str, path: Path) -> None:
         echo(plain)
         return
     log.info(plain)
+    if not _is_shown(plain):
+        return
     line = Text(f"{label:<10}").append(printable(str(path)), Style(link=path.absolute().as_uri()))
     console.print(line, soft_wrap=True)
 
@@ -104,4 +137,5 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     with console.capture() as capture:
         console.print(table)
     log.info(capture.get().rstrip())
-    console.print(table)
+    if _is_shown(title):
+        console.print(table)

@@ -28,3 +28,15 @@ class PhaseTimer:
         """Return the seconds since the start ("total") and of each phase, rounded to milliseconds."""
         total = time.perf_counter() - self._began
         return {k: round(v, 3) for k, v in {"total": total, **self.phases}.items()}
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as text, to about two digits.
+
+    >>> format_duration(42), format_duration(1000), format_duration(8000)
+    ('42 s', '17 min', '2 h 13 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

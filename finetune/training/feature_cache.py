@@ -104,7 +104,7 @@ def cache_blocker(module: TrainableClassifier, data: Any, trainer: Trainer, spli
         return f"{data.transforms.augmented_by} changes the pixels every epoch; none, or strategy.views=8, allow it"
     # 1.0 is all batches, 1 is one of them
     options: Any = trainer
-    limits = [options.limit_train_batches, options.limit_val_batches]
+    limits = [options.limit_train_batches, *([options.limit_val_batches] if len(data.splits["val"]) else [])]
     if options.overfit_batches or any(limit != 1.0 or isinstance(limit, int) for limit in limits):
         return "only some of the batches are used"
     if module.model_name == "custom" and split_point != module.family.head:
@@ -173,14 +173,16 @@ def _extract(
     views = module.strategy.views
     # the views of an image depend on its position in a fold
     whole = fold_features.over_all_folds(data) if data.splitting.folds and views == 1 else data
-    train, val = (
+    parts = [(whole, "train"), *([(data, "val")] if len(data.splits["val"]) else [])]
+    extracted = [
         feature_store.extract_features(extraction_spec(module, of, trainer, split_point, split), data.cache)
-        for of, split in ((whole, "train"), (data, "val"))
-    )
+        for of, split in parts
+    ]
+    train, val = extracted[0], extracted[-1]  # the same where there is nothing to validate
     if trainer.is_global_zero:
-        size = (train.store.nbytes + val.store.nbytes) / 2**20
+        size = sum(part.store.nbytes for part in extracted) / 2**20
         images = f"{views} x {len(data.splits['train'])}" if views > 1 else str(len(whole.splits["train"]))
-        seconds = train.seconds + val.seconds
+        seconds = sum(part.seconds for part in extracted)
         how = f"computed in {seconds:.1f} s" if seconds else "taken from the cache"
         images += " (of all folds)" if whole is not data else ""
         if seconds and not train.seconds:  # of an earlier run with other validation images, or of finetune.rank

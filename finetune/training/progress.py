@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from finetune.runtime.console import echo, make_console
+from finetune.runtime.timing import format_duration
 from finetune.training.history import History
 from finetune.training.run_length import resolve_max_epochs
 
@@ -60,18 +61,6 @@ class ProgressBar(Callback):
 
 LONG_S = 30
 """Remaining seconds from which a run is announced as long."""
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration as text, to about two digits.
-
-    >>> format_duration(42), format_duration(1000), format_duration(8000)
-    ('42 s', '17 min', '2 h 13 min')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class EpochSummary(Checkpoint):

@@ -62,8 +62,8 @@ class TrialPruning(Callback):
         is_last = trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1
         if not is_last and not trainer.should_stop and self._trial.is_worse():
             trainer.should_stop = True
-            text = f"pruned after {len(self.values)} validations: by {self.monitor} it is worse than others were"
-            echo(field_line("Note", f"{text} (sweep.pruner={self.pruner})."))
+            text = f"trial {self.number} is pruned after {len(self.values)} validations, worse than others were"
+            echo(field_line("Note", f"{text} ({self.monitor}, sweep.pruner={self.pruner})."))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was reported, for checkpoints."""

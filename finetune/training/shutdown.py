@@ -11,7 +11,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
@@ -20,13 +19,17 @@ SAVE_EVERY_S = 600.0
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+_REQUEUE_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2) if hasattr(signal, "SIGUSR1") else ()
+"""By which Slurm says that the time of a job is nearly up; who asks for its restart has a handler for one of them."""
+
 
 class GracefulShutdown(Callback):
     """Finishes the batch on Ctrl-C or SIGTERM, writes `last.ckpt`, exits with 130 or 143; a second Ctrl-C stops at once.
 
     Between a signal and the end there is at most one step of the optimizer, or, over several processes, one validation.
-    A signal that the process was started to ignore is ignored. On Slurm, SIGUSR1 saves and requeues as Lightning does,
-    but between two batches.
+    A signal that the process was started to ignore is ignored. Handlers of SIGUSR1 and SIGUSR2 that were there before,
+    those of our commands in a batch job of Slurm, of submitit or of Lightning, are called after a batch too, when
+    `last.ckpt` has been written: they have the job started again.
     """
 
     def __init__(self, last: Path) -> None:
@@ -34,8 +37,7 @@ class GracefulShutdown(Callback):
         self.last = last
         self._before: dict[int, Any] = {}
         self._received: int | None = None
-        self._requeue: Any = None
-        self._requeued = False
+        self._told_to_requeue: int | None = None
         self._in_validation = False
 
     # --- signals -----------------------------------------------------------------------------------------------
@@ -43,16 +45,14 @@ class GracefulShutdown(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the signal handlers."""
         # not earlier: Lightning has put up handlers of its own since `on_fit_start`
-        self._received, self._saved = None, time.monotonic()
+        self._received, self._told_to_requeue, self._saved = None, None, time.monotonic()
         if threading.current_thread() is not threading.main_thread():
             return
         heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # `&` in a script
         self._before = {number: signal.signal(number, self._note) for number in heard}
-        environment: Any = trainer._accelerator_connector.cluster_environment
-        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
-            number = environment.requeue_signal or signal.SIGUSR1
-            self._requeue = signal.getsignal(number)
-            self._before[number] = signal.signal(number, self._note_requeue)
+        for number in _REQUEUE_SIGNALS:
+            if callable(signal.getsignal(number)):
+                self._before[number] = signal.signal(number, self._note_requeue)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None and number == signal.SIGINT:
@@ -64,19 +64,29 @@ class GracefulShutdown(Callback):
                 os.write(2, b"\nstopping after this batch (Ctrl-C once more: at once)\n")
 
     def _note_requeue(self, number: int, frame: FrameType | None) -> None:
-        self._requeued = True
+        self._told_to_requeue = number
 
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
+    def _restore(self) -> dict[int, Any]:
+        handlers, self._before = self._before, {}
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-        self._before = {}
+        return handlers
+
+    def _requeue(self, trainer: Trainer, handlers: dict[int, Any] | None = None) -> None:
+        """Let the handler that was there before ask for the restart, in all processes; submitit's ends them too."""
+        handlers = self._before if handlers is None else handlers
+        known = [number for number in handlers if number in _REQUEUE_SIGNALS]
+        if known and self._any(trainer, self._told_to_requeue is not None):
+            number, self._told_to_requeue = self._told_to_requeue or known[0], None
+            handlers[number](number, None)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the handlers, and exit if a signal came in the last batch."""
         # not in `teardown`: Lightning has then put back what was there before it, and its own would stay for ever
-        self._restore()
+        before = self._restore()
         if self._any(trainer, self._received is not None):
             self._exit()
+        self._requeue(trainer, before)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Restore the handlers."""
@@ -86,8 +96,10 @@ class GracefulShutdown(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Exit between two epochs if a signal came."""
-        if self._any(trainer, self._received is not None):  # the epoch before this one is saved
+        # the epoch before this one is saved
+        if self._any(trainer, self._received is not None):
             self._exit()
+        self._requeue(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -98,27 +110,26 @@ class GracefulShutdown(Callback):
             return
         late = time.monotonic() - self._saved > SAVE_EVERY_S
         told = self._received is not None
-        if not self._any(trainer, told or late or self._requeued):
-            return
-        if self._any(trainer, self._requeued):
-            self._requeued = False
-            self._requeue(signal.SIGUSR1, None)  # saves where the restarted job looks, and asks for the restart
+        if not self._any(trainer, told or late or self._told_to_requeue is not None):
             return
         trainer.save_checkpoint(self.last, weights_only=False)
         self._saved = time.monotonic()
         if self._any(trainer, told):
             self._exit()
+        self._requeue(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Save and exit in the middle of a validation."""
         # over several processes, which may have different numbers of batches here, at the end of the epoch
-        if self._received is None or trainer.world_size > 1 or not trainer.validating or trainer.sanity_checking:
+        told = self._received is not None or self._told_to_requeue is not None
+        if not told or trainer.world_size > 1 or not trainer.validating or trainer.sanity_checking:
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging) and callback._average_model is not None:
                 callback._swap_models(pl_module)  # the averaged weights are in the module during validation
         self._in_validation = True
         trainer.save_checkpoint(self.last, weights_only=False)
+        self._requeue(trainer)
         self._exit()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -111,3 +111,8 @@ def test_values_with_commas_are_a_list_or_a_sweep() -> None:
     assert said == [
         "data.classes=ants,bees: a list is data.classes=[ants,bees]; -m in front makes a run for each value."
     ]
+
+
+def test_a_launcher_that_is_not_installed_is_told_with_what_installs_it() -> None:
+    with pytest.raises(ValueError, match=r"no hydra/launcher 'slurm' here.*\[launchers\].*hydra-ray-launcher"):
+        compose.compose("train", ["hydra/launcher=slurm"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -46,3 +47,24 @@ def test_a_worker_that_died_is_told_wherever_its_signal_met_the_main_process() -
     except ValueError as error:
         text = errors.explain(error, "train")
     assert "a process that decodes images has died (DataLoader worker (pid 7) is killed by signal: Killed.)" in text
+
+
+def test_what_submitit_says_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitit = pytest.importorskip("submitit", reason="the extra launchers is not installed")
+    utils = submitit.core.utils
+    refused = utils.FailedJobError("sbatch: error: invalid partition specified: no\nsbatch: error: Batch job failed.\n")
+    lost = utils.UncompletedJobError(
+        "Job 3_0 (task: 0) has not produced any output (state: CANCELLED)\nError stream\n---"
+    )
+    assert errors.is_user_error(refused)
+    assert errors.explain(refused, "train") == (
+        "hydra/launcher: sbatch: error: invalid partition specified: no; sbatch: error: Batch job failed."
+    )
+    assert errors.explain(lost, "train") == (
+        "hydra/launcher: Job 3_0 (task: 0) has not produced any output (state: CANCELLED). "
+        "What it has said is in .submitit in the sweep's folder."
+    )
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(RuntimeError, match='Could not detect "srun"') as no_slurm:
+        submitit.SlurmExecutor(folder=tmp_path)
+    assert errors.is_user_error(no_slurm.value)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from finetune.cli.arguments import quote_paths
 from finetune.cli.errors import SOME_FAILED, Exit
-from finetune.cli.jobs import JobRunner, Task, run_jobs
+from finetune.cli.jobs import JobRunner, SweepStart, Task, count_points, run_jobs
+from finetune.cli.run_folder import STATE
 
 pytestmark = pytest.mark.usefixtures("hydra_models")
 
@@ -97,3 +99,33 @@ def test_job_that_is_done_but_for_some_inputs_ends_a_run_but_no_sweep(
     assert seen == [6, 2, 3]
     assert (len(runner.incomplete), runner.errors) == (2, [])
     assert "no prediction for 3 images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [(["seed=0"], 1), (["seed=0,1", "lr=1,2,3"], 6), (["seed=range(4)"], 4), (["lr=interval(0,1)"], None), (["a=glob(*)"], None)],
+)  # fmt: skip
+def test_points_of_a_sweep_are_counted(words: list[str], count: int | None) -> None:
+    assert count_points(OmegaConf.create({"hydra": {"overrides": {"task": words}}})) == count
+
+
+def test_a_sweeper_of_trials_says_how_many_they_are() -> None:
+    cfg = {"sweep": {"n_trials": 7}, "hydra": {"overrides": {"task": ["seed=0,1"]}}}
+    assert count_points(OmegaConf.create(cfg)) == 7
+
+
+def test_two_processes_do_not_run_one_sweep(folder: Path) -> None:
+    script = "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); input()"
+    (folder / "sweep").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", script, "sweep/.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        cfg = OmegaConf.create({"hydra": {"sweep": {"dir": "sweep"}, "overrides": {"task": [], "hydra": []}}})
+        with pytest.raises(Exit, match="sweep: another process is running this sweep"):
+            SweepStart().on_multirun_start(cfg)
+        other.communicate("\n")
+    SweepStart().on_multirun_start(cfg)
+    STATE.release()
+    assert cfg.hydra.overrides.hydra[-1] == 'hydra.sweep.dir="sweep"'

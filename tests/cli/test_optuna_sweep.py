@@ -354,25 +354,6 @@ def test_two_processes_share_the_trials_of_one_storage(storage: str, folder: Pat
     assert {Path(trial.user_attrs["sweep"]).name for trial in trials} == {"sweep1", "sweep2"}
 
 
-@pytest.mark.parametrize(
-    ("launcher", "n_jobs", "expected"),
-    [
-        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, None, 1),
-        ({"_target_": "joblib_launcher.JoblibLauncher", "n_jobs": 3}, None, 3),
-        ({"_target_": "joblib_launcher.JoblibLauncher", "n_jobs": -1}, None, 6),
-        ({"_target_": "joblib_launcher.JoblibLauncher", "n_jobs": -2}, None, 5),
-        ({"_target_": "submitit_launcher.SlurmLauncher", "array_parallelism": 256}, None, 4),
-        ({"_target_": "submitit_launcher.SlurmLauncher", "array_parallelism": 256}, 7, 7),
-    ],
-)
-def test_as_many_points_at_a_time_as_the_launcher_runs(
-    monkeypatch: pytest.MonkeyPatch, launcher: dict[str, Any], n_jobs: int | None, expected: int
-) -> None:
-    monkeypatch.setattr(optuna_sweep, "cpu_count", lambda: 6)
-    cfg = OmegaConf.create({"hydra": {"launcher": launcher}, "sweep": {"n_jobs": n_jobs}})
-    assert optuna_sweep.batch_size(cfg) == expected
-
-
 def test_points_of_a_batch_are_asked_for_together(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     sweep(best_at_a_hundredth, *RATES, "sweep.n_trials=5", "sweep.n_jobs=2")
     assert [trial.number for trial in read_trials()] == [0, 1, 2, 3, 4]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from finetune.cli import run_folder
 from finetune.cli.run_folder import unique_dir
@@ -25,3 +28,101 @@ def test_claim_folder_belongs_to_one_run(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "config.yaml").read_text() == "a: 1\n"
     with pytest.raises(FileExistsError, match="holds another run"):
         run_folder.claim_folder(cfg, tmp_path / "run")
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Set the variables of the environment that Slurm would: `slurm(JOB_ID=42)`; they replace those before."""
+
+    def set_variables(**values: object) -> None:
+        for key in [key for key in os.environ if key.startswith("SLURM_")]:
+            monkeypatch.delenv(key)
+        for key, value in values.items():
+            monkeypatch.setenv(f"SLURM_{key}", str(value))
+        run_folder.STATE.folders.clear()
+
+    return set_variables
+
+
+@pytest.mark.parametrize("base", ["train", "train/sweeps"])
+def test_a_requeued_job_of_slurm_finds_the_folder_of_its_command(
+    base: str, slurm: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(tmp_path / base)
+    monkeypatch.setattr(run_folder.STATE, "overrides", ["seed=1"])
+    slurm(JOB_ID=42)
+    first = unique_dir(root, "now")
+    assert first == f"{root}/slurm_42"
+    slurm(JOB_ID=42, RESTART_COUNT=1)
+    assert unique_dir(root, "later") == first  # it was stopped before it had written anything
+    if base == "train":
+        (Path(first) / ".hydra").mkdir()
+        (Path(first) / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
+    else:
+        (Path(first) / "multirun.yaml").write_text("hydra: {overrides: {task: [seed=1]}}\n")
+    slurm(JOB_ID=42, RESTART_COUNT=1)
+    assert unique_dir(root, "later") == first
+    monkeypatch.setattr(run_folder.STATE, "overrides", ["seed=2"])  # a second command of the same job
+    slurm(JOB_ID=42, RESTART_COUNT=1)
+    assert unique_dir(root, "later") == f"{root}/slurm_42_1"
+
+
+def test_processes_but_the_first_leave_no_folder_and_know_that_of_the_first(
+    slurm: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[Path] = []
+    monkeypatch.setattr(atexit, "register", lambda f, path, ignore_errors: removed.append(path))
+    cfgs = [OmegaConf.create({"seed": seed, "logger": {"save_dir": "a"}}) for seed in (1, 2)]
+    slurm(JOB_ID=42)
+    for cfg in cfgs:  # the job trains twice
+        folder = Path(unique_dir(str(tmp_path), "now"))
+        run_folder.claim_folder(cfg, folder)
+        run_folder.STATE.folders.clear()
+    slurm(JOB_ID=42, RESTART_COUNT=1, PROCID=1)
+    own = Path(unique_dir(str(tmp_path), "now"))
+    assert removed == [own]
+    assert tmp_path not in own.parents
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["slurm_42", "slurm_42_1"]
+    other = OmegaConf.create({"seed": 2, "logger": {"save_dir": "b"}})  # its logger writes into its own folder
+    assert run_folder.first_folder(other, own) == tmp_path / "slurm_42_1"
+    own.rmdir()
+
+
+def test_a_requeued_job_goes_on_in_a_folder_that_was_given(slurm: Callable[..., None], tmp_path: Path) -> None:
+    slurm(JOB_ID=42)
+    run_folder.claim_folder(OmegaConf.create({"seed": 1}), tmp_path)
+    slurm(JOB_ID=42, RESTART_COUNT=1)
+    run_folder.claim_folder(OmegaConf.create({"seed": 1}), tmp_path)
+    with pytest.raises(FileExistsError, match="holds another run"):
+        run_folder.claim_folder(OmegaConf.create({"seed": 2}), tmp_path)
+
+
+ONE, TWO = ({"trainer": {"devices": devices, "num_nodes": 1}} for devices in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("cfg", "variables", "refused"),
+    [
+        (ONE, {"JOB_ID": 42}, ""),
+        (ONE, {"JOB_ID": 42, "NTASKS": 1, "STEP_ID": 0}, ""),
+        (ONE, {"JOB_ID": 42, "NTASKS": 2, "STEP_ID": 0}, "2 processes were started for one that runs on one device"),
+        ({}, {"JOB_ID": 42, "NTASKS": 2, "STEP_ID": 0}, "2 processes were started for one that runs on one device"),
+        (TWO, {"JOB_ID": 42, "NTASKS": 2, "STEP_ID": 0}, ""),
+        (TWO, {"JOB_ID": 42, "NTASKS": 2}, r"tasks: 2, trainer\.num_nodes=1\) and not one of its tasks"),
+        (TWO, {"JOB_ID": 42}, ""),  # Lightning starts the other process
+        ({}, {"JOB_ID": 42, "NTASKS": 2}, ""),  # it does not use its second task
+        ({"trainer": {"devices": 1, "num_nodes": 2}}, {"JOB_ID": 42}, r"tasks: 1, trainer\.num_nodes=2\)"),
+        (ONE, {"JOB_ID": 42, "NTASKS": 2, "JOB_NAME": "interactive"}, ""),
+    ],
+)
+def test_processes_that_nobody_starts_or_needs_are_refused(
+    cfg: dict[str, object], variables: dict[str, object], refused: str, slurm: Callable[..., None]
+) -> None:
+    slurm(**variables)
+    node = OmegaConf.create(cfg)
+    assert isinstance(node, DictConfig)
+    if not refused:
+        run_folder._require_processes(node, "train")
+        return
+    with pytest.raises(ValueError, match=refused):
+        run_folder._require_processes(node, "train")

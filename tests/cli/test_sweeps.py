@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from finetune.cli import sweeps
 from finetune.cli.arguments import prepare_arguments
 from finetune.cli.jobs import JobRunner, run_jobs
 from finetune.cli.sweeps import next_job
@@ -62,3 +63,24 @@ def test_next_job_has_a_number_above_all_folders(tmp_path: Path) -> None:
     for name in ("2", "10", "x"):
         (tmp_path / name).mkdir()
     assert next_job(tmp_path) == 11
+
+
+@pytest.mark.parametrize(
+    ("launcher", "n_jobs", "expected"),
+    [
+        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, None, 1),
+        ({"_target_": "joblib_launcher.JoblibLauncher", "n_jobs": 3}, None, 3),
+        ({"_target_": "joblib_launcher.JoblibLauncher", "n_jobs": -1}, None, 6),
+        ({"_target_": "joblib_launcher.JoblibLauncher", "n_jobs": -2}, None, 5),
+        ({"_target_": "submitit_launcher.SlurmLauncher", "array_parallelism": 256}, None, 4),
+        ({"_target_": "submitit_launcher.SlurmLauncher", "array_parallelism": 256}, 7, 7),
+    ],
+)
+def test_as_many_points_at_a_time_as_the_launcher_runs(
+    monkeypatch: pytest.MonkeyPatch, launcher: dict[str, Any], n_jobs: int | None, expected: int
+) -> None:
+    monkeypatch.setattr(sweeps, "cpu_count", lambda: 6)
+    cfg = OmegaConf.create({"hydra": {"launcher": launcher}, "sweep": {"sampler": "tpe", "n_jobs": n_jobs}})
+    assert sweeps.points_at_once(cfg, 100) == expected
+    cfg = OmegaConf.create({"hydra": {"launcher": launcher}, "sweep": {}})
+    assert sweeps.points_at_once(cfg, 100) == 100  # a grid, at random

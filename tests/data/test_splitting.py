@@ -53,6 +53,18 @@ def test_another_split_may_be_validated_on() -> None:
         split_images(images, SplitOptions(val="tset"), {}, None)
 
 
+def test_all_images_but_those_of_test_may_be_trained_on() -> None:
+    images = {"train": found("train", dog=3, cat=2), "val": found("val", dog=1), "test": found("test", cat=2)}
+    result = split_images(images, SplitOptions(val="none"), {}, None)
+    assert {name: len(split) for name, split in result.splits.items()} == {"train": 6, "val": 0, "test": 2}
+    train = result.splits["train"]
+    labelled = dict(zip(train.keys, (result.classes[label] for label in train.labels), strict=True))
+    assert labelled == {f"train/{i}": "dog" if i < 3 else "cat" for i in range(5)} | {"val/0": "dog"}
+    assert "All 6 images but those of test are trained on; nothing is validated." in result.notes
+    alone = split_images({"train": found("train", dog=3, cat=2)}, SplitOptions(val="none"), {}, None)
+    assert [len(split) for split in alone.splits.values()] == [5, 0]
+
+
 def test_per_class_limits_what_is_trained_on_and_not_what_is_validated_on() -> None:
     images = {"train": found("train", cat=50, dog=10)}
     result = split_images(images, SplitOptions(per_class=5, val_fraction=0.2), {}, None)

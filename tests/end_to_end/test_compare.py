@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from finetune import compare
+from finetune import FineTuner, compare
 from finetune.reporting import runs
+from tests.end_to_end.helpers import Command, read_table
 
 
 @pytest.fixture
@@ -89,3 +91,33 @@ def test_compare_of_no_run_exits_2(tmp_path: Path, two: list[Path], capsys: pyte
     with pytest.raises(SystemExit):
         compare.main([str(two[1])])
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_two_evaluations_of_the_same_images_are_compared_and_runs_beside_them_refused(
+    trained: Path, photos: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = FineTuner("squeezenet1_1", ["cat", "dog", "emu"], weights="none", preprocess={"size": 32})
+    with torch.no_grad():  # cat, whatever the image
+        other.head.weight.zero_()
+        other.head.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    other.save(tmp_path / "other.ckpt")
+    data = f"data.root={photos}/val"
+    a, b = (command("evaluate", f"ckpt={ckpt}", data)[0] for ckpt in (trained, tmp_path / "other.ckpt"))
+    capsys.readouterr()
+    compare.main([str(a), str(b), "--out", "out"])
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "Accuracy on the same 12 images" in printed
+    predicted = {row["path"]: (row["true"], row["label"]) for row in read_table(a / "predictions.csv")}
+    expected = {path: (true, label, "cat") for path, (true, label) in predicted.items() if label != "cat"}
+    changed = read_table(tmp_path / "out" / "changed.csv")
+    assert {row["path"]: (row["true"], row["before"], row["after"]) for row in changed} == expected
+    rows = read_table(tmp_path / "out" / "evaluations.csv")
+    assert [(row["model"], row["images"]) for row in rows] == [("resnet18", "12"), ("squeezenet1_1", "12")]
+    assert rows[1]["correct"] == "4"
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert page.count("<img") == len(expected)  # evaluation.json says where the images lie
+    with pytest.raises(SystemExit) as stop:
+        compare.main([str(a), str(trained)])
+    assert stop.value.code == 2
+    assert "is an evaluation and is compared with evaluations" in capsys.readouterr().err

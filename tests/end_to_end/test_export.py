@@ -127,6 +127,9 @@ def test_export_without_its_packages_names_the_extra(
         (["format=state_dict", "quantize=int8"], "quantize=int8 is for format=onnx"),
         (["quantize=int4"], "no quantize 'int4'"),
         (["tolerance=-1"], "tolerance must be a number from 0 on"),
+        (["resize=sharp"], "no resize 'sharp'. The nearest is shared"),
+        (["resize=shared", "format=state_dict"], "resize=shared is for format=onnx and torch_export"),
+        (["resize=shared", "quantize=int8"], "leave resize=shared out, or quantize"),
     ],
 )
 def test_export_checks_its_choices(
@@ -134,6 +137,27 @@ def test_export_checks_its_choices(
 ) -> None:
     assert command("export", best_checkpoint, *argv)[1] == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_graph_that_resizes_is_compared_with_the_model_on_decoded_images(
+    best_checkpoint: str, command: Command, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for i, size in enumerate([(50, 40), (31, 90)]):
+        with Image.open(photos / "val" / "cat" / f"0{i}.png") as image:
+            image.resize(size).save(mixed / f"{i}.png")
+    (mixed / "2.jpg").write_bytes(b"no image")
+    for source, compared_on in (
+        ([], "12 of the run's val images"),
+        ([f"source={mixed}"], f"2 images of {mixed} (1 cannot be read)"),
+    ):
+        folder, code = command("export", best_checkpoint, "format=torch_export", "resize=shared", *source)
+        assert code == 0
+        values = report(folder)
+        assert (values["resize"], values["compared_on"]) == ("shared", compared_on)
+        assert values["max_abs_diff"] < 1e-5
+    assert "Resize    in the graph" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -150,10 +174,24 @@ def test_int8_is_smaller_and_measured(best_checkpoint: str, command: Command, ph
     assert session.run(None, {"images": images})[0].sum(axis=1) == pytest.approx(1, abs=1e-5)
 
 
-def test_int8_needs_images(best_checkpoint: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    _, code = command("export", best_checkpoint, "quantize=int8")
-    assert code == 2
-    assert "needs 16 images or more" in capsys.readouterr().err
+def test_int8_says_how_many_images_it_takes_and_why_there_are_fewer(
+    best_checkpoint: str, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for argv, reason in (
+        (
+            [],
+            "takes 16 images or more, half of them to compare on, and there are 12 of the run's val images: source=FOLDER",
+        ),
+        (["images=9"], "there are 9 of the run's val images: images=9 allows no more"),
+        (["data_is_elsewhere"], "there are 8 images of noise, for the run's own are not at hand: give source=FOLDER."),
+    ):
+        ckpt = best_checkpoint
+        if argv == ["data_is_elsewhere"]:
+            FineTuner("squeezenet1_1", classes=2, weights="none", preprocess={"size": 32}).save(tmp_path / "bare.ckpt")
+            ckpt, argv = f"ckpt={tmp_path}/bare.ckpt", []
+        _, code = command("export", ckpt, "quantize=int8", *argv)
+        assert code == 2
+        assert reason in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.real

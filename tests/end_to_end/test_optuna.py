@@ -54,7 +54,7 @@ def test_pruned_run_ends_early_with_its_record_and_is_told_as_such(
         assert metrics["best"]["epoch"] == 1
         assert (folder / "checkpoints" / "best.ckpt").is_file()
         assert "sweep" not in metrics["command"]  # the run alone is no sweep
-    assert "pruned after 1 validations" in " ".join(capsys.readouterr().out.split())
+    assert "trial 5 is pruned after 1 validations" in " ".join(capsys.readouterr().out.split())
     page = (sweep / "compare.html").read_text(encoding="utf-8")
     assert "<h2>Slices</h2>" in page
     assert page.count("<td>pruned</td>") == 2

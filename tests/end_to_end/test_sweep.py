@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import gc
 import itertools
+import json
 import os
+import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 import torch
 
 from finetune import predict, train
+from finetune.training.progress import EpochSummary
 from tests.end_to_end.helpers import TINY_RESNET, Command, read_metrics, read_table, timeless
 from tests.helpers import TINY
 
@@ -159,3 +163,98 @@ def test_sweep_goes_on_after_a_failed_point_and_names_it(
     assert stop.value.code == 2
     assert "job 1 (data.image_size=4) failed: resnet18 needs images" in capsys.readouterr().err
     assert read_metrics(tmp_path / "sweep" / "2")["n_train"] == 24
+
+
+def states(sweep: Path) -> dict[str, Any]:
+    return {path.parent.name: json.loads(path.read_text())["state"] for path in sweep.glob("*/status.json")}
+
+
+def test_a_sweep_that_is_repeated_skips_what_is_done_and_runs_again_what_failed(
+    photos: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = tmp_path / "sweep"
+    words = [
+        *TINY,
+        f"data.root={tmp_path / 'link'}",
+        "trainer.max_epochs=1",
+        f"hydra.sweep.dir={sweep}",
+        "report=false",
+    ]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    assert command("train", "-m", *words, "seed=0,1")[1] == 2
+    assert states(sweep) == {"0": "failed", "1": "failed"}
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to(photos)
+    capsys.readouterr()
+    assert command("train", "-m", *words, "seed=1", "sweep.retry=false")[1] == 2
+    assert "point 1 has failed before: data.root=" in capsys.readouterr().err
+    assert command("train", f"resume={sweep}", "seed=0,1", "sweep.retry=true")[1] == 0
+    assert states(sweep) == {"0": "done", "1": "done"}
+    lines = capsys.readouterr().out.splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith("seed=1"))
+    assert lines[begin + 1].strip().startswith("val/acc 0.")
+    assert lines[begin + 2].strip() == "2 of 2"
+    written = {path: path.stat().st_mtime_ns for path in sweep.glob("*/checkpoints/*")}
+    assert len(written) >= 4
+    assert command("train", "-m", *words, "seed=2,1,0")[1] == 0  # in another order, with one more
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert states(sweep) == {"0": "done", "1": "done", "2": "done"}
+    assert "seed=1: is done" in capsys.readouterr().out
+
+
+def test_a_sweep_that_was_stopped_goes_on_within_the_point_and_ends_as_if_it_had_not_been(
+    photos: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TINY, f"data.root={photos}", "strategy=finetune", "data.augment=basic", "trainer.max_epochs=3"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert command("train", "-m", *words, "seed=0,1", f"hydra.sweep.dir={whole}")[1] == 0
+    real, epochs = EpochSummary.on_train_epoch_end, itertools.count()
+
+    def stop(self: Any, *args: Any) -> None:
+        real(self, *args)
+        if next(epochs) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(EpochSummary, "on_train_epoch_end", stop)
+    capsys.readouterr()
+    assert command("train", "-m", *words, "seed=0,1", f"hydra.sweep.dir={stopped}")[1] == 143
+    assert states(stopped) == {"0": "done", "1": "interrupted"}
+    assert f"resume={stopped}" in " ".join(capsys.readouterr().out.split())
+    assert len(read_table(stopped / "1" / "metrics.csv")) == 2
+    assert command("train", f"resume={stopped}")[1] == 0
+    assert "seed=1: goes on" in capsys.readouterr().out
+    a, b = (torch.load(f / "1" / "checkpoints" / "last.ckpt", weights_only=True) for f in (whole, stopped))
+    assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
+    assert [row["val/loss"] for row in read_table(whole / "1" / "metrics.csv")] == [
+        row["val/loss"] for row in read_table(stopped / "1" / "metrics.csv")
+    ]
+
+
+def test_the_best_of_a_sweep_is_trained_again_and_on_all_images(
+    photos: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TINY, f"data.root={photos}", "strategy=finetune", "trainer.max_epochs=2", "report=false"]
+    assert command("train", "-m", *words, "optimizer.lr=1e-3,1e-9", f"hydra.sweep.dir={tmp_path}/sweep")[1] == 0
+    printed = capsys.readouterr().out
+    recipe = f"experiment={tmp_path}/sweep/best_config.yaml"
+    assert recipe in printed
+    best = max((read_metrics(tmp_path / "sweep" / name) for name in "01"), key=lambda m: m["best"]["val/acc"])
+    again, code = command("train", recipe)
+    assert code == 0
+    assert timeless(read_metrics(again)) == timeless(best)
+    more = re.search(r"without a validation: (.*)", printed)
+    assert more is not None
+    everything, code = command("train", recipe, *more[1].split(), "report=true")
+    assert code == 0
+    metrics = read_metrics(everything)
+    assert (metrics["n_train"], metrics["n_val"]) == (best["n_train"] + best["n_val"], 0)
+    assert not any(key.startswith("val/") for row in read_table(everything / "metrics.csv") for key in row)
+    output = capsys.readouterr().out
+    assert "nothing is validated" in output
+    assert "could not be written" not in output
+    _, code = command("train", recipe, *more[1].split(), "strategy=feature_extract")  # whose features are kept
+    assert code == 0
+    assert f"Features  of {metrics['n_train']} + 0 images" in capsys.readouterr().out
+    assert command("evaluate", f"ckpt={everything}")[1] == 2
+    assert "lists no val images" in capsys.readouterr().err

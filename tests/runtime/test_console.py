@@ -47,3 +47,19 @@ def test_echo_link_is_the_bare_path_without_a_terminal(capsys: pytest.CaptureFix
     path = Path("/runs") / ("very long " * 12) / "report.html"
     console.echo_link("Report", path)
     assert capsys.readouterr().out == f"Report    {path}\n"  # on one line, to be copied
+
+
+def test_quiet_shows_a_note_once_and_nothing_else_and_the_log_has_all(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    note = console.field_line("Note", f"this is said once, {tmp_path}")
+    with caplog.at_level("INFO", "finetune"):
+        for _ in range(2):
+            with console.quiet():
+                console.echo("epoch 1/2")
+                console.echo(note)
+                console.echo_link("See", tmp_path)
+                console.print_table("Classes", ["class", "images"], [["cat", "1"]])
+    console.echo("and on")
+    assert capsys.readouterr().out == f"{note}\nand on\n"
+    assert [caplog.messages.count(text) for text in ("epoch 1/2", note, f"See       {tmp_path}")] == [2, 2, 2]

@@ -14,7 +14,8 @@ from finetune.runtime import process
 
 VARIABLES = (
     "RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID",
-    "SLURM_RESTART_COUNT",
+    "SLURM_RESTART_COUNT", "SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE",
+    "FINETUNE_RUNS_AT_ONCE", "SLURM_STEP_ID", "LOCAL_WORLD_SIZE",
 )  # fmt: skip
 
 
@@ -76,6 +77,42 @@ def test_cpu_count_is_the_number_of_cores_that_this_process_may_use() -> None:
     )
     assert done.stdout == "1\n"
     assert process.cpu_count() == len(allowed)
+
+
+def test_cpu_count_is_a_share_of_the_cores_of_a_slurm_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    assert process.cpu_count() == 16
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "12")
+    assert process.cpu_count() == 12
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
+    assert process.cpu_count() == 8
+    monkeypatch.setenv("FINETUNE_RUNS_AT_ONCE", "3")
+    assert process.cpu_count() == 2
+    monkeypatch.setenv("FINETUNE_RUNS_AT_ONCE", "20")
+    assert process.cpu_count() == 1
+
+
+def test_tasks_of_slurm_have_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert process.processes_on_these_cores(8) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # torchrun, on two machines
+    assert process.processes_on_these_cores(8) == 4
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    assert process.processes_on_these_cores(8) == 1
+
+
+def test_requeue_asks_for_the_job_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/asked"\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    process.requeue()  # outside of a job
+    monkeypatch.setenv("SLURM_JOB_ID", "45")
+    process.requeue()
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "42")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    process.requeue()
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    process.requeue()
+    assert (tmp_path / "asked").read_text() == "requeue 45\nrequeue 42_3\n"
 
 
 def test_heavy_imports_puts_the_garbage_collector_back(monkeypatch: pytest.MonkeyPatch) -> None:

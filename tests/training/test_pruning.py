@@ -98,7 +98,9 @@ def test_run_that_is_worse_than_others_stops_after_the_validation_that_shows_it(
     assert trainer.current_epoch == 1
     assert read(address, number).intermediate_values == {1: 0.1}
     assert read(address, number).user_attrs == {"pruned": True}
-    assert "pruned after 1 validations: by val/acc" in " ".join(capsys.readouterr().out.split())
+    assert "is pruned after 1 validations, worse than others were (val/acc, sweep.pruner=median)." in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_without_a_pruner_values_are_reported_and_nothing_is_stopped(fit: Fit, address: str) -> None:

@@ -112,3 +112,31 @@ def test_validation_that_was_stopped_begins_again(callback: GracefulShutdown) ->
         "current": {"ready": 0, "started": 0, "processed": 0, "completed": 0},
         "is_last_batch": False,
     }
+
+
+def test_whoever_restarts_the_job_is_told_after_a_step_and_all_is_saved(callback: GracefulShutdown) -> None:
+    order: list[Any] = []
+    trainer = make_trainer([], save_checkpoint=lambda path, weights_only: order.append("saved"))
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: order.append(number))
+    try:
+        callback.on_train_start(trainer, MODULE)
+        signal.raise_signal(signal.SIGUSR2)
+        end_batch(callback, trainer, 2)
+        assert order == []
+        end_batch(callback, trainer, 3)
+        assert order == ["saved", signal.SIGUSR2]
+        signal.raise_signal(signal.SIGUSR2)
+        end_batch(callback, trainer, 5)  # the last batch of an epoch
+        callback.on_train_epoch_start(trainer, MODULE)
+        assert order == ["saved", signal.SIGUSR2, signal.SIGUSR2]
+        signal.raise_signal(signal.SIGUSR2)
+        callback.on_train_end(trainer, MODULE)  # the rest of a sweep is still to do
+        assert order == ["saved", *[signal.SIGUSR2] * 3]
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_signal_for_restarts_that_nobody_listens_to_is_left_alone(callback: GracefulShutdown) -> None:
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+    callback.on_train_start(make_trainer([]), MODULE)
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL

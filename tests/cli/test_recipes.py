@@ -1,0 +1,104 @@
+"""Test `finetune.cli.recipes`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from finetune.cli import compose, recipes
+from finetune.cli.arguments import prepare_arguments
+from finetune.io.paths import CONF
+
+pytestmark = pytest.mark.usefixtures("hydra_models")
+
+
+def composed(words: list[str]) -> DictConfig:
+    return compose.compose_without_validation("train", prepare_arguments("train", words))
+
+
+def make_run(folder: Path, words: list[str]) -> tuple[Path, Any]:
+    """A folder with the record of a run, as Hydra and the run write it, and its values."""
+    cfg = composed(words)
+    (folder / ".hydra").mkdir(parents=True)
+    choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
+    OmegaConf.save(OmegaConf.create({"hydra": {"runtime": {"choices": choices}}}), folder / ".hydra" / "hydra.yaml")
+    values: Any = OmegaConf.to_container(compose.without_hydra(cfg), resolve=True)
+    OmegaConf.save(OmegaConf.create(values), folder / "config.yaml")
+    return folder, values
+
+
+WORDS = [
+    ["seed=3", "optimizer.lr=0.02"],
+    ["model=squeezenet1_1", "model.weights=none", "optimizer=adamw", "optimizer.weight_decay=0.5", "strategy=lp_ft"],
+    ["+callbacks=[ema,early_stopping]", "+metrics=kappa", "data/augment=trivial", "scheduler=cosine"],
+    ["model=timm:resnet18", "model.options={drop_rate: 0.5}", "data.classes=[a, 'b, c', null]", "strategy=differential"],
+    ["data=imagefolder", "data.root=photos", "strategy.groups=[{match: head, lr: 7}]", "+optimizer.nesterov=true", "loss=focal"],
+    ["experiment=tutorial_finetune", "trainer.max_epochs=3"],
+    ["data.group='a=(\\d+), {x}'", "data=imagefolder", "data.root='my photos, 2'"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", WORDS, ids=lambda words: words[0])
+def test_a_recipe_composes_what_the_run_was(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run, values = make_run(tmp_path / "run", words)
+    recipes.write_recipe(run, tmp_path / "recipe.yaml", "as it was")
+    expanded = recipes.expand_recipes([f"experiment={tmp_path / 'recipe.yaml'}"])
+    again: Any = OmegaConf.to_container(compose.without_hydra(composed(expanded)), resolve=True)
+    if "data=imagefolder" in words:
+        values["data"]["root"] = values["data"]["root"] and str(
+            Path(values["data"]["root"]).absolute()
+        )  # a recipe is read from elsewhere
+    for part in ("logger", "paths"):
+        del again[part], values[part]
+    assert again == values
+
+
+def test_a_recipe_is_one_of_hydras_experiments_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, values = make_run(tmp_path / "run", WORDS[1])
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    recipes.write_recipe(run, tmp_path / "own" / "experiment" / "best.yaml", "two\nlines")
+    text = (tmp_path / "own" / "experiment" / "best.yaml").read_text()
+    assert text.startswith("# @package _global_\n# two\n# lines\n")
+    cfg = composed([f"hydra.searchpath=['file://{tmp_path}/own']", "experiment=best"])
+    assert OmegaConf.to_container(cfg.optimizer) == values["optimizer"]
+    assert OmegaConf.to_container(cfg.strategy) == values["strategy"]
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_is_read_as_hydra_reads_it(path: Path) -> None:
+    expected = OmegaConf.to_container(compose.without_hydra(composed([f"experiment={path.stem}"])), resolve=False)
+    found = OmegaConf.to_container(compose.without_hydra(composed(recipes.read_recipe(path))), resolve=False)
+    assert found == expected
+
+
+def test_other_arguments_override_those_of_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("defaults:\n  - override /model: resnet50\n  - _self_\nseed: 3\ntrainer: {max_epochs: 4}\n")
+    words = recipes.expand_recipes(["-m", f"experiment={path}", "model=alexnet", "seed=1,2"])
+    assert words == ["-m", "++trainer.max_epochs=4", "model=alexnet", "seed=1,2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hydra: {launcher: {n_jobs: 1}}", "sets hydra; a recipe says what a run trains"),
+        ("defaults: [override /hydra/launcher: joblib]", "is no group of a run"),
+        ("defaults: [model]", "'model' in its defaults is no group and option"),
+        ("- 1\n- 2", "it is no mapping"),
+        ("a: [", "cannot be read as a recipe"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        recipes.expand_recipes([f"experiment={tmp_path / 'r.yaml'}"])
+
+
+def test_a_recipe_that_is_not_there_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"experiment=gone\.yaml: there is no such file"):
+        recipes.expand_recipes(["experiment=gone.yaml"])
+    assert recipes.expand_recipes(["experiment=hotdog_resnet18", "seed=1"]) == ["experiment=hotdog_resnet18", "seed=1"]
