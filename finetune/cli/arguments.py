@@ -272,10 +272,10 @@ def _recorded_overrides(words: Path, place: Path, key: str, named: str) -> list[
         # Hydra records choices of a run and nothing else; a record with more would say what this machine runs
         if word.startswith("-") or override_key(word).partition(".")[0].startswith("hydra"):
             raise ValueError(f"resume={named}: {words} holds {word!r}, which is no choice of a run.")
-    return [_resolve_path(word, cwd) for word in recorded]
+    return [resolve_path(word, cwd) for word in recorded]
 
 
-def _resolve_path(override: str, cwd: Path) -> str:
+def resolve_path(override: str, cwd: Path) -> str:
     """Make a path, or each of those of a sweep, absolute that was relative to the folder in which the run was started."""
     key, _, value = override.partition("=")
     if not PATH_KEY.fullmatch(key):

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from finetune.cli import errors
-from finetune.cli.arguments import drop_sweep_words, override_key, unquote_path
+from finetune.cli.arguments import drop_sweep_words, override_key, resolve_path, unquote_path
 from finetune.cli.space import Choice, Dimension, Space
 from finetune.cli.sweeps import HydraSweeper, begin_sweep, next_job, points_at_once, raise_first_error, say
 from finetune.io import study as studies
@@ -170,12 +170,14 @@ class OptunaSweep:
             say("Best", "no trial has ended with a value.")
             return
         best = self.study.best_trial
+        values = " ".join(f"{key}={value}" for key, value in spell(best.params).items())
+        say(
+            "Best", f"{self.config.monitor} {best.value:.4f}, trial {best.number} of {self.settings.n_trials}: {values}"
+        )
+        if self.config.monitor == "val/acc" and best.user_attrs.get(SWEEP) == str(self.folder):
+            return  # it is the first of the leaderboard, which says how to train it again
         words = map(unquote_path, drop_sweep_words(self.space.point(spell(best.params))))
         again = shlex.join(["python", "-m", "finetune.train", *words])
-        say(
-            "Best",
-            f"{self.config.monitor} {best.value:.4f}, trial {best.number} of {self.settings.n_trials}; again with",
-        )
         print(f"{'':<10}{printable(again)}", flush=True)  # in one piece, to be copied
 
 
@@ -199,7 +201,9 @@ def open_study(config: DictConfig, folder: Path, space: Space) -> Study:
         direction=find_direction(config),
         load_if_exists=True,
     )
-    words = sorted(word for word in drop_sweep_words(space.fixed) if _is_choice(word))
+    words = sorted(
+        resolve_path(unquote_path(word), Path.cwd()) for word in drop_sweep_words(space.fixed) if _is_choice(word)
+    )
     for key, value in ((MONITOR, config.monitor), (WORDS, words)):
         before = study.user_attrs.get(key)
         if before is None:

@@ -204,7 +204,8 @@ def test_trial_that_fails_is_told_and_the_others_go_on(hydra_sweep: Sweep, capsy
     assert "failed: RuntimeError: one" in printed.err
     assert "trial 2 counts as failed: val/acc was None" in printed.out
     assert "trial 3 counts as failed: val/acc was nan" in printed.out
-    assert "val/acc 0.5000, trial 0 of 5; again with" in printed.out
+    assert "val/acc 0.5000, trial 0 of 5: optimizer.lr=" in printed.out
+    assert "python -m finetune.train" not in printed.out
 
 
 def test_trial_that_cannot_be_composed_has_failed_and_the_others_go_on(hydra_sweep: Sweep) -> None:
@@ -291,6 +292,10 @@ def test_study_of_another_sweep_is_refused(sweep: Sweep) -> None:
     with pytest.raises(ValueError, match=r"its monitor is val/acc, and here val/f1\. Give sweep\.study_name="):
         sweep(best_at_a_hundredth, *words, "seed=1", "monitor=val/f1")
     assert len(sweep(best_at_a_hundredth, *words, "seed=2", "sweep.study_name=second")) == 1
+    # `resume=` gives the paths of the first time in full
+    sweep(best_at_a_hundredth, *words, 'data.root="."', "sweep.study_name=third")
+    again = sweep(best_at_a_hundredth, *words, f"data.root={Path.cwd()}", "sweep.study_name=third", "sweep.n_trials=2")
+    assert len(again) == 1
     assert len(sweep(best_at_a_hundredth, *words, "seed=1", "data.num_workers=2", "sweep.n_trials=2")) == 1
 
 
@@ -378,13 +383,13 @@ def test_dimensions_become_distributions_of_optuna() -> None:
     assert [optuna_sweep.distribution(dimension) for dimension in cases] == list(cases.values())
 
 
-def test_last_line_is_a_command_that_trains_the_best_again(
+def test_end_names_the_best_and_how_to_train_it_where_the_leaderboard_does_not(
     hydra_sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hydra_sweep(best_at_a_hundredth, *RATES, "sweep.n_trials=3", "seed=4")
-    best = max(read_trials(), key=lambda trial: trial.value or 0)
-    line = capsys.readouterr().out.split("again with\n")[1].splitlines()[0].strip()
-    expected = (
-        f"python -m finetune.train data=imagefolder data.root=. seed=4 optimizer.lr={best.params['optimizer.lr']!r}"
-    )
-    assert line == expected
+    hydra_sweep(best_at_a_hundredth, *RATES, "sweep.n_trials=3", "seed=4", "monitor=val/loss")
+    best = min(read_trials(), key=lambda trial: trial.value or 0)
+    value = f"optimizer.lr={best.params['optimizer.lr']!r}"
+    printed = capsys.readouterr().out
+    assert f"val/loss {best.value:.4f}, trial {best.number} of 3: {value}" in " ".join(printed.split())
+    command = f"python -m finetune.train data=imagefolder data.root=. seed=4 monitor=val/loss {value}"
+    assert [line.strip() for line in printed.splitlines()].count(command) == 1
