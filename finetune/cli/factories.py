@@ -34,6 +34,7 @@ from finetune.data.splitting import NO_VALIDATION
 from finetune.images.transforms import Preprocess
 from finetune.inference.classifier import Classifier, load
 from finetune.io import files, paths
+from finetune.io.study import storage_address
 from finetune.models import candidates
 from finetune.models.candidates import Candidate
 from finetune.models.libraries import default_preprocess
@@ -45,6 +46,7 @@ from finetune.training.callbacks import BestCheckpoint, LastCheckpoint, SeedEver
 from finetune.training.history import History
 from finetune.training.module import FineTuner
 from finetune.training.progress import EpochSummary, ProgressBar
+from finetune.training.pruning import TrialPruning
 from finetune.training.shutdown import GracefulShutdown
 
 
@@ -276,6 +278,7 @@ def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -
         SeedEveryBatch(cfg.seed),
         *bar,
         *(make_callback(c, mode_of) for c in plain_values(cfg.get("callbacks")).values()),
+        *_pruning(cfg),
         history,
         EpochSummary(history),
         GracefulShutdown(folder / "checkpoints" / "last.ckpt"),
@@ -292,6 +295,17 @@ def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -
         plugins=[AtomicCheckpointIO()],
         num_sanity_val_steps=0,
     )
+
+
+def _pruning(cfg: DictConfig) -> list[Callback]:
+    """Return what reports to the study of a sweep, where the run is a trial of one."""
+    sweep = plain_values(cfg.get("sweep"))
+    if sweep.get("trial") is None:
+        return []
+    from hydra.core.hydra_config import HydraConfig
+
+    address = storage_address(sweep["storage"], HydraConfig.get().sweep.dir)
+    return [TrialPruning(address, sweep["study_name"], sweep["trial"], sweep["pruner"], cfg.monitor)]
 
 
 def _make_trainer(cfg: DictConfig, folder: Path, **arguments: Any) -> Trainer:
