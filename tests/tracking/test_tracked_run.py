@@ -33,6 +33,10 @@ def test_parameters_are_dotted_keys_without_the_loggers() -> None:
     }
 
 
+def test_an_empty_configuration_has_no_parameters() -> None:
+    assert TrackedRun(Path("a"), {}, {}).parameters() == {}
+
+
 @pytest.mark.parametrize(
     ("folder", "sweep", "name"),
     [
