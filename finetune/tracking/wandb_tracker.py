@@ -145,7 +145,7 @@ class WandbTracker(Tracker):
         self._run.summary.update(results.metrics)
         media: dict[str, Any] = {f"plots/{name}": wandb.Image(str(path)) for name, path in results.pictures.items()}
         if results.report is not None:
-            media["report"] = wandb.Html(str(results.report))
+            media["report"] = wandb.Html(str(results.report), inject=False)  # the page is whole
         if media:
             self._run.log(media)
         if results.checkpoint is not None and self.log_model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,15 @@ def records_of(file: Path) -> list[Any]:
 
 
 def runs_in(folder: Path) -> list[list[Any]]:
-    return [records_of(file) for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))]
+    """The records of each run in a folder, when W&B's own process has written them all: a moment after its end."""
+    found = []
+    for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
+        end = time.monotonic() + 20
+        while not of_kind(records_of(file), "exit"):
+            assert time.monotonic() < end, file
+            time.sleep(0.05)
+        found.append(records_of(file))
+    return found
 
 
 def of_kind(records: list[Any], kind: str) -> list[Any]:
@@ -87,7 +96,7 @@ def test_a_run_without_a_key_is_in_files_as_in_its_folder(
     (page,) = folder.glob("wandb/offline-run-*/files/media/html/report*.html")
     assert page.read_text() == (folder / "report.html").read_text()
     (artifact,) = of_kind(records, "artifact")
-    assert (artifact.type, list(artifact.aliases)) == ("model", ["best", "latest"])
+    assert (artifact.type, set(artifact.aliases)) == ("model", {"best", "latest"})
     (entry,) = artifact.manifest.contents
     assert (entry.path, entry.size) == ("best.ckpt", (folder / "checkpoints" / "best.ckpt").stat().st_size)
     assert [record.exit_code for record in of_kind(records, "exit")] == [0]
