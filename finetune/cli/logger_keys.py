@@ -64,7 +64,9 @@ def _expand(word: str, match: re.Match[str], known: Mapping[str, Sequence[str]])
         return word
     owners = [name for name, keys in known.items() if first in keys or (mark == "+" and keys)]
     if len(owners) > 1:
-        raise ValueError(f"logger.{path}: several loggers take it; give {' or '.join(f'logger.{o}.{path}=' for o in owners)}.")
+        raise ValueError(
+            f"logger.{path}: several loggers take it; give {' or '.join(f'logger.{o}.{path}=' for o in owners)}."
+        )
     if not owners:
         raise ValueError(_unknown(path, known))
     return f"{mark}logger.{owners[0]}.{path}{value}"

@@ -30,6 +30,7 @@ IGNORED_WARNINGS = (
     r"Checkpoint directory .* exists and is not empty.*",
     r"The image decoding and encoding capabilities of TorchVision are deprecated.*",  # see decode.load_pixels
     r"Glyph .* missing from font.*",  # class names in scripts that matplotlib's font lacks
+    r"`torch.jit.trace\w*` is deprecated.*",  # of the graph for TensorBoard, which knows no other
     r"The ``noload`` loader strategy is deprecated.*",  # MLflow's, on newer SQLAlchemy
     r".*An input example was not provided when logging the model.*",  # the signature is given
     r"The dirpath has changed from .*",  # a resumed run writes into its own folder; BestCheckpoint carries over

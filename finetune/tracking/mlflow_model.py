@@ -64,4 +64,3 @@ def _as_input(image: Any, file: Path) -> Any:
 def _load_pyfunc(path: str) -> ImageModel:
     """Load the checkpoint; MLflow calls this by name."""
     return ImageModel(load(path))
-

@@ -159,9 +159,7 @@ class MLflowTracker(Tracker):
 
         values = {_name(key): _text(value) for key, value in run.parameters().items()}
         new = [Param(key, value) for key, value in values.items() if key not in logged]
-        changed = [
-            RunTag(f"resumed.{key}", value) for key, value in values.items() if logged.get(key, value) != value
-        ]
+        changed = [RunTag(f"resumed.{key}", value) for key, value in values.items() if logged.get(key, value) != value]
         for start in range(0, len(new), 100):  # as many as a request may have
             self._client.log_batch(self._run_id, params=new[start : start + 100])
         if changed:

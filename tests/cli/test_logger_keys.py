@@ -36,11 +36,26 @@ def test_a_key_goes_to_the_logger_that_has_it(words: str, expected: str) -> None
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("logger.tracking_uri=x", r"logger\.tracking_uri: logger=csv has no such key\. It is a key of logger=mlflow\.$"),
-        ("logger=mlflow logger.tracking_ur=x", r"logger=mlflow has no such key\. Did you mean logger\.mlflow\.tracking_uri\?"),
-        ("logger=mlflow logger.mlflow.trackin_uri=x", r"Did you mean logger\.mlflow\.tracking_uri\? It takes logger\.mlflow\.exp"),
-        ("logger=[mlflow,wandb] logger.save_dir=x", r"several loggers take it; give logger\.mlflow\.save_dir= or logger\.wandb"),
-        ("logger=mlflow logger.wandb.project=x", r"logger\.wandb\.project: wandb is not chosen; give logger=wandb, or logger=\["),
+        (
+            "logger.tracking_uri=x",
+            r"logger\.tracking_uri: logger=csv has no such key\. It is a key of logger=mlflow\.$",
+        ),
+        (
+            "logger=mlflow logger.tracking_ur=x",
+            r"logger=mlflow has no such key\. Did you mean logger\.mlflow\.tracking_uri\?",
+        ),
+        (
+            "logger=mlflow logger.mlflow.trackin_uri=x",
+            r"Did you mean logger\.mlflow\.tracking_uri\? It takes logger\.mlflow\.exp",
+        ),
+        (
+            "logger=[mlflow,wandb] logger.save_dir=x",
+            r"several loggers take it; give logger\.mlflow\.save_dir= or logger\.wandb",
+        ),
+        (
+            "logger=mlflow logger.wandb.project=x",
+            r"logger\.wandb\.project: wandb is not chosen; give logger=wandb, or logger=\[",
+        ),
         ("logger=[mlflow,wandb] +logger.x=1", r"several loggers take it"),
     ],
 )
@@ -57,7 +72,13 @@ def test_arguments_of_a_training_are_expanded_and_compose() -> None:
 
 def test_loggers_of_ours_and_of_the_user_are_told_apart() -> None:
     node = OmegaConf.create(
-        {"csv": None, "mlflow": {"_target_": "a.B", "save_dir": "x"}, "_target_": "c.D", "version": 1, "other": {"_target_": "e.F"}}
+        {
+            "csv": None,
+            "mlflow": {"_target_": "a.B", "save_dir": "x"},
+            "_target_": "c.D",
+            "version": 1,
+            "other": {"_target_": "e.F"},
+        }
     )
     assert logger_specs(node) == {
         "mlflow": {"_target_": "a.B", "save_dir": "x"},

@@ -11,7 +11,6 @@ from hydra.types import RunMode
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
 
-
 from finetune.cli.compose import compose, without_hydra
 from finetune.cli.loggers import describe_run, make_loggers
 
@@ -77,7 +76,10 @@ def test_a_resumed_run_knows_the_folder_of_the_one_before(composed: Any, tmp_pat
     [
         ({"_target_": "subprocess.Popen"}, r"subprocess\.Popen is not allowed"),
         ({"_target_": "torch.nn.Linear"}, r"torch\.nn\.Linear is not a Tracker or Logger"),
-        ({"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "a", "foo": 1}, "unexpected keyword argument 'foo'"),
+        (
+            {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "a", "foo": 1},
+            "unexpected keyword argument 'foo'",
+        ),
     ],
 )
 def test_what_is_no_logger_is_refused(composed: Any, tmp_path: Path, spec: dict[str, Any], message: str) -> None:
@@ -96,5 +98,7 @@ def test_a_logger_of_the_users_without_its_package_is_refused(
     monkeypatch.setattr(CSVLogger, "__init__", make)
     cfg = composed()
     cfg.logger = OmegaConf.create({"own": {"_target_": "lightning.pytorch.loggers.CSVLogger"}})
-    with pytest.raises(ValueError, match=r"logger=own needs a package that is not installed \(No module named 'comet_ml'\)"):
+    with pytest.raises(
+        ValueError, match=r"logger=own needs a package that is not installed \(No module named 'comet_ml'\)"
+    ):
         make_loggers(cfg, tmp_path, "resnet18")

@@ -37,4 +37,9 @@ def test_none_that_refuses_or_is_silent_answers(monkeypatch: pytest.MonkeyPatch)
 def test_addresses_are_shown_without_their_password() -> None:
     assert without_password("https://me:secret@host:50/a?b=c") == "https://host:50/a?b=c"
     assert without_password("http://host:50") == "http://host:50"
-    assert [is_address(text) for text in ("http://a", "https://a", "sqlite:///a.db", "databricks")] == [True, True, False, False]
+    assert [is_address(text) for text in ("http://a", "https://a", "sqlite:///a.db", "databricks")] == [
+        True,
+        True,
+        False,
+        False,
+    ]

@@ -50,5 +50,5 @@ def test_a_file_that_holds_code_is_not_loaded(tmp_path: Path) -> None:
     import torch
 
     torch.save({"state_dict": print}, tmp_path / "best.ckpt")
-    with pytest.raises(ValueError, match="best.ckpt"):
+    with pytest.raises(ValueError, match=r"best\.ckpt"):
         _load_pyfunc(str(tmp_path / "best.ckpt"))

@@ -95,7 +95,9 @@ def test_the_logged_model_answers_as_the_checkpoint(
     pd.testing.assert_frame_equal(as_bytes, answers)
     assert str(model.metadata.get_output_schema()).startswith("['label': string (required), 'confidence': double")
     assert model.metadata.flavors["python_function"]["loader_module"] == "finetune.tracking.mlflow_model"
-    place = Path(mlflow.artifacts.download_artifacts(model.metadata.get_model_info().model_uri, dst_path=str(tmp_path / "d")))
+    place = Path(
+        mlflow.artifacts.download_artifacts(model.metadata.get_model_info().model_uri, dst_path=str(tmp_path / "d"))
+    )
     # nothing in it is code, or pickled; the last is what MLflow's download adds
     assert {p.name for p in place.rglob("*") if p.is_file()} - {"registered_model_meta"} == {
         "MLmodel", "best.ckpt", "conda.yaml", "python_env.yaml", "requirements.txt",

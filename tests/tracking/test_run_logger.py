@@ -125,7 +125,7 @@ def test_a_run_that_ends_early_is_ended_for_the_tracker_too(fit: Fit, error: Bas
             if trainer.current_epoch == 1:
                 raise error
 
-    with pytest.raises(type(error), match="of a user|143"):
+    with pytest.raises(type(error), match=r"of a user|143"):
         fit(tracker, Breaks())
     assert [call[0] for call in tracker.calls] == ["start", "epoch", "finish"]
     assert tracker.named("finish") == [(status,)]

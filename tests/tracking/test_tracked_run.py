@@ -15,7 +15,10 @@ from tests.tracking.helpers import make_tracked_run
 def test_parameters_are_dotted_keys_without_the_loggers() -> None:
     config = {
         "model": {"name": "resnet18", "options": {}, "weights": None},
-        "data": {"classes": ["a", "ü"], "augment": {"transforms": [{"_target_": "x.Y", "p": 0.5}, {"_target_": "x.Z"}]}},
+        "data": {
+            "classes": ["a", "ü"],
+            "augment": {"transforms": [{"_target_": "x.Y", "p": 0.5}, {"_target_": "x.Z"}]},
+        },
         "seed": 0,
         "report": True,
         "logger": {"mlflow": {"tracking_uri": "http://me:secret@host"}},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import zlib
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,7 @@ KEY = "a" * 40
 
 def records_of(file: Path) -> list[Any]:
     """The records of a .wandb file: LevelDB's log format, with a header of 7 bytes, and a message of protobuf each."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
+    messages = import_module("wandb.proto.wandb_internal_pb2")
     content = file.read_bytes()
     assert content[:4] == b":W&B"
     records, position, parts = [], 7, b""
@@ -39,7 +39,7 @@ def records_of(file: Path) -> list[Any]:
         position += 7 + length
         parts += data
         if kind in (1, 4):  # whole, or the last part
-            record = Record()
+            record = messages.Record()
             record.ParseFromString(parts)
             records.append(record)
             parts = b""
@@ -102,7 +102,10 @@ def test_a_run_without_a_key_is_in_files_as_in_its_folder(
     assert [record.exit_code for record in of_kind(records, "exit")] == [0]
     out = capfd.readouterr()
     (line,) = [line for line in out.out.splitlines() if line.startswith("Tracking")]
-    assert line == f"Tracking  wandb sync {next(folder.glob('wandb/offline-run-*'))}  (offline, as there is no API key (wandb login))"
+    assert (
+        line
+        == f"Tracking  wandb sync {next(folder.glob('wandb/offline-run-*'))}  (offline, as there is no API key (wandb login))"
+    )
     assert "wandb" not in out.err
 
 
