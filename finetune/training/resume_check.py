@@ -22,17 +22,7 @@ _RESTORED = ("optimizer", "scheduler")
 _DEFAULTS = {"scheduler.interval": "auto", "data.sampler": "none", "loss._target_": "torch.nn.CrossEntropyLoss"}
 """Values of runs that were older than the key."""
 
-_HARMLESS = (
-    "ckpt_path",
-    "resume",
-    "report",
-    "paths",
-    "logger",
-    "sweep",
-    "trainer.max_epochs",
-    "data.root",
-    "data.num_workers",
-)
+_HARMLESS = ("ckpt_path", "resume", "report", "paths", "logger", "sweep", "trainer.max_epochs", "data.root", "data.num_workers")
 """Keys that do not change the training, or that other messages are about."""
 
 
