@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from finetune.runtime.console import echo, field_line
 from finetune.tracking.tracked_run import TrackedRun
 from finetune.tracking.tracker import FAILED, FINISHED, STOPPED, Tracker, numbers, read_results
-from finetune.tracking.worker import Worker
+from finetune.tracking.worker import Worker, first_line
 from finetune.training.history import find_history
 
 
@@ -31,7 +31,8 @@ class RunLogger(Logger):
         super().__init__()
         self.tracker, self.run = tracker, run
         self._worker = Worker(tracker.label, tracker.is_reachable)
-        self._begun = self._told = False
+        self._begun = self._told = self._ended = False
+        self._place = ""
 
     # --- as Lightning sees it ----------------------------------------------------------------------------------
 
@@ -81,6 +82,7 @@ class RunLogger(Logger):
 
         def start() -> None:
             last = self.tracker.start(self.run)
+            self._place = self.tracker.describe()
             self._begun = True
             if not self.tracker.takes_lightnings_metrics and last is not None:
                 for values in earlier:
@@ -102,16 +104,22 @@ class RunLogger(Logger):
         """Hand over the graph of a module's network, where the tracker wants it."""
         if not self.tracker.wants_graph:
             return
-        network = copy.deepcopy(module.backbone).cpu().eval()
+        try:
+            network = copy.deepcopy(module.backbone).cpu().eval()  # the module's own is trained meanwhile
+        except Exception as error:
+            self._worker.note(f"the graph cannot be drawn ({first_line(error)})")
+            return
         size, channels = module.preprocess.size, module.preprocess.channels
         self._post(lambda: self.tracker.log_graph(network, torch.zeros(1, channels, size, size)))
 
     def end(self, status: str) -> None:
         """Hand over the results of a run that is finished, and end it; wait for a tracker that answers."""
+        if self._ended:
+            return
         if status == FINISHED:
-            results = read_results(self.run.folder)
-            self._post(lambda: self.tracker.log_results(results))
+            self._post(lambda: self.tracker.log_results(read_results(self.run.folder)))
         self._post(lambda: self.tracker.finish(status))
+        self._ended = True
         done = self._worker.wait()
         self._worker.close()
         self.tell()
@@ -122,10 +130,11 @@ class RunLogger(Logger):
     def tell(self) -> None:
         """Print where the run can be seen, as soon as it has begun, and what went wrong."""
         for text in self._worker.take_notes():
-            echo(field_line("Note", f"{self.tracker.label}: {text}. The run goes on, and its folder has it all."))
+            rest = "" if self._ended else ". The run goes on, and its folder has it all."
+            echo(field_line("Note", f"{self.tracker.label}: {text}{rest}"))
         if self._begun and not self._told:
             self._told = True
-            echo(f"{'Tracking':<10}{self.tracker.describe()}")  # in one line, to be pasted
+            echo(f"{'Tracking':<10}{self._place}")  # in one line, to be pasted
 
     def _post(self, function: Callable[[], Any]) -> None:
         self._worker.post(lambda: function() if self._begun else None)

@@ -52,7 +52,7 @@ class Worker:
                 if self._changed.wait_for(lambda: not self._running, PATIENCE_S):
                     return not self._waiting
             if not self.is_reachable():
-                self._note(f"did not answer for {PATIENCE_S:.0f} s")
+                self.note(f"did not answer for {PATIENCE_S:.0f} s")
                 return False
 
     def close(self) -> None:
@@ -68,7 +68,8 @@ class Worker:
             notes, self._notes = self._notes, []
         return notes
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Keep a sentence for `take_notes`, unless it was told before."""
         with self._changed:
             if text not in self._told:
                 self._told.add(text)
@@ -93,7 +94,7 @@ class Worker:
             function()
         except BaseException as error:  # a tracker may do anything, sys.exit included
             done = self._is_reachable()
-            self._note(first_line(error) if done or isinstance(error, ConnectionError) else "does not answer")
+            self.note(first_line(error) if done or isinstance(error, ConnectionError) else "does not answer")
         with self._changed:
             if done and self._waiting and self._waiting[0] is function:
                 self._waiting.popleft()
