@@ -156,7 +156,8 @@ class TrackEpochs(Checkpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the run; what is resumed has been restored."""
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and self.loggers:
+            self.loggers[0].run.inherit_ids()
             for logger in self.loggers:
                 logger.begin(find_history(trainer).rows)
                 logger.log_graph_of(pl_module)

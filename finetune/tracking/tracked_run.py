@@ -55,6 +55,13 @@ class TrackedRun:
                 return dict(ids)
         return None
 
+    def inherit_ids(self) -> None:
+        """Write the ids of the run that this one goes on with into its folder: it may be stopped before a tracker starts."""
+        if self.resumed is not None:
+            for tracker, ids in read_ids(self.resumed).items():
+                if tracker not in read_ids(self.folder):
+                    self.keep_ids(tracker, ids)
+
     def keep_ids(self, tracker: str, ids: dict[str, Any]) -> None:
         """Write the ids that a tracker gave to this run into its folder."""
         keep_ids(self.folder, tracker, ids)

@@ -66,6 +66,18 @@ def test_ids_are_kept_by_tracker_and_found_from_the_run_that_goes_on(tmp_path: P
     assert resumed.find_ids("mlflow") == {"run_id": "1"}
 
 
+def test_a_run_inherits_all_ids_of_the_one_that_it_goes_on_with(tmp_path: Path) -> None:
+    first = make_tracked_run(tmp_path / "a")
+    first.inherit_ids()
+    assert not (tmp_path / "a" / IDS_FILE).exists()
+    first.keep_ids("mlflow", {"run_id": "1"})
+    first.keep_ids("wandb", {"id": "x"})
+    resumed = make_tracked_run(tmp_path / "b", resumed=tmp_path / "a")
+    resumed.keep_ids("wandb", {"id": "y"})
+    resumed.inherit_ids()
+    assert read_ids(tmp_path / "b") == {"mlflow": {"run_id": "1"}, "wandb": {"id": "y"}}
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\udcff"])
 def test_a_damaged_file_of_ids_is_as_none(tmp_path: Path, content: str) -> None:
     (tmp_path / IDS_FILE).write_bytes(content.encode(errors="surrogateescape"))
