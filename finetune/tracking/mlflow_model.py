@@ -6,11 +6,16 @@ import base64
 import binascii
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune.inference.classifier import Classifier, load
+
+
+def output_columns(classes: Sequence[str]) -> list[str]:
+    """Return the columns of a prediction, the first of text, the others numbers."""
+    return ["label", "confidence", *(f"probability_{name}" for name in classes)]
 
 
 class ImageModel:
@@ -21,7 +26,7 @@ class ImageModel:
         self.classifier = classifier
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
-        """Return a table with the columns label, confidence, and the probability of each class.
+        """Return a table with the columns label, confidence, and probability_NAME of each class.
 
         Args:
             model_input: a table whose first column holds images, as MLflow makes it of a list: the path of a file, the bytes
@@ -37,7 +42,7 @@ class ImageModel:
         predictions = self._predict(list(images))
         classes = self.classifier.classes
         rows = [[p.label, p.confidence, *(p.probabilities[name] for name in classes)] for p in predictions]
-        return pd.DataFrame(rows, columns=["label", "confidence", *classes])
+        return pd.DataFrame(rows, columns=output_columns(classes))
 
     def _predict(self, images: Iterable[Any]) -> Any:
         with tempfile.TemporaryDirectory() as folder:  # files are decoded in one way, however they come

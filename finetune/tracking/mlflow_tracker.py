@@ -16,12 +16,10 @@ from typing import Any
 
 from filelock import FileLock
 
+from finetune.tracking import mlflow_model
 from finetune.tracking.addresses import is_address, is_answering, without_password
 from finetune.tracking.tracked_run import TrackedRun, keep_ids, read_ids, sweep_lock
 from finetune.tracking.tracker import FAILED, FINISHED, STOPPED, Results, Tracker, numbers
-
-LOADER = "finetune.tracking.mlflow_model"
-"""Module that loads the logged model."""
 
 MODEL_NAME = "model"
 
@@ -203,10 +201,9 @@ class MLflowTracker(Tracker):
         from mlflow.models import Model, ModelSignature
         from mlflow.types import ColSpec, Schema
 
-        names = [ColSpec("string", "label"), ColSpec("double", "confidence")]
-        signature = ModelSignature(
-            Schema([ColSpec("string")]), Schema([*names, *(ColSpec("double", c) for c in results.classes)])
-        )
+        label, *others = mlflow_model.output_columns(results.classes)
+        outputs = [ColSpec("string", label), *(ColSpec("double", name) for name in others)]
+        signature = ModelSignature(Schema([ColSpec("string")]), Schema(outputs))
         logged = self._client.create_logged_model(
             self._experiment_id, name=MODEL_NAME, source_run_id=self._run_id, model_type="finetune"
         )
@@ -217,7 +214,7 @@ class MLflowTracker(Tracker):
                 place = Path(folder) / "model"
                 mlflow.pyfunc.save_model(
                     str(place),
-                    loader_module=LOADER,
+                    loader_module=mlflow_model.__name__,
                     data_path=str(checkpoint),
                     signature=signature,
                     mlflow_model=Model(

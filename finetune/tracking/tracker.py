@@ -36,7 +36,8 @@ class Results:
 def read_results(folder: Path) -> Results:
     """Read what a finished run left in its folder."""
     values = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    best = {f"best/{name}": value for name, value in numbers(values["best"]).items()}
+    measured = ("epoch", "train/", "val/")  # neither rates nor seconds
+    best = {f"best/{name}": value for name, value in numbers(values["best"]).items() if name.startswith(measured)}
     report, checkpoint = folder / "report.html", folder / "checkpoints" / "best.ckpt"
     return Results(
         metrics={**best, **numbers(values["test"])},

@@ -24,9 +24,9 @@ def test_paths_bytes_base64_and_pixels_are_answered_alike(tmp_path: Path) -> Non
     forms = [str(tmp_path / "a.png"), content, text, f"data:image/png;base64,{text}", np.asarray(image)]
     answers = _load_pyfunc(str(tmp_path / "best.ckpt")).predict(pd.DataFrame({"image": pd.Series(forms, dtype=object)}))
     expected = load(tmp_path / "best.ckpt").probabilities(tmp_path / "a.png")[0]
-    assert list(answers.columns) == ["label", "confidence", "ants", "bees"]
+    assert list(answers.columns) == ["label", "confidence", "probability_ants", "probability_bees"]
     for row in answers.itertuples(index=False):
-        assert (row.ants, row.bees) == pytest.approx(expected.tolist(), rel=1e-5)
+        assert (row.probability_ants, row.probability_bees) == pytest.approx(expected.tolist(), rel=1e-5)
         assert row.label == ["ants", "bees"][int(expected.argmax())]
         assert row.confidence == pytest.approx(float(expected.max()), rel=1e-5)
 

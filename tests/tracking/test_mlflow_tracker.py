@@ -87,8 +87,9 @@ def test_the_logged_model_answers_as_the_checkpoint(
     answers = model.predict([str(path) for path in images])
     classifier = finetune.load(checkpoint_path(folder), device="cpu")
     expected = classifier.probabilities(images).numpy()
-    assert list(answers.columns) == ["label", "confidence", "cat", "dog", "emu"]
-    np.testing.assert_allclose(answers[["cat", "dog", "emu"]].to_numpy(), expected, rtol=1e-5)
+    columns = ["probability_cat", "probability_dog", "probability_emu"]
+    assert list(answers.columns) == ["label", "confidence", *columns]
+    np.testing.assert_allclose(answers[columns].to_numpy(), expected, rtol=1e-5)
     assert list(answers["label"]) == [["cat", "dog", "emu"][i] for i in expected.argmax(axis=1)]
     np.testing.assert_allclose(answers["confidence"], expected.max(axis=1), rtol=1e-5)
     as_bytes = model.predict([path.read_bytes() for path in images])

@@ -15,7 +15,12 @@ def write_run(folder: Path, **values: Any) -> None:
 
 
 def test_results_are_what_lies_in_the_folder(tmp_path: Path) -> None:
-    write_run(tmp_path, best={"epoch": 2, "val/acc": 0.5}, test={"test/acc": 0.25}, last={"epoch": 3, "val/acc": 0.4})
+    write_run(
+        tmp_path,
+        best={"epoch": 2, "val/acc": 0.5, "lr/head": 0.1, "seconds": 3},
+        test={"test/acc": 0.25},
+        last={"epoch": 3, "val/acc": 0.4},
+    )
     for name in ("plots/curves.png", "plots/samples.png", "report.html", "checkpoints/best.ckpt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
