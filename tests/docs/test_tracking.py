@@ -47,4 +47,4 @@ def test_the_logged_model_is_used_as_the_page_says(
     answers = document.namespace["answers"]
     assert list(answers.columns)[:2] == ["label", "confidence"]
     expected = document.namespace["done"].module.classes
-    assert list(answers["label"])[0] in expected
+    assert answers["label"].iloc[0] in expected
