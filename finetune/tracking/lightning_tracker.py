@@ -9,11 +9,13 @@ from lightning.pytorch.loggers import Logger
 
 from finetune.tracking.tracked_run import TrackedRun
 from finetune.tracking.tracker import FINISHED, Results, Tracker
+from finetune.tracking.worker import PATIENCE_S
 
 
 class LightningTracker(Tracker):
     """Hands a Logger every metric as Lightning logs it, and the configuration and the results besides."""
 
+    start_limit_s, end_limit_s = PATIENCE_S, 60.0  # nobody knows whether it can be reached
     takes_lightnings_metrics = True
 
     def __init__(self, label: str, make: Callable[[], Logger]) -> None:

@@ -57,6 +57,7 @@ class MLflowTracker(Tracker):
         self.folder = Path(save_dir).expanduser().absolute()
         given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         self.uri = given or f"sqlite:///{self.folder / 'mlflow.db'}"
+        self._place = without_password(self.uri) if is_address(self.uri) else self.uri
         self.is_local = given is None
         self.experiment_name, self.log_model = experiment_name, log_model
         self._client: Any = None
@@ -75,7 +76,7 @@ class MLflowTracker(Tracker):
             ConnectionError: the server does not answer.
         """
         if not self.is_reachable():  # asked here, because MLflow itself takes minutes to give up
-            raise ConnectionError(f"{without_password(self.uri)} does not answer")
+            raise ConnectionError(f"{self._place} does not answer")
         for name, value in _DEFAULTS.items():
             os.environ.setdefault(name, value)
         with _fewer_lines():
@@ -83,7 +84,7 @@ class MLflowTracker(Tracker):
             self._experiment_id = self._find_experiment()
             earlier = self._find_run(run)
             self._run_id = earlier.info.run_id if earlier else self._make_run(run)
-        run.keep_ids("mlflow", {"tracking_uri": self.uri, "run_id": self._run_id})
+        run.keep_ids("mlflow", {"tracking_uri": self._place, "run_id": self._run_id})
         self._log_parameters(run, {} if earlier is None else earlier.data.params)
         return 0 if earlier is None else int(earlier.data.metrics.get("epoch", 0))
 
@@ -116,7 +117,7 @@ class MLflowTracker(Tracker):
         from mlflow.exceptions import MlflowException
 
         ids = run.find_ids("mlflow")
-        if ids is None or ids.get("tracking_uri") != self.uri:
+        if ids is None or ids.get("tracking_uri") != self._place:
             return None
         try:
             earlier = self._client.get_run(ids["run_id"])
@@ -131,7 +132,9 @@ class MLflowTracker(Tracker):
     def _make_run(self, run: TrackedRun) -> str:
         from mlflow.tracking.context.registry import resolve_tags
 
-        tags = {**resolve_tags(), "mlflow.source.name": "finetune.train", **run.tags, "folder": str(run.folder)}
+        # MLflow's own are of the script: the commit of this package, where it lies in a repository
+        own = {key: value for key, value in resolve_tags().items() if not key.startswith("mlflow.source.git")}
+        tags = {**own, "mlflow.source.name": "finetune.train", **run.tags, "folder": str(run.folder)}
         if "git_commit" in run.tags:
             tags["mlflow.source.git.commit"] = run.tags["git_commit"]
         if run.sweep is not None:
@@ -143,12 +146,12 @@ class MLflowTracker(Tracker):
         """Return the run of a sweep, the parent of those of its points, which may run in other processes."""
         with sweep_lock(sweep):
             ids = read_ids(sweep).get("mlflow", {})
-            if ids.get("tracking_uri") == self.uri:
+            if ids.get("tracking_uri") == self._place:
                 return str(ids["run_id"])
             made = self._client.create_run(self._experiment_id, tags={"folder": str(sweep)}, run_name=sweep.name)
             # nobody knows which of its points is the last one
             self._client.set_terminated(made.info.run_id)
-            keep_ids(sweep, "mlflow", {"tracking_uri": self.uri, "run_id": made.info.run_id})
+            keep_ids(sweep, "mlflow", {"tracking_uri": self._place, "run_id": made.info.run_id})
             return str(made.info.run_id)
 
     def _log_parameters(self, run: TrackedRun, logged: Mapping[str, str]) -> None:
@@ -166,7 +169,7 @@ class MLflowTracker(Tracker):
     def describe(self) -> str:
         """Return the address of the run, or the command that shows the database."""
         if is_address(self.uri):
-            return f"{without_password(self.uri).rstrip('/')}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
+            return f"{self._place.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
         return f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
 
     # --- the run -----------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class RunLogger(Logger):
                         self.tracker.log_epoch(values)
 
         self._worker.post(start)
-        self._worker.wait()
+        self._worker.wait(self.tracker.start_limit_s)
         self.tell()
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
@@ -120,7 +120,7 @@ class RunLogger(Logger):
             self._post(lambda: self.tracker.log_results(read_results(self.run.folder)))
         self._post(lambda: self.tracker.finish(status))
         self._ended = True
-        done = self._worker.wait()
+        done = self._worker.wait(self.tracker.end_limit_s)
         self._worker.close()
         self.tell()
         if not (done and self._begun):

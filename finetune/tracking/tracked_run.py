@@ -89,7 +89,17 @@ def sweep_lock(sweep: Path) -> FileLock:
 
 def git_commit(folder: Path) -> str | None:
     """Return the commit that is checked out where a folder is, with `-dirty` behind it if files were changed since."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    command = [
+        "git",
+        "--no-optional-locks",
+        "-C",
+        str(folder),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--exclude=*",
+        "--dirty",
+    ]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):

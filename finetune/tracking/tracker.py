@@ -67,6 +67,9 @@ class Tracker(ABC):
     label = "tracker"
     """Stands in messages."""
 
+    start_limit_s, end_limit_s = 60.0, 600.0
+    """Seconds that a run waits at most for a tracker which can be reached: to begin, and to take files of any size."""
+
     takes_lightnings_metrics = False
     """Whether it takes every metric as Lightning logs it, instead of a row an epoch."""
 

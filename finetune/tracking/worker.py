@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -45,14 +46,20 @@ class Worker:
                 self._thread.start()
             self._changed.notify_all()
 
-    def wait(self) -> bool:
-        """Wait until all calls are done, as long as the tracker can be reached; return whether they are."""
+    def wait(self, limit: float) -> bool:
+        """Wait until all calls are done, as long as the tracker can be reached; return whether they are.
+
+        Args:
+            limit: seconds, for one that can be reached and never comes to an end.
+        """
+        began = time.monotonic()
         while True:
             with self._changed:
-                if self._changed.wait_for(lambda: not self._running, PATIENCE_S):
+                if self._changed.wait_for(lambda: not self._running, min(PATIENCE_S, limit)):
                     return not self._waiting
-            if not self.is_reachable():
-                self.note(f"did not answer for {PATIENCE_S:.0f} s")
+            waited = time.monotonic() - began
+            if waited >= limit or not self._is_reachable():
+                self.note(f"did not answer for {waited:.0f} s")
                 return False
 
     def close(self) -> None:

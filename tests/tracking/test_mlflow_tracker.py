@@ -238,10 +238,10 @@ def test_a_server_that_goes_down_and_comes_back_gets_the_whole_run(
         logger.begin([])
         rows = [{"epoch": epoch, "step": epoch, "val/acc": epoch / 10} for epoch in (1, 2, 3)]
         logger.log_epoch(rows[0])
-        assert logger._worker.wait()
+        assert logger._worker.wait(60)
         server.stop()
         logger.log_epoch(rows[1])
-        assert not logger._worker.wait()
+        assert not logger._worker.wait(60)
         server.start()
         logger.log_epoch(rows[2])
         logger.end("failed")
@@ -259,6 +259,13 @@ def test_the_environment_names_the_server_where_the_configuration_does_not(monke
     assert MLflowTracker(tracking_uri="http://other").uri == "http://other"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert MLflowTracker("here").uri == f"sqlite:///{Path.cwd() / 'here' / 'mlflow.db'}"
+
+
+def test_the_password_of_a_server_is_kept_nowhere(tmp_path: Path) -> None:
+    tracker = MLflowTracker(tracking_uri="http://me:secret@127.0.0.1:9")
+    with pytest.raises(ConnectionError, match=r"^http://127\.0\.0\.1:9 does not answer$"):
+        tracker.start(make_tracked_run(tmp_path / "a"))
+    assert "secret" not in tracker.describe()
 
 
 @pytest.mark.slow
