@@ -53,12 +53,19 @@ class MLflowTracker(Tracker):
             tracking_uri: of a server or a database; None is MLFLOW_TRACKING_URI of the environment, then the folder.
             experiment_name: is made where it is missing.
             log_model: whether best.ckpt is logged as a model.
+
+        Raises:
+            ValueError: the database would lie elsewhere than in the folder.
         """
         self.folder = Path(save_dir).expanduser().absolute()
         given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         self.uri = given or f"sqlite:///{self.folder / 'mlflow.db'}"
         self._place = without_password(self.uri) if is_address(self.uri) else self.uri
         self.is_local = given is None
+        if self.is_local and "?" in str(self.folder):
+            raise ValueError(
+                f"logger.mlflow.save_dir={self.folder}: MLflow's address of a database ends at a ?; give another folder."
+            )
         self.experiment_name, self.log_model = experiment_name, log_model
         self._client: Any = None
         self._experiment_id = self._run_id = ""

@@ -66,7 +66,7 @@ class Server:
                 ],
                 cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not is_answering(self.address, "/health"):
             if self.process.poll() is not None or time.monotonic() > end:
                 text = (self.folder / "server.log").read_text()[-3000:]

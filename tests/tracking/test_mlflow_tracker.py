@@ -195,7 +195,7 @@ def test_points_in_processes_of_their_own_find_the_same_parent(tmp_path: Path, m
         subprocess.Popen([sys.executable, "-c", _POINT, tmp_path / "night", str(i), mlflow_server.address])
         for i in range(3)
     ]
-    assert [process.wait(120) for process in started] == [0, 0, 0]
+    assert [process.wait(300) for process in started] == [0, 0, 0]
     runs = runs_of(client_of(mlflow_server.address), "parallel")
     assert set(runs) == {"night", "night/0", "night/1", "night/2"}
     assert {runs[f"night/{i}"].data.tags["mlflow.parentRunId"] for i in range(3)} == {runs["night"].info.run_id}
@@ -259,6 +259,12 @@ def test_the_environment_names_the_server_where_the_configuration_does_not(monke
     assert MLflowTracker(tracking_uri="http://other").uri == "http://other"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert MLflowTracker("here").uri == f"sqlite:///{Path.cwd() / 'here' / 'mlflow.db'}"
+
+
+def test_a_folder_whose_database_would_lie_elsewhere_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"address of a database ends at a \?; give another folder"):
+        MLflowTracker(str(tmp_path / "what?"))
+    assert MLflowTracker(str(tmp_path / "my é #1 100%")).uri.endswith("/my é #1 100%/mlflow.db")
 
 
 def test_the_password_of_a_server_is_kept_nowhere(tmp_path: Path) -> None:
