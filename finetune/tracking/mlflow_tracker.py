@@ -86,6 +86,7 @@ class MLflowTracker(Tracker):
             raise ConnectionError(f"{self._place} does not answer")
         for name, value in _DEFAULTS.items():
             os.environ.setdefault(name, value)
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for each attempt, in any thread
         with _fewer_lines():
             self._client = self._connect()
             self._experiment_id = self._find_experiment()

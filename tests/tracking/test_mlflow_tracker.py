@@ -227,7 +227,7 @@ def test_a_server_that_is_down_is_said_and_the_run_is_in_its_folder(
 
 @pytest.mark.slow
 def test_a_server_that_goes_down_and_comes_back_gets_the_whole_run(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from finetune.tracking.run_logger import RunLogger
 
@@ -249,6 +249,7 @@ def test_a_server_that_goes_down_and_comes_back_gets_the_whole_run(
         run = runs_of(client)["a"]
         assert history_of(client, run, "val/acc") == [(1, 0.1), (2, 0.2), (3, 0.3)]
         assert run.info.status == "FAILED"
+        assert "Retrying" not in capfd.readouterr().err
     finally:
         server.stop()
 
