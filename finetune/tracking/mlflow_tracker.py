@@ -213,7 +213,7 @@ class MLflowTracker(Tracker):
         from mlflow.types import ColSpec, Schema
 
         label, *others = mlflow_model.output_columns(results.classes)
-        outputs = [ColSpec("string", label), *(ColSpec("double", name) for name in others)]
+        outputs: list[Any] = [ColSpec("string", label), *(ColSpec("double", name) for name in others)]
         signature = ModelSignature(Schema([ColSpec("string")]), Schema(outputs))
         logged = self._client.create_logged_model(
             self._experiment_id, name=MODEL_NAME, source_run_id=self._run_id, model_type="finetune"
