@@ -11,6 +11,7 @@ from omegaconf import ListConfig, OmegaConf
 
 from finetune.cli import schema
 from finetune.cli.groups import register_prefixed_models
+from finetune.cli.logger_keys import expand_logger_keys
 from finetune.io.paths import LAST_CHECKPOINT, PATH_KEY
 
 SWEEP_FLAGS = {"-m", "--multirun"}
@@ -48,7 +49,7 @@ def prepare_arguments(command: str, argv: Sequence[str]) -> list[str]:
     if command == "train" and _asks_for_sweep(words):
         words = ["-m", *words]
     reject_misread_arguments(command, words)
-    words = expand_resume(words) if command == "train" else words
+    words = expand_logger_keys(expand_resume(words)) if command == "train" else words
     register_prefixed_models(words)
     return quote_paths(words)
 
