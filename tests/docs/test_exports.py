@@ -134,8 +134,6 @@ def test_onnxruntime_numpy_and_pillow_answer_as_predict(clients: Clients) -> Non
 def test_the_client_of_the_readme_answers_as_predict(clients: Clients) -> None:
     text = (ROOT / "README.md").read_text()
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "InferenceSession" in block)
-    if "Resampling" in code:
-        pytest.skip("README's client resizes itself, and otherwise than we do")
     put(clients.folder / "shared" / "onnx")
 
     def answer() -> Any:
