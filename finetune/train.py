@@ -33,6 +33,7 @@ def fit(cfg: DictConfig) -> TrainingRun:
         from finetune.inspection import inspect
         from finetune.reporting import header, result, run_report, summary
         from finetune.runtime import timing
+        from finetune.tracking import run_logger
 
     factories.prepare_process()
     clock = timing.PhaseTimer()
@@ -57,6 +58,7 @@ def fit(cfg: DictConfig) -> TrainingRun:
         raise Exit(summary.describe_interruption(folder, saved), code) from error
     write_page = run_report.try_report if cfg.report else None
     summary.write_summary(trainer, module, data, findings, folder, clock, command_line("train"), write_page)
+    run_logger.hand_over(trainer)
     return result.collect(trainer, module, data, folder)
 
 

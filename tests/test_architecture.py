@@ -20,13 +20,13 @@ COMMANDS = "commands"
 
 
 ROOMS = (
-    COMMANDS, "cli", "reporting", "exporting", "inspection", "inference", "training", "data", "models", "checkpoints",
+    COMMANDS, "cli", "reporting", "tracking", "exporting", "inspection", "inference", "training", "data", "models", "checkpoints",
     "metrics", "images", "io", "runtime",
 )  # fmt: skip
 """From the top; a room imports only those after it."""
 
 
-MAX_FOLDERS, MAX_ROOM_FLOORS, MAX_FILE_FLOORS = 13, 9, 13
+MAX_FOLDERS, MAX_ROOM_FLOORS, MAX_FILE_FLOORS = 14, 9, 13
 
 
 MAX_FILE, MAX_MODULE, MAX_DATA_MODULE, MAX_FUNCTION = 300, 250, 300, 60

@@ -11,6 +11,7 @@ from omegaconf import ListConfig, OmegaConf
 
 from finetune.cli import schema
 from finetune.cli.groups import register_prefixed_models
+from finetune.cli.logger_keys import expand_logger_keys
 from finetune.io.paths import LAST_CHECKPOINT, PATH_KEY
 
 SWEEP_FLAGS = {"-m", "--multirun"}
@@ -28,6 +29,11 @@ _FLAGS = (
 )  # fmt: skip
 """Hydra's own; long ones may be abbreviated."""
 
+_FLAGS_OF_ANY_MODE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+
+SWEEP_GROUPS = ("sweep", "sweep/space")
+"""Groups whose options ask for a sweep."""
+
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 """What `--info` shows."""
 
@@ -40,8 +46,10 @@ def prepare_arguments(command: str, argv: Sequence[str]) -> list[str]:
         ValueError: an argument would be misread.
     """
     words = strip_dashes(argv)
+    if command == "train" and _asks_for_sweep(words):
+        words = ["-m", *words]
     reject_misread_arguments(command, words)
-    words = expand_resume(words) if command == "train" else words
+    words = expand_logger_keys(expand_resume(words)) if command == "train" else words
     register_prefixed_models(words)
     return quote_paths(words)
 
@@ -72,6 +80,20 @@ def is_hydra_flag(word: str) -> bool:
     if word.startswith("--") and len(name) > 2:
         return any(flag.startswith(name) for flag in _FLAGS)
     return name in _FLAGS
+
+
+def _asks_for_sweep(words: Sequence[str]) -> bool:
+    """Return whether `sweep=NAME` or `sweep/space=NAME` asks for a sweep, without the flag for it or one of another mode."""
+    named = [
+        word for word in words if override_key(word) in SWEEP_GROUPS and word.partition("=")[2] not in ("", "null")
+    ]
+    modes = [word for word in words if word.startswith("-") and word.partition("=")[0] not in _FLAGS_OF_ANY_MODE]
+    return bool(named) and not modes and not any(override_key(word) == "resume" for word in words)
+
+
+def drop_sweep_words(words: Sequence[str]) -> list[str]:
+    """Return the overrides of a run without those of its sweep, which would start the sweep once more."""
+    return [word for word in words if override_key(word).replace("/", ".").split(".")[0] != "sweep"]
 
 
 def reject_misread_arguments(command: str, argv: Sequence[str]) -> None:
@@ -206,7 +228,7 @@ def expand_resume(argv: Sequence[str]) -> list[str]:
             f"resume={named}: that run has saved nothing ({LAST_CHECKPOINT} is not there); start it again."
         )
     record = folder / ".hydra"
-    recorded = _recorded_overrides(record / "overrides.yaml", record / "hydra.yaml", "", named)
+    recorded = drop_sweep_words(_recorded_overrides(record / "overrides.yaml", record / "hydra.yaml", "", named))
     return [*_repeated(recorded, rest, "ckpt_path"), *rest, f"ckpt_path={folder / LAST_CHECKPOINT}"]
 
 
@@ -251,10 +273,10 @@ def _recorded_overrides(words: Path, place: Path, key: str, named: str) -> list[
         # Hydra records choices of a run and nothing else; a record with more would say what this machine runs
         if word.startswith("-") or override_key(word).partition(".")[0].startswith("hydra"):
             raise ValueError(f"resume={named}: {words} holds {word!r}, which is no choice of a run.")
-    return [_resolve_path(word, cwd) for word in recorded]
+    return [resolve_path(word, cwd) for word in recorded]
 
 
-def _resolve_path(override: str, cwd: Path) -> str:
+def resolve_path(override: str, cwd: Path) -> str:
     """Make a path, or each of those of a sweep, absolute that was relative to the folder in which the run was started."""
     key, _, value = override.partition("=")
     if not PATH_KEY.fullmatch(key):

@@ -21,6 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune.cli import help, validation
 from finetune.cli.arguments import override_key
 from finetune.cli.groups import group_options
+from finetune.cli.schema import load_conf
+from finetune.cli.space import read_dimension, read_space, refuse_ranges, require_dimensions
 from finetune.io.paths import CONF
 from finetune.runtime.mappings import select
 from finetune.runtime.suggestions import closest_matches, unknown_name
@@ -59,8 +61,27 @@ def find_faults(cfg: DictConfig, command: str, overrides: Sequence[str]) -> list
     return [*validation.find_faults(own_keys, command), *_find_mistyped_root(own_keys, overrides)]
 
 
+def compose_first_point(command: str, overrides: Sequence[str]) -> None:
+    """Compose and validate the first point of a sweep, as far as it is known here.
+
+    Raises:
+        ValueError: lists all faults of the overrides, a line each; or a grid has a range.
+    """
+    point = first_point(overrides)
+    if point is None:
+        return
+    cfg = compose(command, point)
+    sweep = read_space(cfg, overrides)
+    if str(cfg.hydra.sweeper._target_).endswith(".BasicSweeper"):
+        refuse_ranges(sweep)
+    elif command == "train":
+        require_dimensions(sweep, cfg.hydra.runtime.choices.sweep)
+    if cfg.hydra.sweeper.get("params"):
+        compose(command, sweep.first())
+
+
 def first_point(overrides: Sequence[str]) -> list[str] | None:
-    """Return the overrides of the first run of a sweep; None where only a sweeper knows: `interval(0, 1)`, `glob(*)`."""
+    """Return the overrides of a first run of a sweep; None where only a sweeper knows: `glob(*)`."""
     parser, first = OverridesParser.create(), []
     for override in overrides:
         try:
@@ -70,10 +91,10 @@ def first_point(overrides: Sequence[str]) -> list[str] | None:
             continue
         if not parsed.is_sweep_override():
             first.append(override)
-        elif parsed.is_discrete_sweep() and parsed.value_type is not ValueType.GLOB_CHOICE_SWEEP:
-            first.append(f"{parsed.get_key_element()}={next(parsed.sweep_string_iterator())}")
-        else:
+        elif parsed.value_type is ValueType.GLOB_CHOICE_SWEEP:
             return None
+        else:
+            first.append(f"{parsed.get_key_element()}={read_dimension(parsed).first}")
     return first
 
 
@@ -122,7 +143,7 @@ def _find_missing_name(override: str) -> str | None:
     key, _, value = override.partition("=")
     if not key.strip("+~"):
         return f"{override!r} is not key=value: there is no key."
-    groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"} | {"data/augment"}
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"} | {"data/augment", "sweep/space"}
     key = key.lstrip("+~")
     if key in groups and re.fullmatch(r"null|true|false|-?[\d.]+|", value):
         return unknown_name(key, value, group_options(key), f"{key}= takes a name of that group.")
@@ -191,6 +212,8 @@ def explain_composition(error: BaseException, command: str) -> str:
         return f"{key}={value}: a list is {key}=[{value}]; -m in front makes a run for each value."
     if match := _UNKNOWN_KEY.search(text):
         known = known_keys(command)
+        if others := _sweeps_with(match[1]):
+            return f"There is no key {match[1]!r} in this sweep; it is one of {' and '.join(others)}."
         return " ".join(text.split()) if match[1] in known else _explain_unknown_key(match[1], known, command)
     return str(error).splitlines()[0]
 
@@ -204,6 +227,12 @@ def _explain_unknown_key(key: str, known: Sequence[str], command: str) -> str:
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     add = f"; +{key}=... adds a new one" if key.split(".")[0] in ("optimizer", "scheduler", "trainer") else ""
     return f"There is no key {key!r}.{hint} `python -m finetune.{command} --help` lists all{add}."
+
+
+def _sweeps_with(key: str) -> list[str]:
+    """Return the options of `sweep=` that have a key."""
+    names = group_options("sweep") if key.startswith("sweep.") else []
+    return [f"sweep={name}" for name in names if select(load_conf(f"sweep/{name}.yaml"), key) is not None]
 
 
 def _last_part(key: str) -> str:

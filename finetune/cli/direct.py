@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.cli import compose, errors, groups, jobs, validation
-from finetune.cli.arguments import SWEEP_FLAGS, is_hydra_flag, prepare_arguments
+from finetune.cli.arguments import SWEEP_FLAGS, SWEEP_GROUPS, is_hydra_flag, override_key, prepare_arguments
 from finetune.cli.errors import HYDRA_COMMANDS, SOME_FAILED, TERMINATED, Exit
 from finetune.cli.recipes import expand_recipes
 from finetune.cli.run_folder import STATE
@@ -78,8 +78,12 @@ def compose_from_python(
         search = [f"hydra.searchpath=['file://{escaped}']"]
     with kept_process():
         words = expand_recipes(words) if command == "train" else words
-        words = [*search, *prepare_arguments(command, words)]
-        several = [word for word in words if word in SWEEP_FLAGS or compose.first_point([word]) != [word]]
+        prepared = prepare_arguments(command, words)
+        if SWEEP_FLAGS & set(prepared):  # the name of a sweep asks for it, or its folder
+            named = [word for word in words if override_key(word) in (*SWEEP_GROUPS, "resume")]
+            raise ValueError(_describe_sweep(named))
+        words = [*search, *prepared]
+        several = [word for word in words if compose.first_point([word]) != [word]]
         composer = compose.compose if validate else compose.compose_without_validation
         cfg = None if several else composer(command, words)
     if cfg is None or cfg.hydra.mode == RunMode.MULTIRUN:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
@@ -26,6 +25,7 @@ from finetune.checkpoints.restore import AtomicCheckpointIO
 from finetune.cli import instantiate
 from finetune.cli.augmentation import make_augmentation
 from finetune.cli.instantiate import plain_values
+from finetune.cli.loggers import make_loggers
 from finetune.cli.points import saved_states
 from finetune.cli.run_folder import first_folder, goes_on
 from finetune.cli.schema import conf_keys
@@ -34,17 +34,20 @@ from finetune.data.splitting import NO_VALIDATION
 from finetune.images.transforms import Preprocess
 from finetune.inference.classifier import Classifier, load
 from finetune.io import files, paths
+from finetune.io.study import storage_address
 from finetune.models import candidates
 from finetune.models.candidates import Candidate
 from finetune.models.libraries import default_preprocess
 from finetune.runtime import hardware, process
 from finetune.runtime.console import IGNORED_WARNINGS, echo, field_line, make_console
 from finetune.runtime.process import cpu_count
+from finetune.tracking.run_logger import TrackEpochs
 from finetune.training import ranking, resume_check
 from finetune.training.callbacks import BestCheckpoint, LastCheckpoint, SeedEveryBatch
 from finetune.training.history import History
 from finetune.training.module import FineTuner
 from finetune.training.progress import EpochSummary, ProgressBar
+from finetune.training.pruning import TrialPruning
 from finetune.training.shutdown import GracefulShutdown
 
 
@@ -269,6 +272,7 @@ def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -
         folder: of the run.
         mode_of: returns "min" or "max" for the name of a metric.
     """
+    loggers = make_loggers(cfg, folder, model_name(cfg))
     history = History(folder / "metrics.csv", cfg.monitor, mode_of(cfg.monitor))
     resumed_folder = paths.last_checkpoint_path(str(cfg.ckpt_path)).parent if cfg.ckpt_path is not None else None
     bar = [ProgressBar()] if make_console().is_terminal else []
@@ -276,11 +280,13 @@ def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -
         SeedEveryBatch(cfg.seed),
         *bar,
         *(make_callback(c, mode_of) for c in plain_values(cfg.get("callbacks")).values()),
+        *_pruning(cfg),
         history,
         EpochSummary(history),
         GracefulShutdown(folder / "checkpoints" / "last.ckpt"),
         BestCheckpoint(folder / "checkpoints", cfg.monitor, resumed_folder, mode_of(cfg.monitor)),
         LastCheckpoint(folder / "checkpoints"),
+        TrackEpochs(loggers),
     ]
     limits = {"limit_val_batches": 0} if cfg.data.val == NO_VALIDATION else {}
     return _make_trainer(
@@ -288,10 +294,21 @@ def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -
         folder,
         **limits,
         callbacks=callbacks,
-        logger=_logger(cfg),
+        logger=loggers,
         plugins=[AtomicCheckpointIO()],
         num_sanity_val_steps=0,
     )
+
+
+def _pruning(cfg: DictConfig) -> list[Callback]:
+    """Return what reports to the study of a sweep, where the run is a trial of one."""
+    sweep = plain_values(cfg.get("sweep"))
+    if sweep.get("trial") is None:
+        return []
+    from hydra.core.hydra_config import HydraConfig
+
+    address = storage_address(sweep["storage"], HydraConfig.get().sweep.dir)
+    return [TrialPruning(address, sweep["study_name"], sweep["trial"], sweep["pruner"], cfg.monitor)]
 
 
 def _make_trainer(cfg: DictConfig, folder: Path, **arguments: Any) -> Trainer:
@@ -340,17 +357,6 @@ def make_callback(spec: dict[str, Any], mode_of: Callable[[str], str]) -> Callba
         spec = {**spec, "mode": mode_of(spec["monitor"])}
     callback: Callback = instantiate.factory(spec, Callback)()
     return callback
-
-
-def _logger(cfg: DictConfig) -> Logger | bool:
-    make = _factory(cfg.logger, Logger)
-    try:
-        return make() if make else False
-    except ImportError as error:
-        raise ValueError(
-            f"{make.func.__name__ if make else ''} needs a package that is not installed ({error}). "
-            "The extras are tensorboard, wandb and mlflow: pip install 'finetune-lightning[NAME]'."
-        ) from error
 
 
 def resume_path(cfg: DictConfig, module: FineTuner, data: ImageDataModule, folder: Path) -> Path | None:

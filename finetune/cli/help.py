@@ -76,8 +76,8 @@ def _with_comments(name: str, keys: str) -> str:
 
 def command_groups(cfg: DictConfig) -> list[str]:
     """Return the names of the config groups of a command."""
-    optional = ("callbacks", "experiment", "data/augment") if "model" in cfg else ()
-    folders = [*(path.name for path in paths.CONF.iterdir() if path.is_dir()), "data/augment"]
+    optional = ("callbacks", "experiment", "data/augment", "sweep/space") if "model" in cfg else ()
+    folders = [*(path.name for path in paths.CONF.iterdir() if path.is_dir()), "data/augment", "sweep/space"]
     return [name for name in folders if name in cfg or name in optional]
 
 

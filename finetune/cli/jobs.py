@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import shlex
 import sys
@@ -21,8 +22,6 @@ from filelock import Timeout
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ValueType
 from hydra.core.utils import run_job
 from hydra.experimental.callback import Callback
 from hydra.types import HydraContext, RunMode
@@ -32,6 +31,8 @@ from finetune.cli import compose, errors, launchers, points, validation
 from finetune.cli.arguments import SWEEP_FLAGS, override_key, quote_paths
 from finetune.cli.errors import SOME_FAILED, USER_ERROR, Exit, FailedPoint
 from finetune.cli.run_folder import STATE
+from finetune.cli.space import Choice, is_glob, read_space
+from finetune.cli.sweeps import points_at_once
 from finetune.io import paths
 from finetune.runtime.console import echo, field_line, quiet
 from finetune.runtime.timing import format_duration
@@ -209,9 +210,8 @@ def _compose_single_run(command: str, overrides: Sequence[str]) -> DictConfig | 
     if not flags:
         cfg = compose.compose(command, overrides)
         return cfg if cfg.hydra.mode != RunMode.MULTIRUN else None
-    point = compose.first_point([word for word in overrides if word not in flags])
-    if point is not None and flags <= SWEEP_FLAGS:
-        compose.compose(command, point)
+    if flags <= SWEEP_FLAGS:
+        compose.compose_first_point(command, [word for word in overrides if word not in flags])
     return None
 
 
@@ -273,7 +273,7 @@ class SweepStart(Callback):
             raise Exit(f"error: {folder}: another process is running this sweep.", USER_ERROR) from error
         count = count_points(config)
         points.write_sweep(folder, count)
-        launchers.prepare_launcher(config, count)
+        launchers.prepare_launcher(config, points_at_once(config, count))
         OmegaConf.save(config, folder / "multirun.yaml")  # from which `resume=` repeats it
 
 
@@ -282,10 +282,9 @@ def count_points(config: DictConfig) -> int | None:
     trials = OmegaConf.select(config, "sweep.n_trials")
     if trials is not None:
         return int(trials)
-    count = 1
-    for override in OverridesParser.create().parse_overrides(list(config.hydra.overrides.task)):
-        if override.is_sweep_override():
-            if not override.is_discrete_sweep() or override.value_type is ValueType.GLOB_CHOICE_SWEEP:
-                return None
-            count *= len(list(override.sweep_string_iterator()))
-    return count
+    words = list(config.hydra.overrides.task)
+    if any(is_glob(word) for word in words):
+        return None
+    dimensions = read_space(config, words).dimensions.values()
+    sizes = [len(dimension.values) if isinstance(dimension, Choice) else None for dimension in dimensions]
+    return None if None in sizes else math.prod(size or 0 for size in sizes)

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from finetune.cli.arguments import override_key, unquote_path
+from finetune.cli.arguments import drop_sweep_words, override_key, unquote_path
 from finetune.runtime import process
 
 
@@ -77,7 +77,7 @@ def command_line(name: str) -> list[str]:
         path = str(Path(hydra_config.runtime.output_dir, "config.yaml"))
         imports = f"from omegaconf import OmegaConf; from finetune.{name} import {name}"
         return ["python", "-c", f"{imports}; {name}(OmegaConf.load({path!r}))"]
-    words = STATE.argv if hydra_config.mode != RunMode.MULTIRUN else list(hydra_config.overrides.task)
+    words = STATE.argv if hydra_config.mode != RunMode.MULTIRUN else drop_sweep_words(hydra_config.overrides.task)
     return ["python", "-m", f"finetune.{name}", *words]
 
 

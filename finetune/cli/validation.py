@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.cli.instantiate import allowed_prefixes, describe_allowed_targets
+from finetune.cli.logger_keys import find_missing_extras
 from finetune.cli.schema import (
     CHOICES,
     COLUMN_PARTS,
@@ -60,6 +61,7 @@ def find_faults(cfg: DictConfig, command: str) -> Iterator[str]:
     yield from _validate_choices(cfg, command)
     yield from _validate_ranges(cfg)
     yield from _validate_targets(cfg)
+    yield from find_missing_extras(cfg)
     yield from _validate_name(cfg)
     yield from _validate_data(cfg, command)
     yield from _validate_reading(cfg)

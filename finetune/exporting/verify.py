@@ -77,13 +77,11 @@ def comparison_images(model: Classifier, source: str | None, at_most: int) -> Co
         model.require_decodable()
         split = eval_data.find_eval_data(model.module.metadata.data, model.classes, "val", ImageDataModule()).split
     except (ValueError, FileNotFoundError):
-        size, channels = model.module.preprocess.size, model.module.preprocess.channels
-        noise = torch.randint(
-            256, (BATCH_SIZE, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-        )
-        decoded = noise.expand(-1, formats.decoded_channels(model.module), -1, -1)
+        size, channels = model.module.preprocess.resize, formats.decoded_channels(model.module)
+        shape, generator = (BATCH_SIZE, channels, size, size + 1), torch.Generator().manual_seed(0)
+        noise = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
         description = f"{BATCH_SIZE} images of noise, for the run's own are not at hand: give source=FOLDER"
-        return ComparisonImages(noise, None, description, lambda: decoded)
+        return ComparisonImages(torch.stack([*map(model.transform, noise)]), None, description, lambda: noise)
     split = split.take(spread(range(len(split)), at_most))
     images = torch.cat([batch for batch, _ in model.batches(split, BATCH_SIZE)])
     decode = decoded_with(split.load, model.decoding)

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,14 @@ def _label_part(run: Run, key: str, name: str) -> str:
     value = run.choices.get(key)
     if key == "strategy":
         return str(value)
-    return f"{name}={json.dumps(value) if isinstance(value, list | dict) else value}"
+    return f"{name}={short_value(value)}"
+
+
+def short_value(value: Any) -> str:
+    """Return a value as text, a number with four digits: one that a sweep has drawn has seventeen."""
+    if isinstance(value, float):
+        return min(str(value), f"{value:.4g}", key=len)
+    return json.dumps(value) if isinstance(value, list | dict) else str(value)
 
 
 def _choices(run: Run) -> dict[str, Any]:
@@ -97,9 +104,11 @@ def _choices(run: Run) -> dict[str, Any]:
     return {**first, **{k: v for k, v in flat.items() if v is not None}, **seed}
 
 
-def _flatten(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _flatten(values: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            value = dict(enumerate(value))  # the groups of a strategy
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 

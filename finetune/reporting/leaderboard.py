@@ -168,9 +168,31 @@ def _write_page(
         curves=html.svg(figures.comparison_figure({r.label: r.rows for r in ranked[:CURVES]}), "accuracy of each run"),
         cost_figures=[html.svg(figure, "accuracy against cost") for figure in cost_figures],
         links=[_link(run, path.parent) for run in ranked],
+        **_study_values(ranked, path.parent),
         versions=hardware.installed_versions(),
         made=time.strftime("%Y-%m-%d %H:%M"),
     )
+
+
+def _study_values(ranked: Sequence[Run], folder: Path) -> dict[str, Any]:
+    """Return what the page says of the study of a sweep, and the slices of any runs."""
+    from finetune.reporting import html, study, study_figures
+
+    record = study.read_study(folder)
+    slices = study.study_slices(record) if record is not None else study.run_slices(ranked)
+    label = record.monitor if record is not None else "accuracy"
+    return {
+        "study": record,
+        "importance_figure": html.svg(
+            study_figures.importance_figure(record.importances), "importance of each parameter"
+        )
+        if record is not None and record.importances
+        else None,
+        "slice_figures": [
+            html.svg(study_figures.slice_figure(one, label), f"{label} against {one.key}") for one in slices
+        ],
+        "any_pruned": any(pruned for one in slices for _, _, pruned in one.points),
+    }
 
 
 def _cost(run: Run, key: str) -> float:

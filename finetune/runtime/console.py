@@ -32,6 +32,9 @@ IGNORED_WARNINGS = (
     r"The image decoding and encoding capabilities of TorchVision are deprecated.*",  # see decode.load_pixels
     r"Glyph .* missing from font.*",  # class names in scripts that matplotlib's font lacks
     r"The `srun` command is available on your system.*",  # factories refuses what would wait for tasks that nobody starts
+    r"`torch.jit.trace\w*` is deprecated.*",  # of the graph for TensorBoard, which knows no other
+    r"The ``noload`` loader strategy is deprecated.*",  # MLflow's, on newer SQLAlchemy
+    r".*An input example was not provided when logging the model.*",  # the signature is given
     r"The dirpath has changed from .*",  # a resumed run writes into its own folder; BestCheckpoint carries over
 )
 """Third-party warnings that commands and tests ignore."""

@@ -8,7 +8,15 @@ import pytest
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
-from finetune.cli.arguments import expand_resume, is_hydra_flag, quote_paths, strip_dashes, unquote_path
+from finetune.cli.arguments import (
+    drop_sweep_words,
+    expand_resume,
+    is_hydra_flag,
+    prepare_arguments,
+    quote_paths,
+    strip_dashes,
+    unquote_path,
+)
 from finetune.cli.schema import conf_keys
 
 
@@ -154,3 +162,36 @@ def test_the_record_of_a_sweep_neither_starts_programs_nor_sets_hydras_keys(
     OmegaConf.save(OmegaConf.create(record), tmp_path / "multirun.yaml")
     with pytest.raises(ValueError, match=message):
         expand_resume([f"resume={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "is_sweep"),
+    [
+        (["sweep=optuna"], True),
+        (["seed=1", "sweep/space=head"], True),
+        (["sweep=optuna", "--config-dir", "mine"], True),
+        (["sweep/space=null"], False),
+        (["sweep.retry=false"], False),
+        (["sweep=optuna", "--cfg", "job"], False),
+        (["sweep=optuna", "--help"], False),
+    ],
+)
+def test_name_of_a_sweep_asks_for_it(words: list[str], is_sweep: bool) -> None:
+    assert ("-m" in prepare_arguments("train", words)) == is_sweep
+    assert prepare_arguments("train", ["-m", *words]).count("-m") == 1
+
+
+def test_run_of_a_sweep_that_is_resumed_alone_is_no_sweep(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "hydra.yaml").write_text("hydra: {runtime: {cwd: /}}")
+    words = ["sweep=optuna", "sweep/space=head", "sweep.n_trials=3", "optimizer.lr=0.1", "sweep.trial=2"]
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("".join(f"- {word}\n" for word in words))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    resumed = prepare_arguments("train", [f"resume={tmp_path}"])
+    assert resumed == ["optimizer.lr=0.1", f'ckpt_path="{tmp_path}/checkpoints/last.ckpt"']
+
+
+def test_words_of_a_sweep_are_those_of_its_group() -> None:
+    words = ["sweep=optuna", "seed=1", "sweep/space=head", "sweep.n_trials=3", "+sweep.trial=1", "sweeper=1"]
+    assert drop_sweep_words(words) == ["seed=1", "sweeper=1"]

@@ -8,6 +8,7 @@ import pytest
 
 from finetune import train
 from finetune.cli import compose
+from finetune.cli.groups import group_options
 from tests.helpers import faults_of
 
 
@@ -48,13 +49,44 @@ def test_all_faults_of_a_sweep_are_reported_together_and_leave_nothing(
     [
         (["seed=0,1", "+a=choice(x,y)", "b=range(2,5)", "c=1"], ["seed=0", "+a=x", "b=2", "c=1"]),
         (["data.root='a,b'"], ["data.root='a,b'"]),
-        (["optimizer.lr=interval(0, 1)", "seed=1"], None),
+        (["optimizer.lr=interval(0, 1)", "seed=int(interval(2,4))"], ["optimizer.lr=0.0", "seed=2"]),
         (["model=glob(res*)", "seed=1"], None),
         (["[1=", "seed=3,2"], ["[1=", "seed=3"]),
     ],
 )
 def test_first_point_of_a_sweep(words: list[str], first: list[str] | None) -> None:
     assert compose.first_point(words) == first
+
+
+@pytest.mark.usefixtures("hydra_models")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep=optuna", "optimizer.lrr=interval(0,1)"], r"no key 'optimizer\.lrr'\. Did you mean optimizer\.lr"),
+        (["sweep=optuna", "optimizer.lr=interval(-2,-1)"], r"optimizer\.lr must be a number from 0 on, got -2\.0"),
+        (["sweep=optuna", "sweep/space=haed"], r"no sweep/space 'haed'\. The nearest are head"),
+        (["sweep=optuna", "sweep/space=head", "sweep.sampler=tpo"], r"no sweep\.sampler 'tpo'\. The nearest are tpe"),
+        (["sweep=optuna", "sweep/space=head", "sweep.n_trials=0"], r"sweep\.n_trials must be a whole number from 1 on"),
+        (["sweep=random", "seed=3"], "sweep=random: nothing varies"),
+        (
+            ["seed=1,2", "sweep.n_trials=3"],
+            r"no key 'sweep\.n_trials' in this sweep; it is one of sweep=optuna and sweep=random",
+        ),
+        (["sweep/space=head"], r"optimizer\.lr, .* are ranges: give sweep=random or sweep=optuna"),
+    ],
+)
+def test_faults_of_a_sweep_are_told_before_its_first_point(words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compose.compose_first_point("train", ["data=imagefolder", "data.root=.", *words])
+
+
+@pytest.mark.usefixtures("hydra_models")
+def test_first_point_of_every_space_is_valid() -> None:
+    for name in group_options("sweep/space"):
+        for sweep in ("optuna", "random"):
+            compose.compose_first_point(
+                "train", ["data=imagefolder", "data.root=.", f"sweep={sweep}", f"sweep/space={name}"]
+            )
 
 
 def sorted_as(lines: list[str]) -> list[str]:

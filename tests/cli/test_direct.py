@@ -100,5 +100,11 @@ def test_errors_of_the_configuration_are_sentences_and_others_are_kept(capsys: p
 def test_a_sweep_is_not_resumed_from_python(tmp_path: Path) -> None:
     record = {"hydra": {"runtime": {"cwd": str(tmp_path)}, "overrides": {"task": ["seed=0,1"]}}}
     OmegaConf.save(OmegaConf.create(record), tmp_path / "multirun.yaml")
-    with pytest.raises(ValueError, match=r"^-m seed=0,1 asks for several runs"):
+    with pytest.raises(ValueError, match=r"^resume=.* asks for several runs"):
         finetune.compose([f"resume={tmp_path}"])
+
+
+@pytest.mark.parametrize("word", ["sweep=optuna", "sweep=grid", "sweep/space=head"])
+def test_name_of_a_sweep_is_refused_where_one_run_is_asked_for(word: str) -> None:
+    with pytest.raises(ValueError, match=f"{word} asks for several runs"):
+        finetune.compose([word])

@@ -100,6 +100,7 @@ FILES = {
     "strategy": ("strategy/_base.yaml",),
     "loss": ("loss/_base.yaml",),
     "scheduler": ("scheduler/constant.yaml",),
+    "sweep": ("sweep/optuna.yaml",),
     "trainer": ("trainer/auto.yaml",),
 }
 
@@ -115,6 +116,7 @@ WITHOUT_A_LIST = {
     "precision": "Lightning has too many names",
     "embeddings": "true or false",
     "report": "true or false",
+    "sweep.retry": "true or false",
 }
 
 

@@ -47,10 +47,11 @@ def made_photos(folder: Path) -> list[Path]:
     paths = []
     for i, (mode, size, suffix) in enumerate(kinds):
         array = rng.integers(0, 256, (*size, len(Image.new(mode, (1, 1)).getbands())), dtype=np.uint8)
-        exif = Image.Exif()
-        exif[0x0112] = 6 if i == 0 else 1
         paths.append(folder / f"{i}_{mode}.{suffix}")
-        Image.fromarray(array.squeeze(), mode).save(paths[-1], **({"exif": exif} if suffix == "jpg" else {}))
+        image = Image.fromarray(array.squeeze(), mode)
+        if i == 0:
+            image.getexif()[0x0112] = 6
+        image.save(paths[-1], exif=image.getexif() if suffix == "jpg" else None)
     return paths
 
 
@@ -60,7 +61,7 @@ class Clients:
     def __init__(self, module: FineTuner, photos: list[Path], folder: Path) -> None:
         self.folder, self.photos = folder, photos
         with torch.no_grad():
-            module.head.weight.normal_(
+            module.head.get_parameter("weight").normal_(
                 std=0.01 if module.preprocess.size > 64 else 0.05, generator=torch.Generator().manual_seed(0)
             )
         module.save(folder / "best.ckpt")
@@ -127,6 +128,21 @@ def put(folder: Path) -> None:
 def test_onnxruntime_numpy_and_pillow_answer_as_predict(clients: Clients) -> None:
     put(clients.folder / "shared" / "onnx")
     assert max(clients.python(DECODES)) < TOLERANCE
+
+
+@pytest.mark.slow
+def test_the_client_of_the_readme_answers_as_predict(clients: Clients) -> None:
+    text = (ROOT / "README.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "InferenceSession" in block)
+    put(clients.folder / "shared" / "onnx")
+
+    def answer() -> Any:
+        namespace: dict[str, Any] = {}
+        exec(code, namespace)
+        return namespace["probabilities"]
+
+    photos = [path for path in clients.photos if "RGBA" not in path.name]  # see docs/exports.md
+    assert max(clients.differences(answer, photos)) < TOLERANCE
 
 
 @pytest.mark.slow

@@ -98,8 +98,8 @@ def test_two_evaluations_of_the_same_images_are_compared_and_runs_beside_them_re
 ) -> None:
     other = FineTuner("squeezenet1_1", ["cat", "dog", "emu"], weights="none", preprocess={"size": 32})
     with torch.no_grad():  # cat, whatever the image
-        other.head.weight.zero_()
-        other.head.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+        other.head.get_parameter("weight").zero_()
+        other.head.get_parameter("bias").copy_(torch.tensor([1.0, 0.0, 0.0]))
     other.save(tmp_path / "other.ckpt")
     data = f"data.root={photos}/val"
     a, b = (command("evaluate", f"ckpt={ckpt}", data)[0] for ckpt in (trained, tmp_path / "other.ckpt"))

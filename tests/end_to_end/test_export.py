@@ -52,7 +52,7 @@ def test_export_is_loaded_back_and_compared_on_the_runs_images(kind: str, export
 
 @pytest.mark.slow
 def test_onnx_has_its_classes_and_preprocessing_inside(exports: dict[str, Path], trained: Path, photos: Path) -> None:
-    """With nothing but onnxruntime, numpy and Pillow, as a README tells: the predictions of `predict`."""
+    """They are enough for a program that resizes itself; to the last digit it is done in `docs/exports.md`."""
     folder = exports["onnx"]
     assert sorted(p.name for p in folder.glob("model*")) == ["model.json", "model.onnx"]
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
@@ -158,6 +158,18 @@ def test_a_graph_that_resizes_is_compared_with_the_model_on_decoded_images(
         assert (values["resize"], values["compared_on"]) == ("shared", compared_on)
         assert values["max_abs_diff"] < 1e-5
     assert "Resize    in the graph" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_graph_that_resizes_is_compared_on_noise_where_there_are_no_images(
+    channels: int, command: Command, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"in_channels": channels, "preprocess": {"size": 32, "resize": 40}}
+    FineTuner("squeezenet1_1", classes=2, weights="none", **options).save(tmp_path / "bare.ckpt")
+    folder, code = command("export", f"ckpt={tmp_path}/bare.ckpt", "format=torch_export", "resize=shared")
+    assert code == 0
+    assert "images of noise" in report(folder)["compared_on"]
+    assert report(folder)["max_abs_diff"] < 1e-5
 
 
 @pytest.mark.slow

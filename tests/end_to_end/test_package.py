@@ -150,6 +150,9 @@ def test_install_works_from_any_directory(editable: bool, tmp_path: Path) -> Non
             [*command, "experiment=hotdog_resnet18", "--cfg", "job"], cwd=empty, env=env, capture_output=True, text=True
         )
         assert "xavier_normal" in job.stdout
+    sweeper = "import hydra_plugins.finetune_sweeper as s; print(s.__file__)"
+    where = subprocess.check_output([python, "-c", sweeper], text=True, cwd=empty, env=env)
+    assert str(tmp_path) in where
     page = "from finetune.reporting import html; html._environment().get_template('report.html')"
     shown = subprocess.run([python, "-c", page], cwd=empty, env=env, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
@@ -160,6 +163,16 @@ def test_importing_the_package_imports_neither_torch_nor_hydra_and_composing_no_
     code = (
         "import sys, finetune; assert not {'torch', 'hydra', 'omegaconf', 'numpy'} & set(sys.modules)\n"
         "finetune.compose(['model=resnet50']); assert 'hydra' in sys.modules and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_sweepers_are_known_to_hydra_which_imports_neither_torch_nor_optuna_for_that() -> None:
+    code = (
+        "import sys; from hydra.core.plugins import Plugins; from hydra.plugins.sweeper import Sweeper\n"
+        "names = {c.__name__ for c in Plugins.instance().discover(Sweeper)}\n"
+        "assert {'RandomSweeper', 'OptunaSweeper'} <= names, names\n"
+        "assert not {'torch', 'optuna', 'finetune'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -83,7 +83,7 @@ def test_a_resizing_graph_predicts_of_decoded_images_what_the_model_does(
 ) -> None:
     module = FineTuner("squeezenet1_1", 3, weights="none", in_channels=channels, preprocess={"size": 64}).eval()
     with torch.no_grad():
-        module.head.weight.normal_()  # so that images differ in what is predicted
+        module.head.get_parameter("weight").normal_()  # so that images differ in what is predicted
     exported = RESIZING_EXPORTERS[kind](module, tmp_path)
     for height, width in ((40, 50), (150, 100), (64, 301)):
         pixels = noise(height, width)

@@ -1,0 +1,50 @@
+"""Hold `docs/tracking.md` to the tests that it names, and run its recipe."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sybil import Document
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+from finetune.cli import arguments
+from tests.helpers import faults_of, require_tests
+
+PAGE = Path(__file__).parents[2] / "docs" / "tracking.md"
+
+
+def test_every_row_of_what_loggers_do_names_a_test() -> None:
+    rows = [row for row in PAGE.read_text().splitlines() if row.startswith("| ")]
+    require_tests([row for row in rows if not row.startswith(("| `logger=`", "| what |", "| logger |"))])
+
+
+def test_every_command_of_the_page_composes() -> None:
+    commands = re.findall(r"^python -m finetune\.train (logger=.+)$", PAGE.read_text(), re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        words = [word.replace("'", "") for word in re.findall(r"(?:[^\s']|'[^']*')+", command)]
+        assert faults_of("train", *arguments.prepare_arguments("train", words)) == []
+
+
+@pytest.mark.slow
+def test_the_logged_model_is_used_as_the_page_says(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow: Any = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+    (tmp_path / "photos").symlink_to(photos)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    before = mlflow.get_tracking_uri()
+    document = Document.parse(str(PAGE), PythonCodeBlockParser())
+    try:
+        for example in document:
+            example.evaluate()
+    finally:
+        mlflow.set_tracking_uri(before)
+    answers = document.namespace["answers"]
+    assert list(answers.columns)[:2] == ["label", "confidence"]
+    expected = document.namespace["done"].module.classes
+    assert answers["label"].iloc[0] in expected
