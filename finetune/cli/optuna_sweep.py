@@ -171,9 +171,7 @@ class OptunaSweep:
             return
         best = self.study.best_trial
         values = " ".join(f"{key}={value}" for key, value in spell(best.params).items())
-        say(
-            "Best", f"{self.config.monitor} {best.value:.4f}, trial {best.number} of {self.settings.n_trials}: {values}"
-        )
+        say("Best", f"{self.config.monitor} {best.value:.4f}, trial {best.number}: {values}")
         if self.config.monitor == "val/acc" and best.user_attrs.get(SWEEP) == str(self.folder):
             return  # it is the first of the leaderboard, which says how to train it again
         words = map(unquote_path, drop_sweep_words(self.space.point(spell(best.params))))

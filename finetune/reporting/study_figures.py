@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from finetune.reporting.figures import STYLE, drawable
 from finetune.reporting.study import Slice
@@ -45,7 +45,9 @@ def slice_figure(one: Slice, value_label: str) -> Figure:
             if one.log:
                 axes.set_xscale("log")
                 axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")  # the usual one writes powers as formulas
-                axes.xaxis.set_minor_formatter(NullFormatter())
+                few_decades = max(numbers) < 20 * min(numbers)  # one labelled tick, or none
+                axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+                axes.xaxis.set_minor_formatter((lambda x, _: f"{x:g}") if few_decades else NullFormatter())
         else:
             names = sorted({str(x) for x, _, _ in one.points}, key=_in_order)
             place = {name: i for i, name in enumerate(names)}

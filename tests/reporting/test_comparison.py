@@ -39,6 +39,16 @@ def test_label_names_strategies_and_not_their_parts(tmp_path: Path) -> None:
     assert [run.label for run in found] == ["scratch", "bitfit"]
 
 
+def test_label_has_four_digits_of_a_drawn_number_and_one_group_of_a_strategy(tmp_path: Path) -> None:
+    found = [
+        make_run(tmp_path, name, [1], f"strategy: {{groups: [{{lr: 1.0}}, {{lr: {rate}}}]}}")
+        for name, rate in (("a", 0.0376187803272482), ("b", 0.001))
+    ]
+    comparison.label_runs(found)
+    assert [run.label for run in found] == ["lr=0.03762", "lr=0.001"]
+    assert comparison.differing_keys(found) == ["strategy.groups.1.lr"]
+
+
 def test_label_of_equal_runs_is_their_folder(tmp_path: Path) -> None:
     found = [make_run(tmp_path, name, [1], "seed: 0") for name in ("a", "b")]
     comparison.label_runs(found)

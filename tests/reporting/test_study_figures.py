@@ -34,3 +34,10 @@ def test_slice_of_names_has_them_side_by_side_numbers_by_their_size() -> None:
         Slice("data.batch_size", [("16", 0.5, False), ("8", 0.25, False), ("128", 0.75, False)], False), "y"
     ).axes[0]
     assert [label.get_text() for label in sizes.get_xticklabels()] == ["8", "16", "128"]
+
+
+def test_narrow_logarithmic_axis_has_labels() -> None:
+    axes = slice_figure(Slice("lr", [(0.012, 0.5, False), (0.08, 0.25, False)], True), "y").axes[0]
+    axes.figure.canvas.draw()
+    labels = [label.get_text() for label in axes.get_xticklabels(which="both")]
+    assert {"0.02", "0.05"} <= set(labels)
