@@ -86,6 +86,9 @@ def write_summary(
         write_json(values, folder / "metrics.json")
         if write_page is not None and "val/acc" in best:
             write_page(folder, data)
+        elif write_page is not None and best:
+            text = f"the best epoch, by {history.monitor}, was not validated, so that there is no report."
+            echo(field_line("Note", text))
         print_results(values, folder)
         if profile := trainer.profiler.summary():  # type: ignore[attr-defined]
             echo(profile)

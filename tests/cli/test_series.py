@@ -31,7 +31,7 @@ def test_series_runs_each_command_and_prints_nothing_of_it(capsys: pytest.Captur
         seen.append(words)
 
     run_series(run, {"a": ["x=1"], "b": ["x=2"]}, {"a": 1, "b": 3}, runs=1)
-    assert seen == [["x=1"], ["x=2"]]
+    assert seen == [["x=1", "sweep.verbose=true"], ["x=2", "sweep.verbose=true"]]
     assert "loss" not in capsys.readouterr().out
 
 

@@ -32,6 +32,7 @@ def sweep(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[DictConfig]:
     return seen
 
 
+@pytest.mark.slow
 def test_random_sweep_needs_no_optuna_and_draws_from_ranges_and_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,7 +45,8 @@ def test_a_sweep_over_folds_predicts_each_image_once_and_keeps_groups_together(
     printed = " ".join(capsys.readouterr().out.split())
     assert f"{sum(run['best']['val/acc'] for run in runs) / 3:.4f}" in printed
     assert f"{correct}/24" in printed
-    assert "Fold 2 of 0 to 2: 8 of 24 training images are validated on" in printed
+    log = " ".join((out / "2" / "train.log").read_text().split())
+    assert "Fold 2 of 0 to 2: 8 of 24 training images are validated on" in log
 
 
 def test_weights_and_a_sampler_for_the_same_classes_are_said_to_be_both_on(

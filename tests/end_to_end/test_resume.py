@@ -200,7 +200,7 @@ def test_resume_repeats_the_choices_from_any_folder(run_until: RunUntil, photos:
     ("words", "message"),
     [
         (("resume=nowhere",), "resume=nowhere: there is no run in it"),
-        (("resume=x", "-m", "seed=0,1"), "resume= goes on with one run"),
+        (("resume=x", "-m", "seed=0,1"), "resume=x goes on with one run"),
         (("ckpt_path=.",), "a folder without checkpoints/last.ckpt"),
     ],
 )
