@@ -67,6 +67,7 @@ def test_a_key_that_no_logger_has_or_several_have_is_refused(words: str, message
 def test_arguments_of_a_training_are_expanded_and_compose() -> None:
     words = prepare_arguments("train", ["logger=[csv,mlflow]", "logger.save_dir=my runs", "data.root=."])
     assert words == ["logger=[csv,mlflow]", 'logger.mlflow.save_dir="my runs"', 'data.root="."']
+    pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
     assert faults_of("train", *words, "data=imagefolder") == []
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import optuna
 import pytest
+
+pytest.importorskip("optuna", reason="the extra sweep is not installed")
+
+import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 

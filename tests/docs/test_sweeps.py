@@ -6,9 +6,13 @@ import re
 import shlex
 from pathlib import Path
 
-import optuna
 import pytest
+
+pytest.importorskip("optuna", reason="the extra sweep is not installed")
+
+import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from sybil import Document
@@ -16,6 +20,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 from finetune.cli import compose, groups
 from finetune.cli.arguments import SWEEP_FLAGS, prepare_arguments
+from finetune.cli.recipes import expand_recipes
 from finetune.cli.schema import CHOICES
 from finetune.cli.space import read_dimension
 
@@ -42,8 +47,8 @@ def test_commands_of_the_page_are_sweeps_whose_first_point_is_valid(command: str
     if "--config-dir" in words:
         i = words.index("--config-dir")
         words[i : i + 2] = [f"hydra.searchpath=['file://{tmp_path / words[i + 1]}']"]
-    prepared = prepare_arguments("train", words)
-    assert SWEEP_FLAGS & set(prepared)
+    prepared = prepare_arguments("train", expand_recipes(words))
+    assert (SWEEP_FLAGS & set(prepared)) or "experiment=" in command
     compose.compose_first_point("train", [word for word in prepared if word not in SWEEP_FLAGS])
 
 
@@ -52,6 +57,13 @@ def _page_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder in which a reader of the page would be: photos, and the space of one's own."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
+    sweep = tmp_path / "runs" / "train" / "sweeps" / "2026-11-26_16-35-40"  # of an example
+    sweep.mkdir(parents=True)
+    words = ["data=imagefolder", "data.root=photos", "optimizer.lr=0.1,0.01"]
+    record = {"hydra": {"runtime": {"cwd": str(tmp_path)}, "overrides": {"task": words}}}
+    OmegaConf.save(OmegaConf.create(record), sweep / "multirun.yaml")
+    recipe = {"defaults": [{"override /data": "imagefolder"}], "data": {"root": "photos"}, "optimizer": {"lr": 0.1}}
+    OmegaConf.save(OmegaConf.create(recipe), sweep / "best_config.yaml")
     space = tmp_path / "conf" / "sweep" / "space" / "mine.yaml"
     space.parent.mkdir(parents=True)
     space.write_text(re.search(r"```yaml\n(.*?)```", TEXT, re.DOTALL)[1])  # type: ignore[index]

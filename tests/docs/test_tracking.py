@@ -11,6 +11,7 @@ from sybil import Document
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 from finetune.cli import arguments
+from finetune.cli.logger_keys import EXTRAS
 from tests.helpers import faults_of, require_tests
 
 PAGE = Path(__file__).parents[2] / "docs" / "tracking.md"
@@ -24,6 +25,8 @@ def test_every_row_of_what_loggers_do_names_a_test() -> None:
 def test_every_command_of_the_page_composes() -> None:
     commands = re.findall(r"^python -m finetune\.train (logger=.+)$", PAGE.read_text(), re.MULTILINE)
     assert len(commands) == 5
+    for name in EXTRAS:
+        pytest.importorskip(name, reason=f"the extra {name} is not installed")
     for command in commands:
         words = [word.replace("'", "") for word in re.findall(r"(?:[^\s']|'[^']*')+", command)]
         assert faults_of("train", *arguments.prepare_arguments("train", words)) == []

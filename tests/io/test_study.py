@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import optuna
 import pytest
+
+pytest.importorskip("optuna", reason="the extra sweep is not installed")
+
+import optuna
 
 from finetune.cli.schema import CHOICES
 from finetune.io import study
