@@ -222,6 +222,9 @@ def _explain_unknown_key(key: str, known: Sequence[str], command: str) -> str:
     section, _, name = key.rpartition(".")
     if section in ("model.options", "model.preprocess") and section in known:
         return f"{key}: {section} is given as a whole, '{section}={{{name}: VALUE}}'."
+    if section == "sweep":  # of whichever sweep
+        keys = [k for option in group_options("sweep") for k in load_conf(f"sweep/{option}.yaml").get("sweep", ())]
+        known = [f"sweep.{k}" for k in dict.fromkeys(keys)]
     meant = [k for k in known if ("." in k) >= ("." in key) and not k.endswith("._target_")]
     close = [k for k in meant if _last_part(k) == _last_part(key)][:3] or closest_matches(key, meant)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""

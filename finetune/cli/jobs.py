@@ -28,7 +28,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from finetune.cli import compose, errors, launchers, points, validation
-from finetune.cli.arguments import SWEEP_FLAGS, override_key, quote_paths
+from finetune.cli.arguments import SWEEP_FLAGS, SWEEP_RECORD, override_key, quote_paths
 from finetune.cli.errors import SOME_FAILED, USER_ERROR, Exit, FailedPoint
 from finetune.cli.run_folder import STATE
 from finetune.cli.space import Choice, is_glob, read_space
@@ -168,17 +168,20 @@ class JobRunner:
     def say_what_is_left(self) -> None:
         """Say how to run again the points of a sweep that have failed, or were stopped in another process."""
         assert self.sweep_folder is not None
-        found = points.read_points(self.sweep_folder)
-        failed = sum(point.state == points.FAILED for point in found)
+        found = points.read_asked(self.sweep_folder)
+        failed = [point for point in found if point.state == points.FAILED]
         if (self.sweep_folder / ".submitit").exists():  # where its jobs have said it
-            for point in found:
-                if point.state == points.FAILED:
-                    errors.print_error(f"{self.sweep_folder / point.folder.name}: {point.error}")
+            for point in failed:
+                errors.print_error(f"{self.sweep_folder / point.folder.name}: {point.error}")
         stopped = sum(point.state in (points.RUNNING, points.INTERRUPTED) for point in found)
-        words = [f"{n} of {len(found)} points {word}" for n, word in ((failed, "failed"), (stopped, "stopped")) if n]
+        words = [
+            f"{n} of {len(found)} points {word}" for n, word in ((len(failed), "failed"), (stopped, "stopped")) if n
+        ]
         if words and self.command == "train":
-            again = f"python -m finetune.train {shlex.quote(f'resume={self.sweep_folder}')}"
-            echo(field_line("Left", f"{', '.join(words)}; to run them again: {again}"))
+            again = (
+                f"python -m finetune.train {shlex.quote(f'resume={self.sweep_folder}')}"  # in one piece, to be copied
+            )
+            echo(f"{field_line('Left', ', '.join(words) + '; to run them again:')}\n{'':<10}{again}")
 
 
 def run_jobs(runner: JobRunner, after_sweep: Callable[[Path], None] | None) -> Any:
@@ -253,6 +256,9 @@ def _run_by_hydra(runner: JobRunner, after_sweep: Callable[[Path], None] | None)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing them and exiting with 1
     try:
         hydra.main(version_base="1.3", config_path=str(paths.CONF), config_name=runner.command)(job)()
+    except BaseException:
+        STATE.restore_record()
+        raise
     finally:
         runner.sweep_folder = STATE.sweep_folder
         if after_sweep is not None and runner.sweep_folder is not None:
@@ -286,7 +292,7 @@ class SweepStart(Callback):
             config.hydra.overrides.hydra.append(quote_paths([f"hydra.sweep.dir={folder}"])[0])
         folder.mkdir(parents=True, exist_ok=True)
         STATE.claim_sweep(folder)
-        OmegaConf.save(config, folder / "multirun.yaml")  # from which `resume=` repeats it
+        OmegaConf.save(config, folder / SWEEP_RECORD)  # from which `resume=` repeats it
         count = count_points(config)
         points.write_sweep(folder, count)
         launchers.prepare_launcher(config, points_at_once(config, count))

@@ -17,7 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from finetune.cli.arguments import drop_sweep_words, override_key, unquote_path
+from finetune.cli.arguments import SWEEP_RECORD, drop_sweep_words, override_key, unquote_path
+from finetune.cli.points import read_asked
 from finetune.runtime import process
 
 
@@ -39,6 +40,8 @@ class CommandState:
     """Of the sweep that this process has started."""
     lock: FileLock | None = None
     """Keeps other sweeps out of that folder."""
+    record_before: bytes | None = None
+    """What the sweep there before was started with."""
 
     def start(self, argv: Sequence[str], overrides: Sequence[str], from_arguments: bool = True) -> None:
         """Forget the command before, and remember this one."""
@@ -57,6 +60,13 @@ class CommandState:
         lock = FileLock(folder / ".lock")
         lock.acquire(timeout=0)
         self.sweep_folder, self.lock = folder, lock
+        record = folder / SWEEP_RECORD
+        self.record_before = record.read_bytes() if record.is_file() else None
+
+    def restore_record(self) -> None:
+        """Put back what another sweep was started with, where this one has failed before its first point."""
+        if self.sweep_folder is not None and self.record_before is not None and not read_asked(self.sweep_folder):
+            (self.sweep_folder / SWEEP_RECORD).write_bytes(self.record_before)
 
     def release(self) -> None:
         """Let other processes have the folder of the sweep."""

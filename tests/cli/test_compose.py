@@ -116,3 +116,9 @@ def test_values_with_commas_are_a_list_or_a_sweep() -> None:
 def test_a_launcher_that_is_not_installed_is_told_with_what_installs_it() -> None:
     with pytest.raises(ValueError, match=r"no hydra/launcher 'slurm' here.*\[launchers\].*hydra-ray-launcher"):
         compose.compose("train", ["hydra/launcher=slurm"])
+
+
+@pytest.mark.parametrize("sweep", ["grid", "optuna"])
+def test_a_key_of_any_sweep_is_suggested(sweep: str) -> None:
+    with pytest.raises(ValueError, match=r"no key 'sweep\.ntrials'\. Did you mean sweep\.n_trials\?"):
+        compose.compose("train", [f"sweep={sweep}", "sweep.ntrials=3"])
