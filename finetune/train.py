@@ -45,20 +45,23 @@ def fit(cfg: DictConfig) -> TrainingRun:
         trainer = factories.make_trainer(cfg, folder, module.metrics.monitor_mode)
         ckpt_path = factories.resume_path(cfg, module, data, folder)
     header.print_header(trainer, module, data, findings, folder)
-    try:
-        with clock("fit"):
-            trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
-        with clock("test"):
-            summary.evaluate_best(trainer, module, data)
-    except (SystemExit, Exit) as error:  # of GracefulShutdown; of Lightning at Ctrl-C; of SIGTERM outside of training
-        if error.code not in (1, INTERRUPTED, TERMINATED):
-            raise  # of submitit, which starts the job again
-        saved = isinstance(error, SystemExit) and error.code in (INTERRUPTED, TERMINATED)
-        code = TERMINATED if error.code == TERMINATED else INTERRUPTED
-        raise Exit(summary.describe_interruption(folder, saved), code) from error
-    write_page = run_report.try_report if cfg.report else None
-    summary.write_summary(trainer, module, data, findings, folder, clock, command_line("train"), write_page)
-    run_logger.hand_over(trainer)
+    with run_logger.handing_over(trainer):
+        try:
+            with clock("fit"):
+                trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+            with clock("test"):
+                summary.evaluate_best(trainer, module, data)
+        except (
+            SystemExit,
+            Exit,
+        ) as error:  # of GracefulShutdown; of Lightning at Ctrl-C; of SIGTERM outside of training
+            if error.code not in (1, INTERRUPTED, TERMINATED):
+                raise  # of submitit, which starts the job again
+            saved = isinstance(error, SystemExit) and error.code in (INTERRUPTED, TERMINATED)
+            code = TERMINATED if error.code == TERMINATED else INTERRUPTED
+            raise Exit(summary.describe_interruption(folder, saved), code) from error
+        write_page = run_report.try_report if cfg.report else None
+        summary.write_summary(trainer, module, data, findings, folder, clock, command_line("train"), write_page)
     return result.collect(trainer, module, data, folder)
 
 

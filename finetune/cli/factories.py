@@ -40,6 +40,7 @@ from finetune.models.candidates import Candidate
 from finetune.models.libraries import default_preprocess
 from finetune.runtime import hardware, process
 from finetune.runtime.console import IGNORED_WARNINGS, echo, field_line, make_console
+from finetune.runtime.passwords import without_passwords
 from finetune.runtime.process import cpu_count
 from finetune.tracking.run_logger import TrackEpochs
 from finetune.training import ranking, resume_check
@@ -237,7 +238,7 @@ def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
         cutmix=cfg.loss.cutmix,
     )
     values: Any = OmegaConf.to_container(cfg, resolve=True)
-    module.metadata = replace(module.metadata, config=values)
+    module.metadata = replace(module.metadata, config=without_passwords(values))  # the file is handed on
     if cfg.trainer.compile is True:
         module.backbone.compile()
     return module

@@ -59,7 +59,10 @@ def describe_run(cfg: DictConfig, folder: Path, model: str) -> TrackedRun:
         choices["data"] = Path(str(root)).expanduser().absolute().name
     commit = git_commit(Path.cwd())
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    last = paths.last_checkpoint_path(str(cfg.ckpt_path)) if cfg.ckpt_path is not None else None
+    in_sweep = hydra_config.mode == RunMode.MULTIRUN
+    # points that go on from one and the same checkpoint are runs of their own, each by the ids in its own folder
+    resumed = cfg.ckpt_path is not None and not in_sweep
+    last = paths.last_checkpoint_path(str(cfg.ckpt_path)) if resumed else None
     return TrackedRun(
         folder=folder.absolute(),
         config=config,
@@ -69,6 +72,6 @@ def describe_run(cfg: DictConfig, folder: Path, model: str) -> TrackedRun:
             "data": choices["data"] or "custom",
             **({"git_commit": commit} if commit else {}),
         },
-        sweep=Path(hydra_config.sweep.dir).absolute() if hydra_config.mode == RunMode.MULTIRUN else None,
+        sweep=Path(hydra_config.sweep.dir).absolute() if in_sweep else None,
         resumed=last.absolute().parent.parent if last is not None else None,
     )

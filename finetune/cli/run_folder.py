@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from finetune.cli.arguments import SWEEP_RECORD, drop_sweep_words, override_key, unquote_path
 from finetune.cli.points import read_asked
 from finetune.runtime import process
+from finetune.runtime.passwords import without_password, without_passwords
 
 
 @dataclass
@@ -81,14 +82,14 @@ STATE = CommandState()
 
 
 def command_line(name: str) -> list[str]:
-    """Return the words that repeat this command; in a sweep, those that repeat the current run alone."""
+    """Return the words that repeat this command, without passwords; in a sweep, those that repeat the current run alone."""
     hydra_config = HydraConfig.get()
     if not STATE.from_arguments:
         path = str(Path(hydra_config.runtime.output_dir, "config.yaml"))
         imports = f"from omegaconf import OmegaConf; from finetune.{name} import {name}"
         return ["python", "-c", f"{imports}; {name}(OmegaConf.load({path!r}))"]
     words = STATE.argv if hydra_config.mode != RunMode.MULTIRUN else drop_sweep_words(hydra_config.overrides.task)
-    return ["python", "-m", f"finetune.{name}", *words]
+    return ["python", "-m", f"finetune.{name}", *map(without_password, words)]
 
 
 def train_words() -> list[str]:
@@ -245,9 +246,8 @@ def _holds_configuration(folder: Path, cfg: DictConfig) -> bool:
     record = folder / "config.yaml"
     if not record.is_file():
         return False
-    recorded, wanted = (OmegaConf.to_container(each, resolve=True) for each in (OmegaConf.load(record), cfg))
-    assert isinstance(recorded, dict)
-    assert isinstance(wanted, dict)
+    both = (OmegaConf.load(record), cfg)
+    recorded, wanted = (without_passwords(OmegaConf.to_container(each, resolve=True)) for each in both)
     return {**recorded, "logger": None} == {**wanted, "logger": None}
 
 
@@ -257,7 +257,7 @@ def goes_on() -> bool:
 
 
 def claim_folder(cfg: DictConfig, folder: Path) -> None:
-    """Write `config.yaml` into a run folder that no other run uses.
+    """Write `config.yaml`, without passwords, into a run folder that no other run uses.
 
     Raises:
         FileExistsError: another run has it.
@@ -267,7 +267,7 @@ def claim_folder(cfg: DictConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with (folder / "config.yaml").open("x", encoding="utf-8") as file:
-            file.write(OmegaConf.to_yaml(cfg, resolve=True))
+            file.write(without_password(OmegaConf.to_yaml(cfg, resolve=True)))
     except FileExistsError as error:
         if STATE.goes_on or (process.is_requeued() and _holds_configuration(folder, cfg)):
             for incomplete in (folder / "checkpoints").glob(".*.tmp"):

@@ -33,9 +33,3 @@ def is_answering(address: str, path: str = "") -> bool:
 def is_address(text: str) -> bool:
     """Return whether a text is the address of a web server."""
     return text.startswith(("http://", "https://"))
-
-
-def without_password(address: str) -> str:
-    """Return an address as it can be shown."""
-    parts = urlsplit(address)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -16,8 +16,9 @@ from typing import Any
 
 from filelock import FileLock
 
+from finetune.runtime.passwords import without_password
 from finetune.tracking import mlflow_model
-from finetune.tracking.addresses import is_address, is_answering, without_password
+from finetune.tracking.addresses import is_address, is_answering
 from finetune.tracking.tracked_run import TrackedRun, keep_ids, read_ids, sweep_lock
 from finetune.tracking.tracker import FAILED, FINISHED, STOPPED, Results, Tracker, numbers
 
@@ -60,7 +61,7 @@ class MLflowTracker(Tracker):
         self.folder = Path(save_dir).expanduser().absolute()
         given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         self.uri = given or f"sqlite:///{self.folder / 'mlflow.db'}"
-        self._place = without_password(self.uri) if is_address(self.uri) else self.uri
+        self._place = without_password(self.uri)
         self.is_local = given is None
         if self.is_local and "?" in str(self.folder):
             raise ValueError(
@@ -178,7 +179,7 @@ class MLflowTracker(Tracker):
         """Return the address of the run, or the command that shows the database."""
         if is_address(self.uri):
             return f"{self._place.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
-        return f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
+        return f"mlflow ui --backend-store-uri {shlex.quote(self._place)}"
 
     # --- the run -----------------------------------------------------------------------------------------------
 

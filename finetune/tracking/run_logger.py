@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from finetune.runtime.console import echo, field_line
+from finetune.runtime.passwords import without_password
 from finetune.tracking.tracked_run import TrackedRun
 from finetune.tracking.tracker import FAILED, FINISHED, STOPPED, Tracker, numbers, read_results
 from finetune.tracking.worker import Worker, first_line
@@ -82,7 +84,7 @@ class RunLogger(Logger):
 
         def start() -> None:
             last = self.tracker.start(self.run)
-            self._place = self.tracker.describe()
+            self._place = without_password(self.tracker.describe())
             self._begun = True
             if not self.tracker.takes_lightnings_metrics and last is not None:
                 for values in earlier:
@@ -115,6 +117,9 @@ class RunLogger(Logger):
     def end(self, status: str) -> None:
         """Hand over the results of a run that is finished, and end it; wait for a tracker that answers."""
         if self._ended:
+            return
+        if not self._worker.was_called:  # the error came before the first batch
+            self._ended = True
             return
         if status == FINISHED:
             self._post(lambda: self.tracker.log_results(read_results(self.run.folder)))
@@ -175,8 +180,16 @@ class TrackEpochs(Checkpoint):
                 logger.end(FAILED if isinstance(exception, Exception) else STOPPED)
 
 
-def hand_over(trainer: Trainer) -> None:
-    """Hand the results of a finished run, which are written in its folder, to its trackers."""
-    for logger in trainer.loggers:
-        if isinstance(logger, RunLogger) and trainer.is_global_zero:
-            logger.end(FINISHED)
+@contextmanager
+def handing_over(trainer: Trainer) -> Iterator[None]:
+    """Hand the results that the block writes in the folder of a run to its trackers; end the run there if it raises."""
+    status = FINISHED
+    try:
+        yield
+    except BaseException as error:
+        status = FAILED if isinstance(error, Exception) else STOPPED
+        raise
+    finally:
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger) and trainer.is_global_zero:
+                logger.end(status)

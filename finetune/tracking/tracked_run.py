@@ -13,9 +13,13 @@ from typing import Any
 from filelock import FileLock
 
 from finetune.io.files import write_json
+from finetune.runtime.passwords import without_passwords
 
 IDS_FILE = "tracking.json"
 """Name of the file in a run's folder, or a sweep's, that holds the ids which trackers gave it."""
+
+_NOT_RECORDED = ("logger", "paths", "sweep")
+"""Sections that say where this machine writes, with the addresses of servers and databases."""
 
 GIT_SECONDS = 5.0
 
@@ -28,7 +32,7 @@ class TrackedRun:
 
     folder: Path
     config: dict[str, Any]
-    """Resolved; the section on loggers, which may hold passwords, is left out of the parameters."""
+    """Resolved; see `recorded_config` for what of it leaves this machine."""
     tags: dict[str, str]
     """Names such as model, strategy, data and git_commit, and what they are in this run."""
     sweep: Path | None = None
@@ -44,9 +48,14 @@ class TrackedRun:
         below = self.folder.is_relative_to(self.sweep)
         return f"{self.sweep.name}/{self.folder.relative_to(self.sweep).as_posix() if below else self.folder.name}"
 
+    def recorded_config(self) -> dict[str, Any]:
+        """Return the configuration without passwords, and without the sections that say where this machine writes."""
+        kept = {key: value for key, value in self.config.items() if key not in _NOT_RECORDED}
+        return dict(without_passwords(kept))
+
     def parameters(self) -> dict[str, Any]:
-        """Return the configuration as dotted keys and plain values; a list of plain values is its JSON."""
-        return dict(_flatten({key: value for key, value in self.config.items() if key != "logger"}))
+        """Return `recorded_config` as dotted keys and plain values; a list of plain values is its JSON."""
+        return dict(_flatten(self.recorded_config()))
 
     def find_ids(self, tracker: str) -> dict[str, Any] | None:
         """Return the ids that a tracker gave to this run, or to the one that it goes on with; None if it gave none."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from finetune.runtime.passwords import without_password
 from finetune.runtime.suggestions import require_known
 from finetune.tracking.addresses import is_answering
 from finetune.tracking.tracked_run import TrackedRun
@@ -78,7 +80,7 @@ class WandbTracker(Tracker):
             "dir": str(self.folder),
             "name": run.name,
             "group": run.sweep.name if run.sweep is not None else None,
-            "config": {key: value for key, value in run.config.items() if key != "logger"} | _commit(run.tags),
+            "config": run.recorded_config() | _commit(run.tags),
             "tags": [value[:_TAG_LENGTH] for name, value in run.tags.items() if name != "git_commit" and value],
             "reinit": "finish_previous",
             **({"id": earlier["id"]} if earlier else {}),
@@ -102,6 +104,8 @@ class WandbTracker(Tracker):
 
         given = {**options, "mode": mode, "resume": "allow" if resume and mode != "offline" else None}
         settings = {"silent": True, "init_timeout": PATIENCE_S, **dict(given.pop("settings", None) or {})}
+        if any(without_password(word) != word for word in sys.argv):
+            settings["x_disable_meta"] = True  # W&B would record the command line as it was typed
         return wandb.init(**given, settings=wandb.Settings(**settings))
 
     def _mode(self, settings: Any) -> str | None:

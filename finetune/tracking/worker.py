@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from finetune.runtime.passwords import without_password
+
 PATIENCE_S = 10.0
 """Seconds that a run waits for a tracker which does not answer."""
 
@@ -31,6 +33,11 @@ class Worker:
         self._running = self._closed = self._called_first = False
         self._notes: list[str] = []
         self._told: set[str] = set()
+
+    @property
+    def was_called(self) -> bool:
+        """Return whether anything was posted."""
+        return self._thread is not None
 
     def post(self, function: Callable[[], Any]) -> None:
         """Call a function as soon as those before it are done."""
@@ -117,6 +124,6 @@ class Worker:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the text of an error in one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """Return the text of an error in one line, without passwords."""
+    text = " ".join(without_password(str(error)).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}..."

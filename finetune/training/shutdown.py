@@ -119,18 +119,20 @@ class GracefulShutdown(Callback):
         self._requeue(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Save and exit in the middle of a validation."""
+        """Save in the middle of a validation, and exit, or have the job started again, as after a batch of training."""
         # over several processes, which may have different numbers of batches here, at the end of the epoch
         told = self._received is not None or self._told_to_requeue is not None
         if not told or trainer.world_size > 1 or not trainer.validating or trainer.sanity_checking:
             return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
-                callback._swap_models(pl_module)  # the averaged weights are in the module during validation
+        _swap_averages(trainer, pl_module)
         self._in_validation = True
         trainer.save_checkpoint(self.last, weights_only=False)
         self._requeue(trainer)
-        self._exit()
+        if self._received is not None:
+            self._exit()
+        # Slurm may have refused; where it has not, it ends the process by another signal
+        self._in_validation = False
+        _swap_averages(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let a validation that was stopped begin again when the run is resumed."""
@@ -146,3 +148,10 @@ class GracefulShutdown(Callback):
 
     def _exit(self) -> None:
         raise SystemExit(128 + (self._received or signal.SIGTERM))
+
+
+def _swap_averages(trainer: Trainer, module: LightningModule) -> None:
+    """Exchange the averaged weights, which are in the module during a validation, and those that are trained."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+            callback._swap_models(module)

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from finetune.cli.compose import compose, without_hydra
 from finetune.cli.loggers import describe_run, make_loggers
+from finetune.tracking.tracked_run import keep_ids
 
 
 @pytest.fixture
@@ -68,6 +69,19 @@ def test_a_resumed_run_knows_the_folder_of_the_one_before(composed: Any, tmp_pat
     for given in (last, tmp_path / "before"):
         run = describe_run(composed(f"ckpt_path='{given}'"), tmp_path / "after", "resnet18")
         assert run.resumed == tmp_path / "before"
+        point = describe_run(
+            composed(f"ckpt_path='{given}'", mode=RunMode.MULTIRUN), tmp_path / "night" / "3", "resnet18"
+        )
+        assert point.resumed is None  # all points would write into one and the same run
+
+
+def test_a_point_that_goes_on_in_its_own_folder_keeps_its_ids(composed: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "night" / "3"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").touch()
+    keep_ids(folder, "mlflow", {"run_id": "1"})
+    run = describe_run(composed(f"ckpt_path='{folder}'", mode=RunMode.MULTIRUN), folder, "resnet18")
+    assert run.find_ids("mlflow") == {"run_id": "1"}
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,23 @@ def test_a_requeued_job_goes_on_in_a_folder_that_was_given(slurm: Callable[..., 
         run_folder.claim_folder(OmegaConf.create({"seed": 2}), tmp_path)
 
 
+def test_a_requeued_job_knows_its_folder_whose_configuration_stands_there_without_passwords(
+    slurm: Callable[..., None], tmp_path: Path
+) -> None:
+    cfg, other = (
+        OmegaConf.create({"seed": 1, "sweep": {"storage": f"mysql://me:it's%20secret@{host}/db"}})
+        for host in ("a", "b")
+    )
+    slurm(JOB_ID=42)
+    run_folder.claim_folder(cfg, tmp_path)
+    recorded = OmegaConf.load(tmp_path / "config.yaml")
+    assert recorded == {"seed": 1, "sweep": {"storage": "mysql://a/db"}}
+    slurm(JOB_ID=42, RESTART_COUNT=1)
+    run_folder.claim_folder(cfg, tmp_path)
+    with pytest.raises(FileExistsError, match="holds another run"):
+        run_folder.claim_folder(other, tmp_path)
+
+
 ONE, TWO = ({"trainer": {"devices": devices, "num_nodes": 1}} for devices in (1, 2))
 
 

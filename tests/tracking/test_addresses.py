@@ -7,7 +7,7 @@ import time
 import pytest
 
 from finetune.tracking import addresses
-from finetune.tracking.addresses import is_address, is_answering, without_password
+from finetune.tracking.addresses import is_address, is_answering
 from tests.tracking.helpers import free_port, silent_server, web_server
 
 
@@ -34,9 +34,7 @@ def test_none_that_refuses_or_is_silent_answers(monkeypatch: pytest.MonkeyPatch)
     assert time.monotonic() - began < 5
 
 
-def test_addresses_are_shown_without_their_password() -> None:
-    assert without_password("https://me:secret@host:50/a?b=c") == "https://host:50/a?b=c"
-    assert without_password("http://host:50") == "http://host:50"
+def test_addresses_are_those_of_web_servers() -> None:
     assert [is_address(text) for text in ("http://a", "https://a", "sqlite:///a.db", "databricks")] == [
         True,
         True,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from finetune.io.paths import checkpoint_path
+from finetune.reporting import summary
 from finetune.tracking import mlflow_tracker
 from finetune.tracking.mlflow_tracker import MLflowTracker
 from tests.tracking.conftest import Server, Train
@@ -273,6 +276,25 @@ def test_the_password_of_a_server_is_kept_nowhere(tmp_path: Path) -> None:
     with pytest.raises(ConnectionError, match=r"^http://127\.0\.0\.1:9 does not answer$"):
         tracker.start(make_tracked_run(tmp_path / "a"))
     assert "secret" not in tracker.describe()
+    database = MLflowTracker(tracking_uri="postgresql://me:secret@host/db")
+    assert database.describe() == "mlflow ui --backend-store-uri postgresql://host/db"
+    assert database.uri == "postgresql://me:secret@host/db"
+
+
+def test_a_run_whose_results_cannot_be_written_has_failed_in_mlflow_and_no_thread_is_left(
+    train_run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "metrics.json")
+
+    monkeypatch.setattr(summary, "write_summary", full)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        train_run("mine", "logger=mlflow", "logger.log_model=false", "trainer.max_epochs=1")
+    run = runs_of(client_of(f"sqlite:///{tmp_path / 'runs' / 'mlflow' / 'mlflow.db'}"))["mine"]
+    assert run.info.status == "FAILED"
+    assert [
+        thread.name for thread in threading.enumerate() if thread.name == "tracking-MLflow" and thread.is_alive()
+    ] == []
 
 
 @pytest.mark.slow

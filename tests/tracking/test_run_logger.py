@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 
 from finetune.tracking import worker
-from finetune.tracking.run_logger import RunLogger, TrackEpochs, hand_over
+from finetune.tracking.run_logger import RunLogger, TrackEpochs, handing_over
 from finetune.training.history import History
 from tests.helpers import make_batches, make_finetuner
 from tests.tracking.helpers import Recorder, make_tracked_run
@@ -41,8 +41,8 @@ def fit(trainer: Callable[..., Trainer], tmp_path: Path) -> Fit:
 
 
 def end(trainer: Trainer, tmp_path: Path) -> None:
-    write_run(tmp_path / "run", best={"epoch": 1, "val/loss": 0.5}, last={"epoch": 2})
-    hand_over(trainer)
+    with handing_over(trainer):
+        write_run(tmp_path / "run", best={"epoch": 1, "val/loss": 0.5}, last={"epoch": 2})
 
 
 def test_a_tracker_gets_the_rows_of_the_history_and_the_results(
@@ -140,3 +140,31 @@ def test_epochs_that_a_resumed_run_has_behind_it_are_handed_over_where_they_are_
         logger = RunLogger(tracker, make_tracked_run(tmp_path / str(known)))
         logger.begin(rows)
         assert [row["epoch"] for (row,) in tracker.named("epoch")] == expected
+
+
+@pytest.mark.parametrize(("error", "status"), [(OSError("disk full"), "failed"), (SystemExit(143), "stopped")])
+def test_an_error_behind_the_training_ends_the_run_too(
+    fit: Fit, capsys: pytest.CaptureFixture[str], error: BaseException, status: str
+) -> None:
+    tracker = Recorder()
+    trainer, _ = fit(tracker)
+    with pytest.raises(type(error), match=r"disk full|143"), handing_over(trainer):
+        raise error
+    assert [call[0] for call in tracker.calls] == ["start", "epoch", "epoch", "finish"]
+    assert tracker.named("finish") == [(status,)]
+    assert "has not got all" not in capsys.readouterr().out
+
+
+def test_a_run_that_never_began_is_told_to_nobody(
+    fit: Fit, capsys: pytest.CaptureFixture[str], trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    tracker = Recorder()
+
+    class Breaks(Callback):
+        def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+            raise RuntimeError("of a user")
+
+    with pytest.raises(RuntimeError, match="of a user"):
+        fit(tracker, Breaks())
+    assert tracker.calls == []
+    assert "Recorder" not in capsys.readouterr().out

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from finetune.tracking.tracked_run import IDS_FILE, TrackedRun, git_commit, keep_ids, read_ids
-from tests.tracking.helpers import make_tracked_run
+from tests.tracking.conftest import Train
+from tests.tracking.helpers import free_port, make_tracked_run
 
 
-def test_parameters_are_dotted_keys_without_the_loggers() -> None:
+def test_parameters_are_dotted_keys_without_what_says_where_it_writes() -> None:
     config = {
         "model": {"name": "resnet18", "options": {}, "weights": None},
         "data": {
@@ -21,7 +24,10 @@ def test_parameters_are_dotted_keys_without_the_loggers() -> None:
         },
         "seed": 0,
         "report": True,
+        "callbacks": {"mine": {"address": "http://me:secret@host"}},
         "logger": {"mlflow": {"tracking_uri": "http://me:secret@host"}},
+        "sweep": {"storage": "mysql://me:secret@host/db"},
+        "paths": {"cache_dir": "/home/me"},
     }
     assert TrackedRun(Path("a"), config, {}).parameters() == {
         "model.name": "resnet18",
@@ -33,6 +39,7 @@ def test_parameters_are_dotted_keys_without_the_loggers() -> None:
         "data.augment.transforms.1._target_": "x.Z",
         "seed": 0,
         "report": True,
+        "callbacks.mine.address": "http://host",
     }
 
 
@@ -102,3 +109,35 @@ def test_the_commit_is_gits_and_says_when_files_were_changed(tmp_path: Path) -> 
     assert git_commit(tmp_path) == commit
     (tmp_path / "file").write_text("b")
     assert git_commit(tmp_path) == f"{commit}-dirty"
+
+
+def test_a_password_is_in_no_file_of_a_run_but_hydras_own_record_from_which_it_is_resumed(
+    train_run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("mlflow", "wandb", "tensorboard"):
+        pytest.importorskip(name, reason=f"the extra {name} is not installed")
+    address = f"http://me:hunter2@127.0.0.1:{free_port()}"
+    words = [
+        "logger=[mlflow,wandb,tensorboard]", f"logger.mlflow.tracking_uri={address}", "logger.wandb.offline=true",
+        "logger.tensorboard.graph=false", "trainer.max_epochs=1",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["train", *words])  # W&B reads it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        folders = [
+            train_run("first", *words),
+            train_run("second", f"resume={tmp_path / 'first'}", "trainer.max_epochs=2"),
+        ]
+    for folder in folders:
+        files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != ".hydra"]
+        names = {path.relative_to(folder).as_posix() for path in files}
+        assert {"config.yaml", "metrics.json", "report.html", "checkpoints/best.ckpt", "tracking.json"} <= names
+        assert any(path.suffix == ".wandb" for path in files)
+        assert [path for path in files if b"hunter2" in path.read_bytes()] == []
+        assert address in (folder / ".hydra" / "overrides.yaml").read_text()
+        shown = address.replace("me:hunter2@", "")
+        assert shown in (folder / "config.yaml").read_text()
+    assert shown in json.loads((folders[0] / "metrics.json").read_text())["command"]
+    said = capfd.readouterr()
+    assert "hunter2" not in said.out + said.err
+    assert "does not answer" in said.out

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
 
+from finetune import FineTuner
+from finetune.training.callbacks import EpochAveraging
 from finetune.training.shutdown import SAVE_EVERY_S, GracefulShutdown
+from tests.helpers import make_batches, make_finetuner
 
 MODULE: Any = None
 
@@ -134,6 +139,55 @@ def test_whoever_restarts_the_job_is_told_after_a_step_and_all_is_saved(callback
         assert order == ["saved", *[signal.SIGUSR2] * 3]
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_validation_in_which_a_restart_was_refused_goes_on_with_the_same_numbers(
+    trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    class Signals(Callback):
+        def on_validation_batch_start(
+            self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int, *_: Any
+        ) -> None:
+            if trainer.current_epoch == 2 and batch_idx == 0:
+                signal.raise_signal(signal.SIGUSR2)
+
+    def fit(name: str, *callbacks: Callback) -> tuple[FineTuner, Path]:
+        torch.manual_seed(0)
+        module = make_finetuner("squeezenet1_1", "finetune")
+        last = tmp_path / name / "last.ckpt"
+        made = trainer(max_epochs=3, callbacks=[EpochAveraging(start=1), *callbacks, GracefulShutdown(last)])
+        torch.manual_seed(1)
+        made.fit(module, make_batches(), make_batches(count=3))
+        assert made.current_epoch == 3
+        return module, last
+
+    asked: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: asked.append(number))
+    try:
+        (whole, _), (module, last) = fit("whole"), fit("told", Signals())
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert asked == [signal.SIGUSR2]
+    assert last.is_file()
+    assert module.results == whole.results
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(module.state_dict()[name], tensor), name
+
+
+def test_a_signal_to_stop_after_one_to_restart_ends_a_validation(callback: GracefulShutdown) -> None:
+    """Slurm ends the process of a job that it starts again by SIGTERM."""
+    saved: list[Path] = []
+    trainer = make_trainer(saved, validating=True, sanity_checking=False, callbacks=[])
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: signal.raise_signal(signal.SIGTERM))
+    try:
+        callback.on_train_start(trainer, MODULE)
+        signal.raise_signal(signal.SIGUSR2)
+        with pytest.raises(SystemExit, match=r"^143$"):
+            callback.on_validation_batch_end(trainer, MODULE)
+    finally:
+        callback._restore()
+        signal.signal(signal.SIGUSR2, before)
+    assert saved == [callback.last]
 
 
 def test_a_signal_for_restarts_that_nobody_listens_to_is_left_alone(callback: GracefulShutdown) -> None:
