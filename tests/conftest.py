@@ -53,6 +53,14 @@ def _cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _absl_holds_no_captured_output() -> Iterator[None]:
+    """It takes what is standard error when it is imported, and closes it when Hydra sets up logging: pytest's, here."""
+    yield
+    if "absl.logging" in sys.modules:
+        sys.modules["absl.logging"].get_absl_handler().python_handler.stream = sys.__stderr__
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _ctrl_c_is_heard() -> None:
     """Also where a script has started the tests in its background, which ignores it, as do commands that it starts."""

@@ -159,6 +159,11 @@ def _quote(key: str, value: str) -> str:
     return f'{key}="{escaped.replace(chr(34), chr(92) + chr(34))}"'
 
 
+def plain_key(override: str) -> str:
+    """Return the key of an override by which an option and a value are one: `data/augment` is `data.augment`."""
+    return override_key(override).replace("/", ".")
+
+
 def format_value(value: Any) -> str:
     """Return a value of a YAML file in the grammar of overrides.
 

@@ -58,9 +58,8 @@ def prepare_process() -> None:
     """
     quiet()
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cpu_count():
-        torch.set_num_threads(
-            cpu_count()
-        )  # torch knows nothing of the cores that Slurm or a sweep has given to this process
+        # torch knows nothing of the cores that Slurm or a sweep has given to this process
+        torch.set_num_threads(cpu_count())
     hardware.keep_freed_memory()
     torch.set_float32_matmul_precision("high")
 

@@ -85,19 +85,32 @@ class JobRunner:
         """Run a point of a sweep, and keep its state in its folder; its error is told at once, and raised to the sweeper."""
         job = HydraConfig.get()
         self.sweep_folder = sweep = Path(job.sweep.dir)
-        point = points.read_point(Path(job.runtime.output_dir))
-        name = " ".join(self._varied(job.overrides.task)) or f"point {point.folder.name}"
-        if self.command == "train" and point.state == points.DONE:
-            echo(f"{name}: is done\n          {points.describe_progress(sweep)}")
-            return point.value
-        if point.state == points.FAILED and not cfg.get("sweep", {}).get("retry", True):
-            raise self._failure(ValueError(point.error), f"{name} has failed before: {point.error}")
-        STATE.goes_on = point.can_go_on
-        if point.state != points.NEW and not STATE.goes_on and self.command == "train":
-            point.clear()
-        began = time.time()
-        point = point.write(state=points.RUNNING, configuration=points.configuration_id(cfg), error=None)
-        is_quiet = self.command == "train" and not cfg.sweep.verbose
+        folder, configuration = Path(job.runtime.output_dir), points.configuration_id(cfg)
+        name = " ".join(self._varied(job.overrides.task)) or f"point {folder.name}"
+        with points.held(folder, sweep) as is_free:
+            point = points.read_point(folder)
+            if not is_free or point.configuration not in ("", configuration):
+                what = "it runs in another process" if not is_free else f"{folder} holds another point"
+                raise self._failure(
+                    FileExistsError(f"{folder}: {what}."), f"job {job.job.num} ({name}) failed: {what}."
+                )
+            if self.command == "train" and point.state == points.DONE:
+                point.write(began=time.time())
+                echo(f"{name}: is done\n          {points.describe_progress(sweep)}")
+                return point.value
+            if point.state == points.FAILED and not (cfg.get("sweep") or {}).get("retry", True):
+                point.write(began=time.time())
+                raise self._failure(ValueError(point.error), f"{name} has failed before: {point.error}")
+            STATE.goes_on = point.can_go_on
+            if point.state != points.NEW and not STATE.goes_on and self.command == "train":
+                point.clear()
+            point = point.write(state=points.RUNNING, began=time.time(), configuration=configuration, error=None)
+            return self._run_new_point(cfg, point, name)
+
+    def _run_new_point(self, cfg: DictConfig, point: points.Point, name: str) -> Any:
+        """Run a point that is not done; `name` says which it is."""
+        sweep, began = Path(HydraConfig.get().sweep.dir), time.time()
+        is_quiet = self.command == "train" and not cfg.sweep.get("verbose")
         if is_quiet:
             echo(f"{name}{': goes on' if STATE.goes_on else ''}")
         try:
@@ -106,8 +119,8 @@ class JobRunner:
                 result = self.task(cfg)
         except Exit as error:
             if error.code != SOME_FAILED:
-                point.end(points.INTERRUPTED, began)
-                text = self._describe_interruption(sweep)
+                point.end(points.INTERRUPTED)
+                text = f"interrupted; {points.describe_progress(sweep)}"
                 if self._is_elsewhere():  # whose launcher waits for a result
                     raise FailedPoint(text) from error
                 raise Exit(text, error.code) from error
@@ -118,16 +131,16 @@ class JobRunner:
             errors.log_error(error)
             sentence = errors.explain(error, self.command)
             out_of_time = errors.is_of_submitit(error)
-            point.end(points.INTERRUPTED if out_of_time else points.FAILED, began, error=sentence)
-            failure = self._failure(error, f"job {job.job.num} ({name}) failed: {sentence}")
+            point.end(points.INTERRUPTED if out_of_time else points.FAILED, error=sentence)
+            failure = self._failure(error, f"job {HydraConfig.get().job.num} ({name}) failed: {sentence}")
             raise failure from (None if failure is error else error)
         except BaseException:
-            point.end(points.INTERRUPTED, began)
+            point.end(points.INTERRUPTED)
             raise
         finally:
             gc.collect()  # the model and the data of this job, before the next has its own
         value = float(result) if isinstance(result, int | float) else None
-        point.end(points.DONE, began, value=value)
+        point.end(points.DONE, value=value)
         if is_quiet:
             text = "no value" if value is None else f"{cfg.monitor} {value:.4f}"
             echo(f"          {text}, {format_duration(time.time() - began)}, {sweep / point.folder.name}")
@@ -167,9 +180,6 @@ class JobRunner:
             again = f"python -m finetune.train {shlex.quote(f'resume={self.sweep_folder}')}"
             echo(field_line("Left", f"{', '.join(words)}; to run them again: {again}"))
 
-    def _describe_interruption(self, sweep: Path) -> str:
-        return f"interrupted; {points.describe_progress(sweep)}"
-
 
 def run_jobs(runner: JobRunner, after_sweep: Callable[[Path], None] | None) -> Any:
     """Run the jobs of a command.
@@ -196,7 +206,7 @@ def run_jobs(runner: JobRunner, after_sweep: Callable[[Path], None] | None) -> A
         sys.exit(SOME_FAILED)
     if runner.sweep_folder is not None:
         # those that ran in other processes have left their values
-        return runner.results or [point.value for point in points.read_points(runner.sweep_folder)]
+        return runner.results or [point.value for point in points.read_asked(runner.sweep_folder)]
     return runner.results[0] if runner.results else None  # `--cfg job` runs nothing
 
 
@@ -262,19 +272,24 @@ class SweepStart(Callback):
         Raises:
             Exit: another process runs a sweep there.
         """
-        folder = Path(str(config.hydra.sweep.dir))
+        try:
+            self._claim(config, Path(str(config.hydra.sweep.dir)))
+        except Timeout as error:
+            text = f"error: {config.hydra.sweep.dir}: another process is running this sweep."
+            raise Exit(text, USER_ERROR) from error
+        except Exception as error:  # Hydra would make a warning of it, and start the sweep
+            raise Exit(f"error: {errors.explain(error, 'train')}", USER_ERROR) from error
+
+    def _claim(self, config: DictConfig, folder: Path) -> None:
         with read_write(config), open_dict(config):
             config.hydra.sweep.dir = str(folder)
             config.hydra.overrides.hydra.append(quote_paths([f"hydra.sweep.dir={folder}"])[0])
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            STATE.claim_sweep(folder)
-        except Timeout as error:
-            raise Exit(f"error: {folder}: another process is running this sweep.", USER_ERROR) from error
+        STATE.claim_sweep(folder)
+        OmegaConf.save(config, folder / "multirun.yaml")  # from which `resume=` repeats it
         count = count_points(config)
         points.write_sweep(folder, count)
         launchers.prepare_launcher(config, points_at_once(config, count))
-        OmegaConf.save(config, folder / "multirun.yaml")  # from which `resume=` repeats it
 
 
 def count_points(config: DictConfig) -> int | None:

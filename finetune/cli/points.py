@@ -9,25 +9,33 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.io.files import write_json
-from finetune.io.paths import LAST_CHECKPOINT
-from finetune.runtime.mappings import select
+from finetune.io.paths import LAST_CHECKPOINT, absolute_paths
 from finetune.runtime.timing import format_duration
 
 STATUS_FILE = "status.json"
 
 NEW, RUNNING, DONE, FAILED, INTERRUPTED = "new", "running", "done", "failed", "interrupted"
 
-_NOT_OF_THE_CONFIGURATION = ("logger", "sweep", "report", "resume", "ckpt_path")
+_NOT_OF_THE_CONFIGURATION = ("logger", "sweep", "report", "resume")
+_NOT_OF_THE_DATA = ("num_workers", "cache_images")
 """Keys that change nothing in what is trained."""
+
+_OF_A_RUN = (
+    "config.yaml", "checkpoints", "plots", "metrics.csv", "metrics.json", "report.html", "split.csv",
+    "suspicious_labels.csv", "tensorboard", "wandb", "tracking.json",
+)  # fmt: skip
+"""What a run writes into its folder, beside its log."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +52,10 @@ class Point:
     """What a sweeper optimizes; None if it is not known."""
     error: str | None = None
     """Why it failed."""
-    seconds: float | None = None
-    """How long it ran, the last time."""
+    began: float | None = None
+    """When it was begun, or passed over, the last time, in seconds since 1970."""
     ended: float | None = None
-    """When it ended, in seconds since 1970."""
+    """When it ended."""
 
     def write(self, **changes: Any) -> Point:
         """Return the point with other values, and keep them in its folder."""
@@ -55,10 +63,9 @@ class Point:
         write_json({key: value for key, value in asdict(point).items() if key != "folder"}, self.folder / STATUS_FILE)
         return point
 
-    def end(self, state: str, began: float, **changes: Any) -> Point:
+    def end(self, state: str, **changes: Any) -> Point:
         """Write down how the point ended, and when."""
-        now = time.time()
-        return self.write(state=state, ended=now, seconds=round(now - began, 3), **changes)
+        return self.write(state=state, ended=time.time(), **changes)
 
     @property
     def can_go_on(self) -> bool:
@@ -66,14 +73,12 @@ class Point:
         return self.state in (RUNNING, INTERRUPTED) and bool(saved_states(self.folder))
 
     def clear(self) -> None:
-        """Remove what an earlier try left; Hydra has just written `.hydra` and opened the log."""
-        for path in self.folder.iterdir():
-            if path.name in (STATUS_FILE, ".hydra") or path.suffix == ".log":
-                continue
+        """Remove what an earlier try left."""
+        for path in (*(self.folder / name for name in _OF_A_RUN), *self.folder.glob("hpc_ckpt_*.ckpt")):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
 
 def saved_states(folder: Path) -> list[Path]:
@@ -85,8 +90,11 @@ def read_point(folder: Path) -> Point:
     """Return the state of the point in a folder; a new one where there is none, or where it cannot be read."""
     try:
         values = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
+        numbers = [values.get(name) for name in ("value", "began", "ended")]
+        if not all(number is None or isinstance(number, int | float) for number in numbers):
+            raise ValueError("a time or a value is no number")
         return Point(folder, **values)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return Point(folder)
 
 
@@ -99,11 +107,24 @@ def read_points(sweep: Path) -> list[Point]:
 def configuration_id(cfg: DictConfig) -> str:
     """Return a hash of what a configuration trains, whatever it logs and wherever it writes."""
     kept = [str(key) for key in cfg if key not in ("hydra", *_NOT_OF_THE_CONFIGURATION)]
-    values: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, kept), resolve=True)
+    values = _resolved(OmegaConf.to_container(OmegaConf.masked_copy(cfg, kept), resolve=False), "", cfg)
     values.pop("paths", None)
-    if root := select(OmegaConf.create(values), "data.root"):
-        values["data"]["root"] = str(Path(str(root)).expanduser().absolute())
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    values["data"] = {key: value for key, value in values.get("data", {}).items() if key not in _NOT_OF_THE_DATA}
+    return hashlib.sha256(json.dumps(absolute_paths(values), sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _resolved(value: Any, key: str, cfg: DictConfig) -> Any:
+    """Return nested values with what they refer to; not the time and the folder of this very run."""
+    if isinstance(value, dict):
+        return {
+            str(name): _resolved(inner, f"{key}.{name}" if key else str(name), cfg) for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_resolved(inner, f"{key}[{i}]", cfg) for i, inner in enumerate(value)]
+    if not isinstance(value, str) or "${" not in value or "hydra:" in value or "now:" in value:
+        return value
+    found = OmegaConf.select(cfg, key)
+    return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
 
 
 def point_dir(number: int, *, _root_: DictConfig) -> str:
@@ -134,6 +155,28 @@ def point_dir(number: int, *, _root_: DictConfig) -> str:
 OmegaConf.register_new_resolver("point_dir", point_dir, replace=True)
 
 
+@contextmanager
+def held(folder: Path, sweep: Path) -> Iterator[bool]:
+    """Keep other processes from running the point in a folder; yield whether none does.
+
+    Raises:
+        ValueError: it is the folder of the sweep itself, in which the points would overwrite each other.
+    """
+    if folder.resolve() == sweep.resolve():
+        raise ValueError(f"hydra.sweep.subdir must name a folder for each point, and all would be {folder}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
 # --- the sweep -----------------------------------------------------------------------------------------------------
 
 SWEEP_FILE = "sweep.json"
@@ -144,14 +187,29 @@ def write_sweep(sweep: Path, points: int | None) -> None:
     write_json({"points": points, "began": time.time()}, sweep / SWEEP_FILE)
 
 
-def describe_progress(sweep: Path) -> str:
-    """Return how far a sweep is: "3 of 12, 1 failed, about 4 min left"."""
+def read_asked(sweep: Path) -> list[Point]:
+    """Return the points that the sweep has come to since it was started the last time."""
+    began = _read_sweep(sweep).get("began")
+    found = read_points(sweep)
+    return [p for p in found if began is None or (p.began is not None and p.began >= began)]
+
+
+def _read_sweep(sweep: Path) -> dict[str, Any]:
     try:
         record = json.loads((sweep / SWEEP_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        record = {}
-    found = read_points(sweep)
-    ended = [point for point in found if point.state in (DONE, FAILED)]
+        return {}
+    points, began = (record.get(name) if isinstance(record, dict) else None for name in ("points", "began"))
+    return {
+        "points": points if isinstance(points, int) else None,
+        "began": began if isinstance(began, int | float) else None,
+    }
+
+
+def describe_progress(sweep: Path) -> str:
+    """Return how far a sweep is: "3 of 12, 1 failed, about 4 min left"."""
+    record = _read_sweep(sweep)
+    ended = [point for point in read_asked(sweep) if point.state in (DONE, FAILED)]
     failed = sum(point.state == FAILED for point in ended)
     total = record.get("points")
     words = [f"{len(ended)} of {total}" if total else f"{len(ended)} ended"]

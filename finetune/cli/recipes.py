@@ -5,6 +5,7 @@ Importing this does not import torch.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,16 +15,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.cli import compose
-from finetune.cli.arguments import format_value, override_key
+from finetune.cli.arguments import format_value, override_key, plain_key, quote_paths
 from finetune.io.files import write_atomically
-from finetune.io.paths import PATH_KEY
+from finetune.io.paths import PATH_KEY, absolute_paths
 from finetune.runtime.console import echo, field_line
 
 _NOT_OF_A_RECIPE = ("hydra", "experiment", "paths", "logger", "sweep", "resume", "ckpt_path", "report")
 """Groups and keys that say where a run writes, and not what it trains."""
-
-_OPEN = ("optimizer", "scheduler", "trainer", "loss", "strategy", "callbacks", "metrics", "data", "model")
-"""Sections to which a recipe may add keys of its own."""
 
 
 def write_recipe(run: Path, path: Path, comment: str) -> None:
@@ -40,6 +38,8 @@ def write_recipe(run: Path, path: Path, comment: str) -> None:
     """
     chosen = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.runtime.choices
     values: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    if values.get("ckpt_path") is not None:
+        raise ValueError(f"the run went on from {values['ckpt_path']}")
     standard = compose.compose_without_validation("train", []).hydra.runtime.choices
     groups = {
         str(group): option
@@ -52,12 +52,18 @@ def write_recipe(run: Path, path: Path, comment: str) -> None:
     changed = _changes(values, before)
     for key in _NOT_OF_A_RECIPE:
         changed.pop(key, None)
-    if root := changed.get("data", {}).get("root"):
-        changed["data"]["root"] = str(Path(root).expanduser().absolute())
     defaults = [{f"{'override ' if group in standard else ''}/{group}": option} for group, option in groups.items()]
     head = "".join(f"# {line}\n" for line in comment.splitlines())
-    body = OmegaConf.to_yaml(OmegaConf.create({"defaults": defaults, **changed} if defaults else changed))
-    write_atomically(path, f"# @package _global_\n{head}{body}".encode())
+    recipe: dict[str, Any] = {**({"defaults": defaults} if defaults else {}), **absolute_paths(changed)}
+    again = compose.compose_without_validation("train", quote_paths(_words(recipe, path)))
+    if _trained(OmegaConf.to_container(compose.without_hydra(again), resolve=True)) != _trained(values):
+        raise ValueError("the run leaves a key of its options out, which a recipe cannot say")
+    write_atomically(path, f"# @package _global_\n{head}{OmegaConf.to_yaml(OmegaConf.create(recipe))}".encode())
+
+
+def _trained(values: Any) -> dict[str, Any]:
+    """Return what a configuration trains, with paths as a recipe has them."""
+    return absolute_paths({key: value for key, value in values.items() if key not in _NOT_OF_A_RECIPE})
 
 
 BEST_CONFIG = "best_config.yaml"
@@ -69,23 +75,24 @@ def finish_sweep(folder: Path) -> None:
 
     best = compare_sweep(folder)
     if best is not None:
-        write_best(best.folder, folder, f"{best.acc:.4f}", best.metrics["best"]["epoch"])
+        name = best.metrics["monitor"]
+        write_best(best.folder, folder, f"{name} {best.metrics['best'][name]:.4f}", best.metrics["best"]["epoch"])
 
 
-def write_best(run: Path, sweep: Path, accuracy: str, epoch: int) -> None:
+def write_best(run: Path, sweep: Path, result: str, epoch: int) -> None:
     """Write the recipe of the best run of a sweep into its folder, and print how it is trained again.
 
     Args:
         run: its folder.
         sweep: the folder for the file.
-        accuracy: of its validation, as text.
+        result: what makes it the best, as text.
         epoch: its best one.
     """
     path = sweep / BEST_CONFIG
     again = f"python -m finetune.train {shlex.quote(f'experiment={path}')}"
     everything = f"data.val=none monitor=train/loss trainer.max_epochs={epoch}"
     comment = (
-        f"The best run of a sweep, {run.name}: {accuracy} of its validation images, in epoch {epoch}. Train it again with\n"
+        f"The best run of a sweep, {run.name}: {result} in epoch {epoch}. Train it again with\n"
         f"  python -m finetune.train experiment={path.name}\n"
         f"and on all images, without a validation, with {everything}"
     )
@@ -120,20 +127,33 @@ def _changes(values: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, 
 def expand_recipes(argv: Sequence[str]) -> list[str]:
     """Replace `experiment=FILE` by the choices in that file; other arguments override them.
 
-    So the record of the run says all, and the file may go.
+    So the record of the run says all, and the file may go. Where another option of a group is given, what the file says of
+    the group's keys is left out as well, with a line: it was meant for the file's option.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no recipe.
     """
     files = [word for word in argv if override_key(word) == "experiment" and _is_file(word)]
-    if not files:
-        return list(argv)
     rest = [word for word in argv if word not in files]
-    given = {override_key(word) for word in rest}
-    words = [word for file in files for word in read_recipe(_path(file)) if override_key(word) not in given]
-    flags = [word for word in rest if word.startswith("-")]
-    return [*flags, *words, *(word for word in rest if not word.startswith("-"))]
+    words: list[str] = []
+    for file in files:
+        found = read_recipe(_path(file))
+        kept, left = _without_given(found, rest)
+        words += kept
+        if left:
+            echo(field_line("Note", f"left out of {_path(file)}, because another option is given: {' '.join(left)}"))
+    return [*words, *rest]
+
+
+def _without_given(recipe: Sequence[str], rest: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words of a recipe that hold beside other arguments, and those that were about a replaced option."""
+    given = {plain_key(word) for word in rest}
+    chosen = {plain_key(word) for word in recipe}
+    groups = {key for key in given if key != "trainer" or key in chosen}
+    others = [word for word in recipe if plain_key(word) not in given]
+    left = [word for word in others if any(plain_key(word).startswith(f"{group}.") for group in groups)]
+    return [word for word in others if word not in left], left
 
 
 def _path(word: str) -> Path:
@@ -157,10 +177,16 @@ def read_recipe(path: Path) -> list[str]:
         values: Any = OmegaConf.to_container(OmegaConf.load(path))
         if not isinstance(values, dict):
             raise ValueError("it is no mapping")
-        defaults = [_default_word(entry) for entry in values.pop("defaults", []) if entry != "_self_"]
+        return _words(values, path)
     # a damaged file can be anything
     except Exception as error:
         raise ValueError(f"experiment={path} cannot be read as a recipe ({str(error).splitlines()[0]}).") from error
+
+
+def _words(recipe: Mapping[str, Any], path: Path) -> list[str]:
+    """Return the overrides that the contents of a recipe stand for."""
+    values = dict(recipe)
+    defaults = [_default_word(entry) for entry in values.pop("defaults", []) if entry != "_self_"]
     return [*defaults, *_value_words(values, "", path)]
 
 
@@ -169,23 +195,27 @@ def _default_word(entry: Any) -> str:
     if not isinstance(entry, dict) or len(entry) != 1:
         raise ValueError(f"{entry!r} in its defaults is no group and option")
     ((group, option),) = entry.items()
-    words = str(group).split()
-    is_override = words[0] == "override"
-    name = words[-1].lstrip("/")
-    if name.startswith("hydra") or len(words) != 1 + is_override:
+    match = _GROUP.fullmatch(str(group))
+    if match is None or match["name"].split("/")[0] in _REFUSED:
         raise ValueError(f"{group!r} in its defaults is no group of a run")
-    return f"{'' if is_override else '+'}{name}={_option('null' if option is None else option)}"
+    return f"{'' if match['override'] else '+'}{match['name']}={_option('null' if option is None else option)}"
 
 
 def _value_words(values: Mapping[str, Any], prefix: str, path: Path) -> Iterator[str]:
     """Yield an override for each value, `optimizer.lr=0.1`."""
     for name, value in values.items():
         key = f"{prefix}{name}"
-        if key.startswith("hydra"):
+        # Hydra's own node says what this machine runs, and marks before a key would reach it by another name
+        if not _KEY.fullmatch(str(name)) or key.split(".")[0] in _REFUSED:
             raise ValueError(f"experiment={path} sets {key}; a recipe says what a run trains.")
         if isinstance(value, Mapping) and value:
             yield from _value_words(value, f"{key}.", path)
         elif PATH_KEY.fullmatch(key) and isinstance(value, str):
             yield f"{key}={value}"  # quoted with those of the command line
         else:
-            yield f"{'++' if key.split('.')[0] in _OPEN and '.' in key else ''}{key}={format_value(value)}"
+            yield f"{'++' if '.' in key else ''}{key}={format_value(value)}"
+
+
+_KEY = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*")
+_GROUP = re.compile(r"(?P<override>override +)?/?(?P<name>[A-Za-z_]\w*(/[A-Za-z_]\w*)*)")
+_REFUSED = ("hydra", "experiment", "resume")

@@ -268,7 +268,7 @@ def _validate_folds(cfg: DictConfig) -> Iterator[str]:
         yield f"data.fold={fold} needs data.folds, the number of folds."
     if folds is not None and val not in (None, "val"):
         yield (
-            f"data.val={val} names a split to validate on, and data.folds={folds} validates on a fold of train: leave one "
+            f"data.val={val} says what to validate on, and data.folds={folds} validates on a fold of train: leave one "
             "of them out."
         )
 

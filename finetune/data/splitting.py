@@ -50,7 +50,7 @@ class SplitOptions:
             )
         if self.folds is not None and self.val != "val":
             raise ValueError(
-                f"data.val={self.val} names a split to validate on, and data.folds={self.folds} validates on a fold of train: "
+                f"data.val={self.val} says what to validate on, and data.folds={self.folds} validates on a fold of train: "
                 "leave one of them out."
             )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 _HERE = Path(__file__).resolve().parents[1]
 
@@ -21,6 +23,31 @@ UNWRITABLE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 """Error numbers of a file that cannot be written because of its place: a disk that is full or read-only."""
 
 WEIGHT_FILES = (".pth", ".pt", ".safetensors", ".ckpt")
+
+
+def absolute_paths(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values with the paths among them, files and folders that are there, as absolute ones.
+
+    Args:
+        values: of a configuration.
+        prefix: key of the values, with a dot.
+    """
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            result[name] = absolute_paths(value, f"{key}.")
+        elif isinstance(value, str) and PATH_KEY.fullmatch(key) and _is_path(key, value):
+            result[name] = str(Path(value).expanduser().absolute())
+        else:
+            result[name] = value
+    return result
+
+
+def _is_path(key: str, value: str) -> bool:
+    if key.endswith("weights") and not (value.endswith(WEIGHT_FILES) or os.sep in value):  # a name: default, none
+        return False
+    return key == "data.root" or Path(value).expanduser().exists()
 
 
 def weights_path(weights: str) -> Path | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.metrics.classification import monitor_mode
 from finetune.reporting import comparison, runs
 from finetune.reporting.comparison import PairedTest, SeedGroup
 from finetune.reporting.folds import FOLDS, FoldGroup, across_folds, group_folds, print_folds, write_folds
@@ -36,15 +37,28 @@ def compare_sweep(folder: Path) -> Run | None:
         echo(field_line("Left out", error))
     comparison.label_runs(found)
     if len(found) < 2 and not group_folds(found):
-        return found[0] if found else None
+        return find_best(found)
     try:
         write_comparison(found, folder, own_sweep=True)
     except Exception as error:  # the runs are good without it, and the sweep's own error must be heard
         echo(f"The sweep could not be compared ({type(error).__name__}: {error}); python -m finetune.compare {folder}")
         return None
-    comparable = [run for run in found if run.choices.get(FOLDS) is None]
+    return find_best(found)
+
+
+def find_best(found: Sequence[Run]) -> Run | None:
+    """Return the run with the best value of what they all monitor; None for folds, other images or other monitors."""
+    monitors = {run.metrics["monitor"] for run in found}
     same_images = all(comparison.same_eval_images(run, found[0]) for run in found)
-    return max(comparable, key=lambda run: run.acc, default=None) if same_images else None
+    if len(monitors) != 1 or not same_images or any(run.choices.get(FOLDS) is not None for run in found):
+        return None
+    (name,) = monitors
+    value = {id(run): float(run.metrics["best"][name]) for run in found}
+    # a metric of the user's own: whether less is better is seen in which epoch was the best
+    less = any(value[id(run)] < row[name] for run in found for row in run.rows if isinstance(row.get(name), float))
+    more = any(value[id(run)] > row[name] for run in found for row in run.rows if isinstance(row.get(name), float))
+    is_min = monitor_mode(name) == "min" if less == more else less
+    return (min if is_min else max)(found, key=lambda run: value[id(run)])
 
 
 def write_comparison(compared: Sequence[Run], folder: Path, own_sweep: bool = False) -> None:

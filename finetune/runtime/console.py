@@ -34,6 +34,7 @@ IGNORED_WARNINGS = (
     r"The `srun` command is available on your system.*",  # factories refuses what would wait for tasks that nobody starts
     r"`torch.jit.trace\w*` is deprecated.*",  # of the graph for TensorBoard, which knows no other
     r"The ``noload`` loader strategy is deprecated.*",  # MLflow's, on newer SQLAlchemy
+    r".*Any type hint is inferred as AnyType.*",  # MLflow's, of its own types
     r".*An input example was not provided when logging the model.*",  # the signature is given
     r"The dirpath has changed from .*",  # a resumed run writes into its own folder; BestCheckpoint carries over
 )

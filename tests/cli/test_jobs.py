@@ -129,3 +129,20 @@ def test_two_processes_do_not_run_one_sweep(folder: Path) -> None:
     SweepStart().on_multirun_start(cfg)
     STATE.release()
     assert cfg.hydra.overrides.hydra[-1] == 'hydra.sweep.dir="sweep"'
+
+
+def test_a_folder_that_holds_another_point_is_not_taken_for_this_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner = make_sweep(lambda cfg: 0.5, monkeypatch, "phash_threshold=2,3", "hydra.sweep.subdir=${data.root}x")
+    with pytest.raises(FileExistsError, match=r"x: sweep/\.x holds another point|holds another point"):
+        run_jobs(runner, None)
+    assert "job 1 (phash_threshold=3) failed" in capsys.readouterr().err
+
+
+def test_the_start_of_a_sweep_that_fails_ends_the_command(folder: Path) -> None:
+    (folder / "file").touch()
+    cfg = OmegaConf.create({"hydra": {"sweep": {"dir": "file/sweep"}, "overrides": {"task": [], "hydra": []}}})
+    with pytest.raises(Exit, match=r"file/sweep: Not a directory") as stop:
+        SweepStart().on_multirun_start(cfg)
+    assert stop.value.code == 2

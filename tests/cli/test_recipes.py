@@ -79,7 +79,40 @@ def test_other_arguments_override_those_of_a_recipe(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("defaults:\n  - override /model: resnet50\n  - _self_\nseed: 3\ntrainer: {max_epochs: 4}\n")
     words = recipes.expand_recipes(["-m", f"experiment={path}", "model=alexnet", "seed=1,2"])
-    assert words == ["-m", "++trainer.max_epochs=4", "model=alexnet", "seed=1,2"]
+    assert words == ["++trainer.max_epochs=4", "-m", "model=alexnet", "seed=1,2"]
+    flag = recipes.expand_recipes(["--config-dir", "own", f"experiment={path}", "trainer=ddp"])
+    assert flag == ["model=resnet50", "seed=3", "++trainer.max_epochs=4", "--config-dir", "own", "trainer=ddp"]
+
+
+def test_what_a_recipe_says_of_a_replaced_option_is_left_out_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "defaults:\n  - override /strategy: differential\n  - override /data/augment: rand\n"
+        "strategy: {groups: [{match: '@head', lr: 1.0}]}\noptimizer: {momentum: 0.5, lr: 0.2}\n"
+    )
+    words = recipes.expand_recipes([f"experiment={path}", "strategy=finetune", "optimizer=adamw", "data.augment=none"])
+    assert words == ["strategy=finetune", "optimizer=adamw", "data.augment=none"]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "because another option is given: ++strategy.groups=" in printed
+    assert "++optimizer.momentum=0.5 ++optimizer.lr=0.2" in printed
+    assert recipes.expand_recipes([f"experiment={path}", "optimizer.lr=3"])[-2:] == [
+        "++optimizer.momentum=0.5",
+        "optimizer.lr=3",
+    ]
+
+
+def test_a_run_that_a_recipe_cannot_say_has_none(tmp_path: Path) -> None:
+    run, values = make_run(tmp_path / "run", ["seed=3"])
+    del values["optimizer"]["momentum"]  # ~optimizer.momentum
+    OmegaConf.save(OmegaConf.create(values), run / "config.yaml")
+    with pytest.raises(ValueError, match="leaves a key of its options out"):
+        recipes.write_recipe(run, tmp_path / "r.yaml", "")
+    OmegaConf.save(OmegaConf.create({**values, "ckpt_path": "a.ckpt"}), run / "config.yaml")
+    with pytest.raises(ValueError, match=r"went on from a\.ckpt"):
+        recipes.write_recipe(run, tmp_path / "r.yaml", "")
+    assert not (tmp_path / "r.yaml").exists()
 
 
 @pytest.mark.parametrize(
@@ -87,6 +120,14 @@ def test_other_arguments_override_those_of_a_recipe(tmp_path: Path) -> None:
     [
         ("hydra: {launcher: {n_jobs: 1}}", "sets hydra; a recipe says what a run trains"),
         ("defaults: [override /hydra/launcher: joblib]", "is no group of a run"),
+        ("+hydra: {callbacks: {x: {_target_: os.system}}}", r"sets \+hydra"),
+        ("'++hydra/launcher': joblib", "a recipe says what a run trains"),
+        ("'~hydra': 1", "a recipe says what a run trains"),
+        ("'x@hydra.callbacks': 1", "a recipe says what a run trains"),
+        ("model: {'a=b': 2}", "a recipe says what a run trains"),
+        ("hydra.callbacks.x._target_: os.system", "a recipe says what a run trains"),
+        ("defaults: ['override /data@hydra.callbacks': csv]", "is no group of a run"),
+        ("defaults: ['override /+hydra/launcher': joblib]", "is no group of a run"),
         ("defaults: [model]", "'model' in its defaults is no group and option"),
         ("- 1\n- 2", "it is no mapping"),
         ("a: [", "cannot be read as a recipe"),

@@ -132,7 +132,7 @@ def test_every_wrong_word_is_answered_before_torch(word: str, tmp_path: Path, mo
             ["ckpt=x", "data.depth=full"],
             "data.depth changes nothing in evaluate: images are prepared as the checkpoint says.",
         ),
-        ("train", ["data.folds=3", "data.val=test"], "data.val=test names a split to validate on, and data.folds=3"),
+        ("train", ["data.folds=3", "data.val=test"], "data.val=test says what to validate on, and data.folds=3"),
         (
             "check",
             ["data.root=.", "data.class_depth=leafs"],

@@ -202,7 +202,7 @@ def test_folds_divide_train_and_a_given_validation_split_is_left_out_with_a_note
         ({"fold": 2}, r"data\.fold=2 needs data\.folds"),
         (
             {"folds": 5, "val": "test"},
-            r"data\.val=test names a split to validate on, and data\.folds=5 validates on a fold",
+            r"data\.val=test says what to validate on, and data\.folds=5 validates on a fold",
         ),
     ],
 )
