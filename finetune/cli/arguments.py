@@ -13,6 +13,7 @@ from finetune.cli import schema
 from finetune.cli.groups import register_prefixed_models
 from finetune.cli.logger_keys import expand_logger_keys
 from finetune.io.paths import LAST_CHECKPOINT, PATH_KEY
+from finetune.io.study import storage_address
 
 SWEEP_FLAGS = {"-m", "--multirun"}
 
@@ -284,9 +285,11 @@ def _recorded_overrides(words: Path, place: Path, key: str, named: str) -> list[
 def resolve_path(override: str, cwd: Path) -> str:
     """Make a path, or each of those of a sweep, absolute that was relative to the folder in which the run was started."""
     key, _, value = override.partition("=")
+    whole = value.strip("'\"")
+    if override_key(override) == "sweep.storage" and whole not in ("", "null") and "${" not in whole:
+        return _quote(key, storage_address(whole, cwd, cwd))  # its file need not be there: it would be made here
     if not PATH_KEY.fullmatch(key):
         return override
-    whole = value.strip("'\"")
     for names in ([whole], whole.split(",")):
         found = [cwd / os.path.expanduser(name) for name in names]
         if all(path.exists() for path in found):

@@ -307,8 +307,10 @@ def _pruning(cfg: DictConfig) -> list[Callback]:
         return []
     from hydra.core.hydra_config import HydraConfig
 
-    address = storage_address(sweep["storage"], HydraConfig.get().sweep.dir)
-    return [TrialPruning(address, sweep["study_name"], sweep["trial"], sweep["pruner"], cfg.monitor)]
+    # a sweep file of the user's own may leave these out
+    address = storage_address(sweep.get("storage"), HydraConfig.get().sweep.dir)
+    pruner = sweep.get("pruner", "none")
+    return [TrialPruning(address, sweep.get("study_name"), sweep["trial"], pruner, cfg.monitor)]
 
 
 def _make_trainer(cfg: DictConfig, folder: Path, **arguments: Any) -> Trainer:

@@ -7,18 +7,29 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from finetune.cli import errors
-from finetune.cli.arguments import drop_sweep_words, override_key, resolve_path, unquote_path
+from finetune.cli.arguments import drop_sweep_words, override_key, quote_paths, resolve_path, unquote_path
 from finetune.cli.space import Choice, Dimension, Space
-from finetune.cli.sweeps import HydraSweeper, begin_sweep, next_job, points_at_once, raise_first_error, say
+from finetune.cli.sweeps import (
+    HydraSweeper,
+    begin_sweep,
+    next_job,
+    points_at_once,
+    raise_first_error,
+    say,
+    sweep_settings,
+)
 from finetune.io import study as studies
+from finetune.io.paths import PATH_KEY
 from finetune.io.study import PRUNED, REPEATS, SWEEP
 from finetune.runtime.console import printable
 
@@ -27,8 +38,8 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
-MONITOR, WORDS = "monitor", "words"
-"""What a study remembers of its sweep: what is optimized, and the overrides of all its points."""
+MONITOR, WORDS, SPACE = "monitor", "words", "space"
+"""What a study remembers of its sweep: what is optimized, the overrides of all its points, and what varies in them."""
 
 
 def sweep_by_optuna(sweeper: HydraSweeper, arguments: Sequence[str]) -> list[JobReturn]:
@@ -41,7 +52,7 @@ def sweep_by_optuna(sweeper: HydraSweeper, arguments: Sequence[str]) -> list[Job
         ValueError: Optuna is not installed, or the study is of another sweep.
         Exception: the error of the first point that failed, after all have run.
     """
-    space = begin_sweep(sweeper, arguments)
+    space = _with_full_paths(begin_sweep(sweeper, arguments))
     return OptunaSweep(sweeper, space).run()
 
 
@@ -55,7 +66,7 @@ class OptunaSweep:
             ValueError: Optuna is not installed, or the study is of another sweep.
         """
         self.sweeper, self.space = sweeper, space
-        self.config, self.settings = sweeper.config, sweeper.config.sweep
+        self.config, self.settings = sweeper.config, sweep_settings(sweeper.config)
         self.folder = Path(str(self.config.hydra.sweep.dir)).absolute()
         self.study = open_study(self.config, self.folder, space)
         self.distributions = {key: distribution(dimension) for key, dimension in space.dimensions.items()}
@@ -102,18 +113,23 @@ class OptunaSweep:
             if not legal:
                 return
             assert self.sweeper.launcher is not None
-            points = [self.point(trial) for trial in legal]
+            same: dict[tuple[str, ...], list[Trial]] = {}  # equal points have one folder, and are one run
+            for trial in legal:
+                same.setdefault(tuple(self.space.point(spell(trial.params))), []).append(trial)
+            points = [self.point(trials[0]) for trials in same.values()]
             jobs = self.sweeper.launcher.launch(points, initial_job_idx=next_job(self.folder))
             self.jobs += jobs
-            for trial, job in zip(legal, jobs, strict=True):
-                self.tell(trial, job)
+            for equal, job in zip(same.values(), jobs, strict=True):
+                is_pruned = self.was_pruned(equal[0].number)
+                for trial in equal:
+                    self.tell(trial, job, is_pruned)
         except BaseException:  # Ctrl-C, SIGTERM, or a launcher that failed
             self.mark_interrupted()
             raise
 
     def point(self, trial: Trial) -> list[str]:
         """Return the overrides of a trial."""
-        return [*self.space.point(spell(trial.params)), f"sweep.trial={trial.number}"]
+        return [*self.space.point(spell(trial.params)), f"++sweep.trial={trial.number}"]
 
     def is_legal(self, trial: Trial) -> bool:
         """Return whether a trial can be composed; one that cannot has failed, and the others go on."""
@@ -131,12 +147,12 @@ class OptunaSweep:
             return False
         return True
 
-    def tell(self, trial: Trial, job: JobReturn) -> None:
+    def tell(self, trial: Trial, job: JobReturn, is_pruned: bool) -> None:
         """Tell the study what came of a trial."""
         from optuna.trial import TrialState
 
         value = job.return_value if job.status is JobStatus.COMPLETED else None
-        if value is not None and self.was_pruned(trial.number):
+        if value is not None and is_pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
         elif isinstance(value, int | float) and value == value:
             self.study.tell(trial, float(value))
@@ -149,9 +165,10 @@ class OptunaSweep:
         """Return whether a trial was pruned, or is a point that was: its run is not repeated, and its value no final one."""
         trials = self.study.get_trials(deepcopy=False)
         trial = trials[number]
-        # one that has reported has run itself
-        same = [trial] if trial.intermediate_values else [other for other in trials if other.params == trial.params]
-        return any(PRUNED in other.user_attrs for other in same)
+        if trial.intermediate_values:  # it has run itself
+            return PRUNED in trial.user_attrs
+        here = [other for other in trials if other.user_attrs.get(SWEEP) == str(self.folder)]
+        return any(PRUNED in other.user_attrs for other in here if other.params == trial.params)
 
     def mark_interrupted(self) -> None:
         """Tell the study which trials were stopped, so that a repeated sweep asks for them again."""
@@ -179,16 +196,34 @@ class OptunaSweep:
         print(f"{'':<10}{printable(again)}", flush=True)  # in one piece, to be copied
 
 
+def _with_full_paths(space: Space) -> Space:
+    """Return a space in which lists of paths are absolute: `resume=` gives them so, and Optuna tells them apart by text."""
+    dimensions = {
+        key: replace(dimension, values=tuple(_with_full_path(key, value) for value in dimension.values))
+        if isinstance(dimension, Choice)
+        else dimension
+        for key, dimension in space.dimensions.items()
+    }
+    return replace(space, dimensions=dimensions)
+
+
+def _with_full_path(key: str, value: str) -> str:
+    if not PATH_KEY.fullmatch(key):
+        return value
+    path = Path(str(OverridesParser.create().parse_override(f"{key}={value}").value())).expanduser().absolute()
+    return quote_paths([f"{key}={path}"])[0].removeprefix(f"{key}=") if path.exists() else value
+
+
 def open_study(config: DictConfig, folder: Path, space: Space) -> Study:
     """Open the study of a sweep, or make it.
 
     Raises:
-        ValueError: Optuna is not installed, or the study there has another monitor, or points with other choices.
+        ValueError: Optuna is not installed, or the study there has another monitor or space, or points with other choices.
     """
     optuna = studies.import_optuna()
     from finetune.cli.optuna_sampler import make_sampler
 
-    settings = config.sweep
+    settings = sweep_settings(config)
     address = studies.storage_address(settings.storage, folder)
     name = settings.study_name or studies.STUDY_NAME
     study: Study = optuna.create_study(
@@ -202,13 +237,14 @@ def open_study(config: DictConfig, folder: Path, space: Space) -> Study:
     words = sorted(
         resolve_path(unquote_path(word), Path.cwd()) for word in drop_sweep_words(space.fixed) if _is_choice(word)
     )
-    for key, value in ((MONITOR, config.monitor), (WORDS, words)):
+    varied = sorted(f"{key}={dimension}" for key, dimension in space.dimensions.items())
+    for key, value in ((MONITOR, config.monitor), (WORDS, words), (SPACE, varied)):
         before = study.user_attrs.get(key)
         if before is None:
             study.set_user_attr(key, value)
         elif before != value:
             raise ValueError(
-                f"The study {name} in {address} is of another sweep: its {key} {'is' if key == MONITOR else 'are'} "
+                f"The study {name} in {address} is of another sweep: its {key} {'are' if key == WORDS else 'is'} "
                 f"{_text(before)}, and here {_text(value)}. Give sweep.study_name=... for a study of its own."
             )
     return study

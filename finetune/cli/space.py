@@ -35,6 +35,12 @@ class Choice:
         """Return the first value."""
         return self.values[0]
 
+    def __str__(self) -> str:
+        """Return it as an override gives it."""
+        if self.numbers is not None:
+            return f"range({self.numbers.start},{self.numbers.stop},{self.numbers.step})"
+        return f"choice({','.join(self.values)})"
+
     def draw(self, generator: random.Random) -> str:
         """Draw a value."""
         return self.values[generator.randrange(len(self.values))]
@@ -53,6 +59,11 @@ class Interval:
     def first(self) -> str:
         """Return the lower end."""
         return self.format(self.low)
+
+    def __str__(self) -> str:
+        """Return it as an override gives it."""
+        text = f"interval({self.format(self.low)},{self.format(self.high)})"
+        return f"tag(log,{text})" if self.log else text
 
     def draw(self, generator: random.Random) -> str:
         """Draw a number: uniformly, or with a uniform logarithm."""

@@ -14,7 +14,9 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.cli.points import write_sweep
+from finetune.cli.schema import load_conf
 from finetune.cli.space import Space, read_space
+from finetune.io.study import has_study
 from finetune.runtime.console import field_line, printable
 from finetune.runtime.process import cpu_count
 
@@ -33,6 +35,12 @@ class HydraSweeper(Protocol):
 def say(label: str, text: str) -> None:
     """Print a labelled line of a sweep; between its jobs the log is Hydra's, which would print it once more."""
     print(printable(field_line(label, text)), flush=True)
+
+
+def sweep_settings(config: DictConfig) -> Any:
+    """Return the settings of a sweep; what a file of the user's own leaves out is as in that of finetune."""
+    defaults = load_conf(f"sweep/{'optuna' if has_study(config) else 'random'}.yaml").sweep
+    return OmegaConf.merge(defaults, config.get("sweep") or {})
 
 
 def begin_sweep(sweeper: HydraSweeper, arguments: Sequence[str]) -> Space:
@@ -61,9 +69,9 @@ def points_at_once(config: DictConfig, count: int | None) -> int | None:
         config: with Hydra's own node.
         count: of all points. All sweepers but Optuna's give them to the launcher at once.
     """
-    if OmegaConf.select(config, "sweep.sampler") is None:
+    if not has_study(config):
         return count
-    launcher, asked = config.hydra.launcher, config.sweep.n_jobs
+    launcher, asked = config.hydra.launcher, sweep_settings(config).n_jobs
     if asked is None and str(launcher._target_).endswith("BasicLauncher"):
         return 1
     n_jobs = launcher.get("n_jobs") or DEFAULT_AT_ONCE
@@ -92,7 +100,7 @@ def sweep_at_random(sweeper: HydraSweeper, arguments: Sequence[str]) -> list[Job
     Raises:
         Exception: the error of the first point that failed, after all have run.
     """
-    settings: Any = sweeper.config.sweep
+    settings = sweep_settings(sweeper.config)
     space = begin_sweep(sweeper, arguments)
     drawn = space.draw(settings.n_trials, settings.seed)
     if len(drawn) < settings.n_trials:

@@ -5,12 +5,17 @@ Importing this does not import Optuna.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from filelock import FileLock
+
+from finetune.runtime.mappings import select
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -29,6 +34,9 @@ SWEEP, REPEATS, INTERRUPTED, PRUNED = "sweep", "repeats", "interrupted", "pruned
 
 SQLITE_TIMEOUT_S = 60.0
 """How long a process waits while others write."""
+
+SWEEPER = "hydra_plugins.finetune_sweeper.OptunaSweeper"
+"""The sweeper whose sweeps have a study."""
 
 _JOURNAL_PREFIX, _SQLITE_PREFIX = "journal:", "sqlite:///"
 
@@ -49,10 +57,20 @@ def storage_address(storage: str | None, folder: str | Path, cwd: str | Path = "
     return storage
 
 
-def is_there(address: str) -> bool:
-    """Return whether a storage is there, as far as that shows without opening it, which makes one."""
-    path = next((address.removeprefix(p) for p in (_JOURNAL_PREFIX, _SQLITE_PREFIX) if address.startswith(p)), None)
-    return path is None or Path(path).is_file()
+def has_study(config: Any) -> bool:
+    """Return whether a sweep has a study.
+
+    Args:
+        config: its configuration, with Hydra's own node.
+    """
+    return bool(select(config, "hydra.sweeper._target_") == SWEEPER)
+
+
+def storage_file(address: str) -> Path | None:
+    """Return the file that a storage is; None of a database that is none."""
+    found = (address.removeprefix(p) for p in (_JOURNAL_PREFIX, _SQLITE_PREFIX) if address.startswith(p))
+    path = next(found, None)
+    return None if path is None else Path(path)
 
 
 def open_storage(address: str) -> BaseStorage:
@@ -66,12 +84,9 @@ def open_storage(address: str) -> BaseStorage:
     """
     optuna = import_optuna()
     if address.startswith(_JOURNAL_PREFIX):
-        from optuna.storages.journal import JournalFileBackend
-
         path = Path(address.removeprefix(_JOURNAL_PREFIX))
         path.parent.mkdir(parents=True, exist_ok=True)
-        storage: BaseStorage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
-        return storage
+        return _open_journal(path)
     if "://" not in address:
         raise ValueError(f"sweep.storage={address}: give journal:FILE, or a database, sqlite:///FILE.")
     options = {"connect_args": {"timeout": SQLITE_TIMEOUT_S}} if address.startswith("sqlite:") else {}
@@ -82,6 +97,13 @@ def open_storage(address: str) -> BaseStorage:
     except Exception as error:  # of SQLAlchemy, of a driver or of Optuna
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"sweep.storage={address} cannot be opened ({reason}).") from error
+
+
+def _open_journal(path: Path) -> BaseStorage:
+    from optuna.storages.journal import JournalFileBackend
+
+    storage: BaseStorage = import_optuna().storages.JournalStorage(JournalFileBackend(str(path)))
+    return storage
 
 
 @contextmanager
@@ -104,6 +126,29 @@ def load_study(address: str, name: str | None, **options: Any) -> Study:
     """
     optuna = import_optuna()
     study: Study = optuna.load_study(study_name=name or STUDY_NAME, storage=open_storage(address), **options)
+    return study
+
+
+def load_study_to_read(address: str, name: str | None) -> Study:
+    """Load a study without writing anything: no file and no table is made.
+
+    Raises:
+        Exception: there is no such study, or its storage cannot be read; each kind of storage has errors of its own.
+    """
+    optuna, path = import_optuna(), storage_file(address)
+    if path is not None and not path.is_file():
+        raise FileNotFoundError(f"{path} is not there")
+    if path is not None and address.startswith(_JOURNAL_PREFIX):
+        storage = _open_journal(path)
+    elif path is not None:
+        uri = f"file:{quote(str(path))}?mode=ro"
+        connect = partial(sqlite3.connect, uri, uri=True, timeout=SQLITE_TIMEOUT_S, check_same_thread=False)
+        # the name in the address is not used: SQLAlchemy's versions differ in how they read a URI of SQLite's own there
+        options = {"creator": connect}
+        storage = optuna.storages.RDBStorage(f"{_SQLITE_PREFIX}study", engine_kwargs=options, skip_table_creation=True)
+    else:
+        storage = optuna.storages.RDBStorage(address, skip_table_creation=True)
+    study: Study = optuna.load_study(study_name=name or STUDY_NAME, storage=storage)
     return study
 
 

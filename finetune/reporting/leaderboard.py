@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ COSTS = (
 
 
 def compare_sweep(folder: Path) -> Run | None:
-    """Compare the runs of a sweep that has ended, and return the best; None where they have no best one.
+    """Compare the runs of a sweep that this process has run, and return the best; None where they have no best one.
 
     Nothing is compared where fewer than two finished, unless they are folds. The best of several folds is the easiest one.
     """
@@ -39,7 +39,7 @@ def compare_sweep(folder: Path) -> Run | None:
     if len(found) < 2 and not group_folds(found):
         return find_best(found)
     try:
-        write_comparison(found, folder)
+        write_comparison(found, folder, own_sweep=True)
     except Exception as error:  # the runs are good without it, and the sweep's own error must be heard
         echo(f"The sweep could not be compared ({type(error).__name__}: {error}); python -m finetune.compare {folder}")
         return None
@@ -61,12 +61,13 @@ def find_best(found: Sequence[Run]) -> Run | None:
     return (min if is_min else max)(found, key=lambda run: value[id(run)])
 
 
-def write_comparison(compared: Sequence[Run], folder: Path) -> None:
+def write_comparison(compared: Sequence[Run], folder: Path, own_sweep: bool = False) -> None:
     """Print the comparison, and write `leaderboard.csv` and `compare.html`.
 
     Args:
         compared: as `runs.read_runs` returns them.
         folder: for the files.
+        own_sweep: whether this process has run the sweep in that folder, see `study.read_study`.
     """
     with heavy_imports():
         from finetune.reporting import html  # noqa: F401  torch, matplotlib
@@ -89,7 +90,8 @@ def write_comparison(compared: Sequence[Run], folder: Path) -> None:
         echo(field_line("Note", text))
         print_folds(fold_groups)
     _write_table(ranked, tests, folder / "leaderboard.csv")
-    _write_page(ranked, tests, seed_groups, fold_groups, same_images, folder / "compare.html")
+    studied = _study_values(ranked, folder, own_sweep)
+    _write_page(ranked, tests, seed_groups, fold_groups, same_images, studied, folder / "compare.html")
     echo_link("See", folder / "compare.html")
     echo_link("", folder / "leaderboard.csv")
     if fold_groups:
@@ -156,6 +158,7 @@ def _write_page(
     seed_groups: Sequence[SeedGroup],
     fold_groups: Sequence[FoldGroup],
     same_images: bool,
+    studied: Mapping[str, Any],
     path: Path,
 ) -> None:
     from finetune.metrics.statistics import wilson_interval
@@ -182,17 +185,17 @@ def _write_page(
         curves=html.svg(figures.comparison_figure({r.label: r.rows for r in ranked[:CURVES]}), "accuracy of each run"),
         cost_figures=[html.svg(figure, "accuracy against cost") for figure in cost_figures],
         links=[_link(run, path.parent) for run in ranked],
-        **_study_values(ranked, path.parent),
+        **studied,
         versions=hardware.installed_versions(),
         made=time.strftime("%Y-%m-%d %H:%M"),
     )
 
 
-def _study_values(ranked: Sequence[Run], folder: Path) -> dict[str, Any]:
+def _study_values(ranked: Sequence[Run], folder: Path, own_sweep: bool) -> dict[str, Any]:
     """Return what the page says of the study of a sweep, and the slices of any runs."""
     from finetune.reporting import html, study, study_figures
 
-    record = study.read_study(folder)
+    record = study.read_study(folder, own_sweep)
     slices = study.study_slices(record) if record is not None else study.run_slices(ranked)
     label = record.monitor if record is not None else "accuracy"
     return {

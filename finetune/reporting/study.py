@@ -19,6 +19,7 @@ from finetune.io import study as studies
 from finetune.reporting.comparison import differing_keys, short_value
 from finetune.reporting.folds import FOLD, FOLDS
 from finetune.reporting.runs import Run
+from finetune.runtime.console import echo, field_line
 from finetune.runtime.mappings import select
 
 if TYPE_CHECKING:
@@ -68,19 +69,44 @@ class StudyRecord:
         return list(dict.fromkeys(key for trial in self.trials for key in trial.params))
 
 
-def read_study(folder: Path) -> StudyRecord | None:
-    """Read the study of the sweep in a folder; None where it has none, or where Optuna is not installed."""
+def read_study(folder: Path, own: bool = False) -> StudyRecord | None:
+    """Read the study of the sweep in a folder, and write nothing.
+
+    Args:
+        folder: of the sweep.
+        own: whether this process has run the sweep. The record in another folder may be a stranger's, so a study is read
+            only from a file within that folder: a record must not choose the databases that this machine talks to.
+
+    Returns:
+        None where there is no study, where it cannot be read, which a line says, or where Optuna is not installed.
+    """
+    record = folder / "multirun.yaml"
+    if not record.is_file() or find_spec("optuna") is None:
+        return None
     try:
-        config = OmegaConf.load(folder / "multirun.yaml")
-    except OSError:
+        config: Any = OmegaConf.load(record)
+        # the interpolations of a stranger's record could make folders and read the environment
+        config = config if own else OmegaConf.to_container(config, resolve=False)
+        if not studies.has_study(config):
+            return None
+        cwd = select(config, "hydra.runtime.cwd") or "."
+        address = studies.storage_address(select(config, "sweep.storage"), folder, cwd)
+        path = studies.storage_file(address)
+        if not own and (path is None or not path.resolve().is_relative_to(folder.resolve())):
+            text = "the study of this sweep is kept outside its folder, and only the sweep itself reads it there"
+            echo(field_line("Note", f"{text}: resume={folder} draws its page."))
+            return None
+        if path is not None and not path.is_file():
+            return None
+        return _read_record(config, studies.load_study_to_read(address, select(config, "sweep.study_name")))
+    except Exception as error:  # of a damaged file, a driver, a server that is down; the runs are compared without it
+        cause = error.__cause__ or error  # Optuna's own sentence on a database names no reason
+        reason = next(iter(str(cause).strip().splitlines()), "")
+        echo(field_line("Note", f"the study of {folder} cannot be read ({type(cause).__name__}: {reason})."))
         return None
-    if select(config, "sweep.sampler") is None or find_spec("optuna") is None:
-        return None
-    cwd = select(config, "hydra.runtime.cwd") or "."
-    address = studies.storage_address(select(config, "sweep.storage"), folder, cwd)
-    if not studies.is_there(address):
-        return None
-    study = studies.load_study(address, select(config, "sweep.study_name"))
+
+
+def _read_record(config: Any, study: Study) -> StudyRecord:
     importances, method = _importances(study)
     rows = [_row(trial) for trial in studies.without_repeated(study.get_trials(deepcopy=False))]
     sign = -1 if study.direction.name == "MAXIMIZE" else 1

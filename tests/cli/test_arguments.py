@@ -181,6 +181,25 @@ def test_name_of_a_sweep_asks_for_it(words: list[str], is_sweep: bool) -> None:
     assert prepare_arguments("train", ["-m", *words]).count("-m") == 1
 
 
+@pytest.mark.parametrize(
+    ("storage", "repeated"),
+    [
+        ("journal:st.journal", '"journal:/started/st.journal"'),
+        ("'sqlite:///a/st.db'", '"sqlite:////started/a/st.db"'),
+        ("sqlite:////data/st.db", '"sqlite:////data/st.db"'),
+        ("postgresql://host/x", '"postgresql://host/x"'),
+        ("null", "null"),
+    ],
+)
+def test_storage_of_a_sweep_that_is_repeated_is_where_the_first_one_made_it(
+    storage: str, repeated: str, tmp_path: Path
+) -> None:
+    """Whether it is there or not: it would be made in the folder of the moment."""
+    task = ["sweep=optuna", f"sweep.storage={storage}"]
+    OmegaConf.save({"hydra": {"runtime": {"cwd": "/started"}, "overrides": {"task": task}}}, tmp_path / "multirun.yaml")
+    assert f"sweep.storage={repeated}" in expand_resume([f"resume={tmp_path}"])
+
+
 def test_run_of_a_sweep_that_is_resumed_alone_is_no_sweep(tmp_path: Path) -> None:
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "hydra.yaml").write_text("hydra: {runtime: {cwd: /}}")

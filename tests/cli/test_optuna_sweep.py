@@ -85,7 +85,8 @@ class Launcher:
         for overrides in job_overrides:
             job = JobReturn(status=JobStatus.COMPLETED)
             try:
-                job.return_value = self.task(OmegaConf.from_dotlist(list(overrides)))
+                words = [word.removeprefix("++") for word in overrides]
+                job.return_value = self.task(OmegaConf.from_dotlist(words))
             except Exception as error:
                 job = JobReturn(status=JobStatus.FAILED)
                 job.return_value = error
@@ -108,7 +109,8 @@ DEFAULTS = {
     "monitor": "val/acc",
     "sweep": OmegaConf.load(CONF / "sweep" / "optuna.yaml").sweep,
     "hydra": {
-        "sweep": {"dir": "sweep"}, "sweeper": {"params": None},
+        "sweep": {"dir": "sweep"},
+        "sweeper": {"_target_": "hydra_plugins.finetune_sweeper.OptunaSweeper", "params": None},
         "launcher": {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"},
     },
 }  # fmt: skip
@@ -318,6 +320,103 @@ def test_pruned_trial_is_told_as_such_and_so_is_its_point_where_it_is_not_run_ag
     assert {(trial.params["seed"], trial.state.name) for trial in trials} == {("1", "COMPLETE"), ("2", "PRUNED")}
     assert sum(trial.state is TrialState.PRUNED for trial in trials) > 1
     assert 0.25 in [trial.value for trial in trials if trial.state is TrialState.PRUNED]
+
+
+def test_equal_points_of_a_batch_are_one_run_and_all_their_trials_are_told(sweep: Sweep) -> None:
+    """Three values and eight trials at a time: some are equal."""
+
+    def task(cfg: DictConfig) -> float:
+        storage = JournalStorage(JournalFileBackend("sweep/study.journal"))
+        if cfg.seed == 2:
+            raise RuntimeError("two")
+        if cfg.seed == 3:
+            number = storage.get_trial_id_from_study_id_trial_number(0, cfg.sweep.trial)
+            storage.set_trial_intermediate_value(number, 1, 0.25)
+            storage.set_trial_user_attr(number, "pruned", True)
+        return 0.5
+
+    words = ("sweep=optuna", "seed=choice(1,2,3)", "sweep.n_trials=8", "sweep.n_jobs=8", "sweep.sampler=random")
+    seen = sweep(task, *words, "sweep.seed=1", raises=RuntimeError)
+    assert sorted(cfg.seed for cfg in seen) == [1, 2, 3]
+    trials = read_trials()
+    assert len(trials) == 8
+    states = {"1": "COMPLETE", "2": "FAIL", "3": "PRUNED"}
+    assert [trial.state.name for trial in trials] == [states[trial.params["seed"]] for trial in trials]
+    assert {trial.value for trial in trials if trial.params["seed"] == "1"} == {0.5}
+    first = {cfg.seed: cfg.sweep.trial for cfg in seen}
+    assert all(first[int(trial.params["seed"])] <= trial.number for trial in trials)
+
+
+def test_point_that_was_pruned_in_another_folder_is_a_value_here(sweep: Sweep) -> None:
+    """A run that does not report has no values of its own by which it would be known: the monitor is of the training."""
+    words = ("sweep=optuna", "seed=choice(1)", "sweep.storage=journal:x.journal")
+    sweep(lambda cfg: 0.5, *words, "sweep.n_trials=1", "hydra.sweep.dir=other")
+    storage = JournalStorage(JournalFileBackend("x.journal"))
+    study = optuna.load_study(study_name="finetune", storage=storage)
+    elsewhere = study.ask({"seed": optuna.distributions.CategoricalDistribution(("1",))})
+    elsewhere.set_user_attr("sweep", "/another")
+    elsewhere.set_user_attr("pruned", True)
+    study.tell(elsewhere, state=TrialState.PRUNED)
+    sweep(lambda cfg: 0.25, *words, "sweep.n_trials=3")
+    states = [(trial.state.name, trial.value) for trial in read_trials(Path("x.journal"))]
+    assert states == [("COMPLETE", 0.5), ("PRUNED", None), ("COMPLETE", 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("lr=choice(0.1,0.2)", "lr=choice(0.1,0.2,0.3)", r"lr=choice\(0\.1,0\.2\), and here .*lr=choice\(0\.1,0\.2,0\.3\)"),
+        ("lr=range(1,3)", "lr=choice(1,2)", r"lr=range\(1,3,1\), and here .*lr=choice\(1,2\)"),
+        ("lr=interval(0.1,1)", "lr=tag(log,interval(0.1,1))", r"lr=interval\(0\.1,1\.0\), and here .*lr=tag\(log,interv"),
+        ("lr=interval(0.1,1)", "lr=interval(0.1,2)", r"lr=interval\(0\.1,1\.0\), and here .*lr=interval\(0\.1,2\.0\)"),
+    ],
+)  # fmt: skip
+def test_study_of_another_space_is_refused(sweep: Sweep, first: str, second: str, message: str) -> None:
+    words = ("sweep=optuna", "sweep.n_trials=1")
+    sweep(lambda cfg: 0.5, *words, f"optimizer.{first}")
+    with pytest.raises(ValueError, match=rf"its space is .*{message}.*\. Give sweep\.study_name="):
+        sweep(lambda cfg: 0.5, *words, f"optimizer.{second}", "sweep.n_trials=2")
+    assert len(sweep(lambda cfg: 0.5, *words, f"optimizer.{second}", "sweep.study_name=second")) == 1
+
+
+def test_list_of_folders_is_the_same_space_by_whatever_path(sweep: Sweep, folder: Path) -> None:
+    for name in ("a", "b c"):
+        (folder / name).mkdir()
+    seen = sweep(lambda cfg: 0.5, "sweep=optuna", "data.root=choice(a,'b c')", "sweep.n_trials=1")
+    full = f"data.root=choice({folder}/a,'{folder}/b c')"
+    seen += sweep(lambda cfg: 0.5, "sweep=optuna", full, "sweep.n_trials=6")
+    assert len(seen) == 6
+    assert {Path(cfg.data.root) for cfg in seen} == {folder / "a", folder / "b c"}
+
+
+@pytest.mark.parametrize("storage", ["journal:st.journal", "sqlite:///st.db"])
+def test_sweep_repeated_from_another_folder_has_the_same_study(
+    hydra_sweep: Sweep, folder: Path, monkeypatch: pytest.MonkeyPatch, storage: str
+) -> None:
+    hydra_sweep(lambda cfg: 0.5, *RATES, "sweep.n_trials=1", f"sweep.storage={storage}")
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    repeated = [f"resume={folder}/sweep", "sweep.n_trials=2"]
+    overrides = prepare_arguments("train", repeated)
+    monkeypatch.setattr(sys, "argv", ["train", *overrides])
+    run_jobs(JobRunner("train", lambda cfg: 0.5, list(sys.argv), overrides), None)
+    assert list(elsewhere.iterdir()) == []
+    if storage.startswith("sqlite"):
+        trials = optuna.load_study(study_name="finetune", storage=f"sqlite:///{folder}/st.db").get_trials()
+    else:
+        trials = read_trials(folder / "st.journal")
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
+
+
+def test_sweep_file_of_ones_own_may_leave_out_what_finetunes_says(hydra_sweep: Sweep, folder: Path) -> None:
+    mine = folder / "own" / "sweep" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    sweeper = "hydra: {sweeper: {_target_: hydra_plugins.finetune_sweeper.OptunaSweeper}}"
+    mine.write_text(f"# @package _global_\nsweep: {{n_trials: 2, verbose: true}}\n{sweeper}\n")
+    seen = hydra_sweep(best_at_a_hundredth, "--config-dir", "own", "sweep=mine", RATES[1])
+    assert [cfg.sweep.trial for cfg in seen] == [0, 1]
+    assert [trial.state for trial in read_trials()] == [TrialState.COMPLETE] * 2
 
 
 TWO = """

@@ -81,7 +81,18 @@ def test_as_many_points_at_a_time_as_the_launcher_runs(
     monkeypatch: pytest.MonkeyPatch, launcher: dict[str, Any], n_jobs: int | None, expected: int
 ) -> None:
     monkeypatch.setattr(sweeps, "cpu_count", lambda: 6)
-    cfg = OmegaConf.create({"hydra": {"launcher": launcher}, "sweep": {"sampler": "tpe", "n_jobs": n_jobs}})
+    optuna = {"launcher": launcher, "sweeper": {"_target_": "hydra_plugins.finetune_sweeper.OptunaSweeper"}}
+    cfg = OmegaConf.create({"hydra": optuna, "sweep": {"n_jobs": n_jobs}})
     assert sweeps.points_at_once(cfg, 100) == expected
     cfg = OmegaConf.create({"hydra": {"launcher": launcher}, "sweep": {}})
     assert sweeps.points_at_once(cfg, 100) == 100  # a grid, at random
+
+
+@pytest.mark.parametrize(("sweeper", "n_trials"), [("RandomSweeper", 20), ("OptunaSweeper", 20)])
+def test_settings_that_a_sweep_file_of_ones_own_leaves_out_are_those_of_finetune(sweeper: str, n_trials: int) -> None:
+    cfg = OmegaConf.create({"hydra": {"sweeper": {"_target_": f"hydra_plugins.finetune_sweeper.{sweeper}"}}})
+    assert (sweeps.sweep_settings(cfg).n_trials, sweeps.sweep_settings(cfg).seed) == (n_trials, 0)
+    cfg.sweep = {"n_trials": 3}
+    OmegaConf.set_struct(cfg, True)
+    settings = sweeps.sweep_settings(cfg)
+    assert (settings.n_trials, settings.seed, settings.retry) == (3, 0, True)

@@ -14,6 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
+from finetune.compare import compare
 from tests.end_to_end.helpers import Command, read_metrics, read_table
 from tests.helpers import TINY
 
@@ -28,8 +29,8 @@ def test_pruned_run_ends_early_with_its_record_and_is_told_as_such(
     photos: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = tmp_path / "sweep"
-    sweep.mkdir()
-    storage = JournalStorage(JournalFileBackend(str(sweep / "study.journal")))
+    journal = tmp_path / "outside.journal"
+    storage = JournalStorage(JournalFileBackend(str(journal)))
     study = optuna.create_study(study_name="finetune", storage=storage, direction="maximize")
     for i in range(5):  # better than any run can be
         steps = dict.fromkeys(range(1, 9), 2.0)
@@ -44,10 +45,11 @@ def test_pruned_run_ends_early_with_its_record_and_is_told_as_such(
         "sweep=optuna",
         "sweep.pruner=median",
         "sweep.n_trials=7",
+        f"sweep.storage=journal:{journal}",
     ]
     _, code = command("train", *words, "optimizer.lr=tag(log,interval(1e-4,1e-1))", f"hydra.sweep.dir={sweep}")
     assert code == 0
-    pruned = load_study(sweep / "study.journal").trials[5:]
+    pruned = load_study(journal).trials[5:]
     for trial, folder in zip(pruned, (sweep / "0", sweep / "1"), strict=True):
         row, *more = read_table(folder / "metrics.csv")
         assert more == []  # one epoch of eight
@@ -62,6 +64,9 @@ def test_pruned_run_ends_early_with_its_record_and_is_told_as_such(
     assert "<h2>Slices</h2>" in page
     assert page.count("<td>pruned</td>") == 2
     assert page.count("<td>complete</td>") == 5
+    compare([str(sweep)])  # it may be a stranger's, which must not choose the files that are opened
+    assert "kept outside its folder" in " ".join(capsys.readouterr().out.split())
+    assert "<td>pruned</td>" not in (sweep / "compare.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

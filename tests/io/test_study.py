@@ -9,9 +9,11 @@ import pytest
 pytest.importorskip("optuna", reason="the extra sweep is not installed")
 
 import optuna
+from omegaconf import OmegaConf
 
 from finetune.cli.schema import CHOICES
 from finetune.io import study
+from finetune.io.paths import CONF
 
 
 @pytest.mark.parametrize(
@@ -31,11 +33,33 @@ def test_files_are_found_from_the_folder_where_the_sweep_was_started(storage: st
 @pytest.mark.parametrize("kind", ["journal:", "sqlite:///"])
 def test_storage_is_made_and_found_again_by_optuna_itself(kind: str, tmp_path: Path) -> None:
     address = f"{kind}{tmp_path}/x"
-    assert not study.is_there(address)
+    assert study.storage_file(address) == tmp_path / "x"
     made = optuna.create_study(study_name="mine", storage=study.open_storage(address))
     made.add_trial(optuna.create_trial(value=0.25, params={}))
-    assert study.is_there(address)
     assert study.load_study(address, "mine").best_value == 0.25
+    assert study.load_study_to_read(address, "mine").best_value == 0.25
+
+
+@pytest.mark.parametrize("kind", ["journal:", "sqlite:///"])
+def test_reading_a_study_makes_no_file_and_no_table(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is not there"):
+        study.load_study_to_read(f"{kind}{tmp_path}/none", None)
+    empty = tmp_path / "em pty%20#?.db"
+    empty.touch()
+    with pytest.raises((KeyError, optuna.exceptions.StorageInternalError), match=r"."):
+        study.load_study_to_read(f"{kind}{empty}", None)
+    assert [(path.name, path.stat().st_size) for path in tmp_path.iterdir()] == [("em pty%20#?.db", 0)]
+
+
+def test_database_that_is_no_file_is_none() -> None:
+    assert study.storage_file("postgresql://host/x") is None
+
+
+def test_study_is_of_the_sweeper_of_the_configuration() -> None:
+    target = OmegaConf.load(CONF / "sweep" / "optuna.yaml").hydra.sweeper._target_
+    assert study.has_study({"hydra": {"sweeper": {"_target_": target}}})
+    assert not study.has_study({"hydra": {"sweeper": {"_target_": "hydra_plugins.finetune_sweeper.RandomSweeper"}}})
+    assert not study.has_study({})
 
 
 @pytest.mark.parametrize(

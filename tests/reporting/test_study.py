@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Literal
 
@@ -25,9 +26,9 @@ LR, NAME = FloatDistribution(1e-4, 1, log=True), CategoricalDistribution(("sgd",
 def write_sweep(folder: Path, storage: str | None = None, direction: Direction = "maximize") -> optuna.Study:
     folder.mkdir(exist_ok=True)
     sweep = {"sampler": "tpe", "storage": storage, "study_name": None}
-    OmegaConf.save(
-        {"monitor": "val/acc", "sweep": sweep, "hydra": {"runtime": {"cwd": str(folder)}}}, folder / "multirun.yaml"
-    )
+    sweeper = {"_target_": "hydra_plugins.finetune_sweeper.OptunaSweeper"}
+    hydra = {"runtime": {"cwd": str(folder)}, "sweeper": sweeper}
+    OmegaConf.save({"monitor": "val/acc", "sweep": sweep, "hydra": hydra}, folder / "multirun.yaml")
     url = f"sqlite:///{folder}/x.db"
     return optuna.create_study(study_name="finetune", storage=url, direction=direction)
 
@@ -115,6 +116,94 @@ def test_folder_without_a_study_has_none_and_none_is_made(tmp_path: Path) -> Non
     OmegaConf.save({"sweep": {"retry": True}}, tmp_path / "multirun.yaml")
     assert study.read_study(tmp_path) is None
     assert not (tmp_path / "study.journal").exists()
+
+
+Contents = dict[str, bytes]
+
+
+def contents(folder: Path) -> Contents:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("storage", ["sqlite:///{outside}/other.db", "sqlite:///{sweep}/link.db", "journal:../study.journal",
+                                     "postgresql://nosuchhost.invalid/x"])  # fmt: skip
+def test_study_outside_the_folder_of_a_strangers_sweep_is_not_opened(
+    storage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep, outside = tmp_path / "sweep", tmp_path / "outside"
+    outside.mkdir()
+    with sqlite3.connect(outside / "other.db") as connection:
+        connection.execute("CREATE TABLE mine (a)")
+    connection.close()
+    write_sweep(sweep, storage.format(outside=outside, sweep=sweep))
+    (sweep / "link.db").symlink_to(outside / "other.db")
+    before = contents(tmp_path)
+    assert study.read_study(sweep) is None
+    assert contents(tmp_path) == before
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith("Note the study of this sweep is kept outside its folder")
+    assert printed.count("Note") == 1
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_study_that_cannot_be_read_is_a_note_and_nothing_is_written(
+    own: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(tmp_path, f"sqlite:///{tmp_path}/y.db")
+    with sqlite3.connect(tmp_path / "y.db") as connection:  # a database of something else
+        connection.execute("CREATE TABLE mine (a)")
+    connection.close()
+    before = contents(tmp_path)
+    assert study.read_study(tmp_path, own) is None
+    assert contents(tmp_path) == before
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "cannot be read (OperationalError: (sqlite3.OperationalError) no such table" in printed
+    assert printed.count("Note") == 1
+
+
+@pytest.mark.parametrize(
+    ("storage", "reason"),
+    [("nosuch://host/x", "NoSuchModuleError"), ("sqlite:///{folder}/x.db", "KeyError: 'Record does not exist.'")],
+)
+def test_missing_driver_or_study_is_a_note_after_the_sweep_itself(
+    storage: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(tmp_path, storage.format(folder=tmp_path))
+    optuna.delete_study(study_name="finetune", storage=f"sqlite:///{tmp_path}/x.db")
+    assert study.read_study(tmp_path, own=True) is None
+    assert reason in " ".join(capsys.readouterr().out.split())
+
+
+def test_own_sweep_reads_its_study_wherever_it_is(tmp_path: Path) -> None:
+    made = write_sweep(tmp_path / "a")
+    add(made, 0.25, 0.1)
+    write_sweep(tmp_path / "b", f"sqlite:///{tmp_path}/a/x.db")
+    record = study.read_study(tmp_path / "b", own=True)
+    assert record is not None
+    assert [trial.value for trial in record.trials] == [0.25]
+
+
+def test_record_of_a_stranger_resolves_nothing(tmp_path: Path) -> None:
+    """A resolver may make folders; this one shows whether it is called."""
+    called: list[str] = []
+
+    def tell(text: str) -> str:
+        called.append(text)
+        return "journal:x"
+
+    OmegaConf.register_new_resolver("tell", tell, replace=True)
+    write_sweep(tmp_path, "${tell:me}")
+    study.read_study(tmp_path)
+    assert called == []
+    study.read_study(tmp_path, own=True)
+    assert called == ["me"]
+    OmegaConf.clear_resolver("tell")
+
+
+def test_damaged_record_is_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "multirun.yaml").write_text("a: [")
+    assert study.read_study(tmp_path) is None
+    assert "cannot be read (ParserError" in " ".join(capsys.readouterr().out.split())
 
 
 def test_runs_have_slices_of_numbers_with_three_values_or_more(tmp_path: Path) -> None:
