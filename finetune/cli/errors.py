@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune.cli import compose
 from finetune.io import paths
 from finetune.runtime import process
+from finetune.runtime.passwords import without_password
 
 HYDRA_COMMANDS = ("check", "train", "evaluate", "predict", "export", "rank")
 
@@ -147,7 +148,14 @@ def _is_lost_connection(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, name: str) -> str:
-    """Return an error of the command `name` as a paragraph: what was given, what is known and what to do."""
+    """Return an error of the command `name` as a paragraph: what was given, what is known and what to do.
+
+    Passwords of addresses are left out: it is shown, logged and kept in the state of a sweep's point.
+    """
+    return without_password(_explain(error, name))
+
+
+def _explain(error: BaseException, name: str) -> str:
     if _is_lost_connection(error):
         return (
             "another process of this run has ended or does not answer; what it said stands above, or in its log in the "

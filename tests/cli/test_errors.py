@@ -68,3 +68,8 @@ def test_what_submitit_says_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(RuntimeError, match='Could not detect "srun"') as no_slurm:
         submitit.SlurmExecutor(folder=tmp_path)
     assert errors.is_user_error(no_slurm.value)
+
+
+def test_a_password_in_an_address_is_not_told() -> None:
+    error = ValueError("sweep.storage=postgresql://me:secret@host/db cannot be opened")
+    assert "postgresql://host/db cannot be opened" in errors.explain(error, "train")
