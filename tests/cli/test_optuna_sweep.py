@@ -197,6 +197,7 @@ def test_sweep_without_optuna_names_the_extra(hydra_sweep: Sweep, monkeypatch: p
         hydra_sweep(best_at_a_hundredth, *RATES)
 
 
+@pytest.mark.slow
 def test_trial_that_fails_is_told_and_the_others_go_on(hydra_sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     def task(cfg: DictConfig) -> Any:
         if cfg.sweep.trial == 1:
@@ -485,6 +486,7 @@ def test_dimensions_become_distributions_of_optuna() -> None:
     assert [optuna_sweep.distribution(dimension) for dimension in cases] == list(cases.values())
 
 
+@pytest.mark.slow
 def test_end_names_the_best_and_how_to_train_it_where_the_leaderboard_does_not(
     hydra_sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def test_random_sweep_needs_no_optuna_and_draws_from_ranges_and_lists(
     assert [cfg.optimizer.lr for cfg in longer][:4] == [cfg.optimizer.lr for cfg in seen]
 
 
+@pytest.mark.slow
 def test_random_sweep_of_few_points_runs_each_once_and_goes_on_after_one_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -242,6 +242,7 @@ def test_compose_takes_yaml_files_of_ones_own(tmp_path: Path, photos: Path) -> N
     assert run.module.strategy.name == "top"
 
 
+@pytest.mark.slow
 def test_an_application_of_ones_own_trains_in_its_own_folder_and_runs_others_beside(photos: Path) -> None:
     words = [*TINY, "data.root=photos", "trainer.max_epochs=1"]
     Path("photos").symlink_to(photos)
@@ -301,6 +302,7 @@ def test_train_takes_a_composed_configuration_and_one_that_was_changed(
         finetune.run(["resume=changed"])
 
 
+@pytest.mark.slow
 def test_the_command_of_a_changed_configuration_repeats_it(photos: Path) -> None:
     cfg = finetune.compose([*TINY, f"data.root={photos}", "trainer.max_epochs=2", "hydra.run.dir=out"])
     cfg.trainer.max_epochs = 1
@@ -344,6 +346,7 @@ def test_images_without_a_prediction_are_a_note_from_python(
     assert "1 of 2 images have no prediction" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_main_returns_what_the_function_returns(trained: Path, photos: Path) -> None:
     words = [*LEARNS, f"data.root={photos}"]
     best = max(float(row["val/acc"]) for row in rows_of(trained))

@@ -15,6 +15,7 @@ from tests.end_to_end.helpers import Command, read_table
 from tests.helpers import TINY
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_grey_network_is_trained_evaluated_and_exported_on_the_same_pixels(command: Command, photos: Path) -> None:
     words = [*TINY, f"data.root={photos}", "model.in_channels=1", "trainer.max_epochs=1", "report=true"]

@@ -55,6 +55,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}/{key}", value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [by_script, by_lightning_cli])
 def test_a_checkpoint_says_the_same_as_that_of_the_command_line(
     write: Callable[[Path, Path, Path], None],

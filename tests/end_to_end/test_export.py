@@ -139,6 +139,7 @@ def test_export_checks_its_choices(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_graph_that_resizes_is_compared_with_the_model_on_decoded_images(
     best_checkpoint: str, command: Command, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +161,7 @@ def test_a_graph_that_resizes_is_compared_with_the_model_on_decoded_images(
     assert "Resize    in the graph" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_a_graph_that_resizes_is_compared_on_noise_where_there_are_no_images(
     channels: int, command: Command, tmp_path: Path

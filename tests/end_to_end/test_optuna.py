@@ -25,6 +25,7 @@ def load_study(path: Path) -> optuna.Study:
     return optuna.load_study(study_name="finetune", storage=JournalStorage(JournalFileBackend(str(path))))
 
 
+@pytest.mark.slow
 def test_pruned_run_ends_early_with_its_record_and_is_told_as_such(
     photos: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:

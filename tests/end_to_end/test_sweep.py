@@ -203,6 +203,7 @@ def test_a_sweep_that_is_repeated_skips_what_is_done_and_runs_again_what_failed(
     assert "seed=1: is done" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_stopped_goes_on_within_the_point_and_ends_as_if_it_had_not_been(
     photos: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,6 +232,7 @@ def test_a_sweep_that_was_stopped_goes_on_within_the_point_and_ends_as_if_it_had
     ]
 
 
+@pytest.mark.slow
 def test_the_best_of_a_sweep_is_trained_again_and_on_all_images(
     photos: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,6 +109,7 @@ def test_a_run_without_a_key_is_in_files_as_in_its_folder(
     assert "wandb" not in out.err
 
 
+@pytest.mark.slow
 def test_each_point_of_a_sweep_is_a_run_of_one_group(train_run: Train, tmp_path: Path) -> None:
     words = ["logger=wandb", "seed=0,1", "report=false", "logger.log_model=false"]
     train_run("ignored", "-m", *words, f"hydra.sweep.dir={tmp_path / 'night'}")
