@@ -281,6 +281,7 @@ def test_the_password_of_a_server_is_kept_nowhere(tmp_path: Path) -> None:
     assert database.uri == "postgresql://me:secret@host/db"
 
 
+@pytest.mark.slow
 def test_a_run_whose_results_cannot_be_written_has_failed_in_mlflow_and_no_thread_is_left(
     train_run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

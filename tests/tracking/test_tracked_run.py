@@ -111,6 +111,7 @@ def test_the_commit_is_gits_and_says_when_files_were_changed(tmp_path: Path) -> 
     assert git_commit(tmp_path) == f"{commit}-dirty"
 
 
+@pytest.mark.slow
 def test_a_password_is_in_no_file_of_a_run_but_hydras_own_record_from_which_it_is_resumed(
     train_run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
