@@ -55,7 +55,7 @@ def test_a_job_of_submitit_goes_on_where_its_time_was_up(run_until: RunUntil, st
     wait_for(last, sweep)
     before = last.stat().st_mtime_ns
     os.kill(job_of(tmp_path / "sweep"), signal.SIGUSR2)  # what submitit's controller sends when the time is nearly up
-    finished(sweep, timeout=180)
+    finished(sweep, timeout=400)
     said = next((tmp_path / "sweep" / ".submitit").glob("*/*.out")).read_text()
     assert ": goes on\n" in said
     assert last.stat().st_mtime_ns > before
