@@ -51,10 +51,8 @@ def fit(cfg: DictConfig) -> TrainingRun:
                 trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
             with clock("test"):
                 summary.evaluate_best(trainer, module, data)
-        except (
-            SystemExit,
-            Exit,
-        ) as error:  # of GracefulShutdown; of Lightning at Ctrl-C; of SIGTERM outside of training
+        except (SystemExit, Exit) as error:
+            # of GracefulShutdown; of Lightning at Ctrl-C; of SIGTERM outside of training
             if error.code not in (1, INTERRUPTED, TERMINATED):
                 raise  # of submitit, which starts the job again
             saved = isinstance(error, SystemExit) and error.code in (INTERRUPTED, TERMINATED)
