@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,24 @@ class Clients:
             return namespace["probabilities"]
 
         return self.differences(answer)
+
+    def python_process(self, heading: str, *before: str) -> list[float]:
+        """The same, in another process."""
+        code = "".join(example.parsed for title in (*before, heading) for example in blocks(title))
+        program = f"""
+import json, shutil, sys
+answers = []
+for path in sys.argv[1:]:
+    shutil.copy(path, "photo.jpg")
+    namespace = {{}}
+    exec({code!r}, namespace)
+    answers.append(namespace["probabilities"].tolist())
+print(json.dumps(answers))
+"""
+        ran = subprocess.run([sys.executable, "-c", program, *self.photos], capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        answers = iter(json.loads(ran.stdout.splitlines()[-1]))
+        return self.differences(lambda: next(answers))
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +209,15 @@ def test_torch_export_answers_as_predict(clients: Clients) -> None:
 
 @pytest.mark.slow
 def test_openvino_answers_as_predict_but_for_single_pixels(clients: Clients) -> None:
-    pytest.importorskip("openvino")
+    """In a process of its own.
+
+    Its CPU plugin (2026.4) gives the thread an alternate stack for signals, and unmaps it with the last model; where that
+    is freed in another thread, this one still has it, and the next signal is written over whatever lies there by then.
+    """
+    if find_spec("openvino") is None:
+        pytest.skip("OpenVINO is not installed")
     put(clients.folder / "shared" / "onnx")
-    found = clients.python("OpenVINO", DECODES)
+    found = clients.python_process("OpenVINO", DECODES)
     assert max(found) < 10 * TOLERANCE
     assert np.median(found) < TOLERANCE
 
