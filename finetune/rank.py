@@ -29,13 +29,14 @@ def rank(cfg: DictConfig) -> list[RankedBackbone]:
 
     with heavy_imports():
         from finetune.cli import factories
+        from finetune.data import grouping
         from finetune.reporting import ranking_page
         from finetune.training import ranking
 
     factories.prepare_process()
     candidates = factories.make_candidates(cfg)
     data = factories.make_ranked_data(cfg)
-    folds = ranking.assign_folds(data, cfg.folds, cfg.seed)
+    folds = grouping.assign_folds(data, cfg.folds, cfg.seed)
     ranking_page.print_data(data, cfg.folds)
     results = ranking.sort_results([_rank_one(cfg, candidate, data, folds, folder) for candidate in candidates])
     page = ranking_page.Ranking(results, data, cfg.folds, train_words(), command_line("rank"))

@@ -53,7 +53,7 @@ def write_images(root: Path, splits: dict[str, dict[str, int]], size: int = 32) 
 
 
 TINY = (
-    "model=squeezenet1_1", "model.weights=none", "data=imagefolder", "data.image_size=32", "data.num_workers=0",
+    "preset=null", "model=squeezenet1_1", "model.weights=none", "data=imagefolder", "data.image_size=32", "data.num_workers=0",
     "data.batch_size=8", "trainer=cpu", "trainer.max_epochs=2", "optimizer.lr=0.01",
     "report=false",
 )  # fmt: skip

@@ -17,11 +17,19 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune.cli import compose
 from finetune.cli.arguments import format_value, override_key, plain_key, quote_paths
 from finetune.io.files import write_atomically
-from finetune.io.paths import PATH_KEY, absolute_paths
+from finetune.io.paths import CONF, PATH_KEY, absolute_paths
 from finetune.runtime.console import echo, field_line
+from finetune.runtime.suggestions import unknown_name
 
-_NOT_OF_A_RECIPE = ("hydra", "experiment", "paths", "logger", "sweep", "resume", "ckpt_path", "report")
-"""Groups and keys that say where a run writes, and not what it trains."""
+_NOT_OF_A_RECIPE = ("hydra", "experiment", "preset", "paths", "logger", "sweep", "resume", "ckpt_path", "report")
+"""Groups and keys that say where a run writes, or what has become other keys, and not what it trains."""
+
+DEFAULT_PRESET = "good"
+
+_TRAINS_ALREADY = ("strategy", "experiment", "resume", "ckpt_path", "sweep", "sweep.space")
+"""Keys beside which no preset is taken by default."""
+
+_ASKS_ONLY = ("--help", "-h", "--cfg", "-c", "--info", "-i", "--hydra-help", "--version", "--shell-completion", "-sc")
 
 
 def write_recipe(run: Path, path: Path, comment: str) -> None:
@@ -121,11 +129,54 @@ def _changes(values: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, 
     return changed
 
 
+# --- preset=NAME ---------------------------------------------------------------------------------------------------
+
+
+def expand_preset(argv: Sequence[str]) -> list[str]:
+    """Put the choices that a preset stands for before the other arguments, which override them; say which preset it is.
+
+    Without a preset, a strategy or anything else that says how to train, it is `DEFAULT_PRESET`.
+
+    Raises:
+        ValueError: there is no such preset, it is swept over, or there is an experiment beside it.
+    """
+    words = [word for word in argv if override_key(word) == "preset"]
+    rest = [word for word in argv if word not in words]
+    keys = {plain_key(word) for word in rest}
+    if not words and keys & {*_TRAINS_ALREADY}:
+        return list(argv)
+    name = words[-1].partition("=")[2].strip("'\"") if words else DEFAULT_PRESET
+    if name in ("", "null"):
+        return list(argv)
+    if "," in name:
+        raise ValueError(f"preset={name}: a preset is no point of a sweep; sweep over strategy=linear_probe,lp_ft.")
+    known = [path.stem for path in (CONF / "presets").glob("*.yaml")]
+    if name not in known:
+        raise ValueError(unknown_name("preset", name, sorted(known), f"It is one of {', '.join(sorted(known))}."))
+    if "experiment" in keys:
+        raise ValueError(f"preset={name} and experiment= both say how to train: give one of them.")
+    path = CONF / "presets" / f"{name}.yaml"
+    kept, left = _without_given(read_recipe(path), rest)
+    if not any(word.partition("=")[0] in _ASKS_ONLY for word in argv):
+        own = [word for word in rest if plain_key(word) in {plain_key(w) for w in read_recipe(path)}]
+        _announce_preset(path, bool(words), own, left)
+    return [f"preset={name}", *kept, *rest]
+
+
+def _announce_preset(path: Path, is_given: bool, own: Sequence[str], left: Sequence[str]) -> None:
+    comment = path.read_text(encoding="utf-8").partition("defaults:")[0].splitlines()
+    meaning = " ".join(line.removeprefix("# ") for line in comment if not line.startswith("# @"))
+    echo(field_line("Preset", f"{path.stem}{'' if is_given else ', as nothing else was asked for'}: {meaning}"))
+    if own or left:
+        gone = f"; with another option, {' '.join(left)} is left out" if left else ""
+        echo(field_line("", f"yours in its place: {' '.join(own)}{gone}"))
+
+
 # --- experiment=FILE -----------------------------------------------------------------------------------------------
 
 
 def expand_recipes(argv: Sequence[str]) -> list[str]:
-    """Replace `experiment=FILE` by the choices in that file; other arguments override them.
+    """Replace `preset=NAME` and `experiment=FILE` by the choices that they stand for; other arguments override them.
 
     So the record of the run says all, and the file may go. Where another option of a group is given, what the file says of
     the group's keys is left out as well, with a line: it was meant for the file's option.
@@ -134,6 +185,7 @@ def expand_recipes(argv: Sequence[str]) -> list[str]:
         FileNotFoundError: there is no such file.
         ValueError: it is no recipe.
     """
+    argv = expand_preset(argv)
     files = [word for word in argv if override_key(word) == "experiment" and _is_file(word)]
     rest = [word for word in argv if word not in files]
     words: list[str] = []

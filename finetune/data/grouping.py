@@ -7,12 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, repeat
+from typing import Any
 
 from finetune.data.readers import LabelledImages
 from finetune.data.splits import Split
 from finetune.images import similarity
 from finetune.images.info import ImageInfo
-from finetune.runtime.seeding import holdout_size
+from finetune.runtime.seeding import holdout_size, stratified_folds
 
 MOST_COMPARED = 200_000
 """Images whose perceptual hashes are compared, which takes some seconds; for more, the time grows with their square."""
@@ -201,3 +202,20 @@ def _too_many(groups: Sequence[Hashable], labels: Sequence[int], fraction: float
         if count <= holdout_size(sizes[label], fraction):
             free[label] += count
     return {label for label, size in sizes.items() if free[label] < holdout_size(size, fraction)}
+
+
+def assign_folds(data: Any, folds: int, seed: int) -> list[int]:
+    """Return the fold of each training image: stratified by class, near duplicates and groups in one fold.
+
+    Args:
+        data: an `ImageDataModule`; gets the notes on its groups.
+        folds: how many.
+        seed: of the order.
+
+    Raises:
+        ValueError: there are fewer images than folds.
+    """
+    split = data.splits["train"]
+    groups, notes = image_groups(split, data.image_info, 1 / folds)
+    data.notes += [note for note in notes if note not in data.notes]
+    return stratified_folds(split.labels, folds, seed, groups)

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.data.datamodule import ImageDataModule
 from finetune.models import partition
-from finetune.models.libraries import library_versions
 from finetune.runtime.console import echo, field_line
 from finetune.training import feature_store, fold_features
+from finetune.training.extraction import extraction_spec
 from finetune.training.feature_store import FeatureLoader, FeatureStore
 from finetune.training.interface import TrainableClassifier
 from finetune.training.param_groups import names_before
@@ -192,52 +192,3 @@ def _extract(
         echo(field_line("Features", f"{text} {data.cache.folder}; {epochs} train on them"))
     store = train.store if whole is data else fold_features.of_fold(train.store, whole, data)
     return CachedFeatures(store, val.store, split_point, module.backbone, until, views)
-
-
-def extraction_spec(
-    module: TrainableClassifier, data: ImageDataModule, trainer: Trainer, split_point: str, split: str
-) -> feature_store.ExtractionSpec:
-    """Return which features a fit keeps of a split; whoever computes the same finds them in the cache."""
-    training = split == "train"
-    views = module.strategy.views if training else 1
-    dtype = module.strategy.cache_dtype if training else "float32"  # evaluation is exact
-    precision, device = trainer.precision_plugin, module.device
-
-    def to_network(images: Tensor) -> Tensor:
-        images = images.to(device, non_blocking=True)
-        if images.dtype == torch.uint8:  # a transform of the user's own may have normalised them
-            images = module.preprocess.normalize(images)
-        converted: Tensor = precision.convert_input(images)
-        return converted
-
-    key = {
-        "model": module.model_name,
-        **({"options": module._backbone.options} if module._backbone.options else {}),
-        **library_versions(module.model_name),
-        "weights": partition.weights_digest(module.backbone, split_point, module.family.aux_roots),
-        "transform_input": bool(module.transform_input),
-        "split_point": split_point,
-        "preprocess": [data.final_preprocess.to_dict(), module.preprocess.to_dict()],
-        "device": device.type,
-        "images": data.fingerprint(split),
-        **data.transforms.key(views),
-        "augmentation": {"views": views, "kind": data.transforms.name, "seed": data.seed} if views > 1 else None,
-        "precision": str(trainer.precision),
-        "dtype": dtype,
-        "fused": training,
-        **feature_store.key_versions(),
-    }
-    number = f"{len(data.splits[split])} {split} images" + (f" x {views} views" if views > 1 else "")
-    return feature_store.ExtractionSpec(
-        network=module.backbone,
-        split_point=split_point,
-        head=module.family.head,
-        key=key,
-        description=f"features of {module.model_name} before {split_point}, {number}",
-        rows=len(data.splits[split]) * views,
-        batches=lambda: map(to_network, data.iterate_split(split, views)),
-        probe=lambda: to_network(data.first_image(split)),
-        context=precision.forward_context,
-        dtype=dtype,
-        fuse=training,
-    )

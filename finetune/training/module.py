@@ -21,7 +21,7 @@ from finetune.images.transforms import batch_augmentation
 from finetune.metrics.classification import SplitMetrics, TrainingMetrics
 from finetune.models.backbone import Backbone
 from finetune.models.network import ClassifierNetwork
-from finetune.training import arguments, batches, checkpointing, distributed, heads, losses, optimization
+from finetune.training import arguments, batches, checkpointing, distributed, heads, losses, optimization, solved_head
 from finetune.training.callbacks import refuse_callbacks
 from finetune.training.feature_cache import prepare_caches
 from finetune.training.hooks import require_super
@@ -124,9 +124,8 @@ class FineTuner(LightningModule):
         """
         super().__init__()
         self.strategy = Strategy.load(strategy)
-        classes = self.classes = arguments.class_names(
-            classes
-        )  # also here: Lightning compares arguments, and arrays fail
+        # also as an argument: Lightning compares arguments, and arrays fail
+        classes = self.classes = arguments.class_names(classes)
         weights = str(weights or "none") if self.strategy.pretrained else "none"
         backbone = arguments.build_backbone(
             model, weights, head, self.classes, head_init, feature_boundary, transform_input, preprocess, in_channels,
@@ -147,6 +146,8 @@ class FineTuner(LightningModule):
         self.results: dict[str, dict[str, Any]] = {}
         self.val_predictions: tuple[Tensor, Tensor] | None = None
         """Of the last validation: probabilities (N, classes) and labels (N,)."""
+        self.out_of_fold: tuple[Tensor, Tensor] | None = None
+        """Of a solved head, for images that it was not fitted on: logits (N, classes) float64 and labels (N,)."""
         self.metadata, self._resume = CheckpointMetadata(), ResumeState()
         """What its checkpoint says: of the file that it was loaded from, and then of this training."""
         self.rates: dict[str, float] = {}
@@ -235,6 +236,7 @@ class FineTuner(LightningModule):
         self.schedule.announce(self.strategy_table(), self.weights_source, self.trainer.is_global_zero)
         # Lightning restores the epoch only after this hook
         prepare_caches(self, self.trainer, self._resume.epoch)
+        self.out_of_fold = solved_head.solve(self, self.trainer, self._resume)
 
     def on_train_start(self) -> None:
         """Restore what Lightning has not restored of a resumed run."""

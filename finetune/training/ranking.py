@@ -13,15 +13,13 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from finetune.data.datamodule import ImageDataModule
-from finetune.data.grouping import image_groups
 from finetune.metrics.statistics import wilson_interval
 from finetune.models import partition
 from finetune.models.candidates import Candidate
 from finetune.models.fusion import fuse_conv_bn
 from finetune.models.network import count_parameters
-from finetune.runtime.seeding import stratified_folds
 from finetune.training import feature_store, linear_probe
-from finetune.training.feature_cache import extraction_spec
+from finetune.training.extraction import extraction_spec
 from finetune.training.feature_store import ExtractionSpec, FeatureStore
 from finetune.training.module import FineTuner
 
@@ -96,18 +94,6 @@ def place(module: FineTuner, data: ImageDataModule, trainer: Trainer) -> FineTun
     converted: Any = trainer.precision_plugin.convert_module(module)
     placed: FineTuner = converted.to(trainer.strategy.root_device)
     return placed
-
-
-def assign_folds(data: ImageDataModule, folds: int, seed: int) -> list[int]:
-    """Return the fold of each training image: stratified by class, near duplicates and groups in one fold.
-
-    Raises:
-        ValueError: there are fewer images than folds.
-    """
-    split = data.splits["train"]
-    groups, notes = image_groups(split, data.image_info, 1 / folds)
-    data.notes += [note for note in notes if note not in data.notes]
-    return stratified_folds(split.labels, folds, seed, groups)
 
 
 def rank_backbone(

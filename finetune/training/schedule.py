@@ -53,14 +53,29 @@ class FreezeSchedule:
         self._applied: dict[str, bool] = {}
         self._is_running = False
         self.groups: list[AssignedGroup] = assign_parameters(strategy, self.network, backbone.head_names)
+        if strategy.solve_head:
+            self.groups = [self._after_solving(assigned) for assigned in self.groups]
         names_before(self.network, self.family.feature_boundary)  # raises here, not in the first epoch
+
+    def _after_solving(self, assigned: AssignedGroup) -> AssignedGroup:
+        """Return a group without new layers from the second epoch on: the first is that of the solved head."""
+        group, names = assigned
+        waits = group.start == 0 and self.head.isdisjoint(names)
+        return assigned._replace(group=replace(group, start=1)) if waits else assigned
 
     # --- what is trainable when --------------------------------------------------------------------------------
 
     def attach(self, trainer: Trainer) -> None:
-        """Take the length of the run from a Trainer."""
+        """Take the length of the run from a Trainer; a run that trains nothing but solves its head has one epoch."""
         self._is_running = False
+        if self.only_solves_head and trainer.max_epochs != 0:
+            trainer.fit_loop.max_epochs = 1
         self.max_epochs = resolve_max_epochs(trainer.max_epochs)
+
+    @property
+    def only_solves_head(self) -> bool:
+        """Return whether the head is solved, and nothing is trained then."""
+        return self.strategy.solve_head and not any(group.lr and group.start is not None for group, _ in self.groups)
 
     @property
     def end(self) -> int:
@@ -108,12 +123,20 @@ class FreezeSchedule:
 
     def _moving_names(self, epoch: int) -> set[str]:
         """Return the names in groups that an epoch changes, those of unused auxiliary heads included."""
+        if self._is_of_solved_head(epoch):
+            return set()
         names = {n for group, own in self.groups if group.lr > 0 and self.has_gradients(group, epoch) for n in own}
         return names - self.frozen_by_hand
 
+    def _is_of_solved_head(self, epoch: int) -> bool:
+        return self.strategy.solve_head and epoch == 0
+
     def ever_trainable_names(self) -> set[str]:
         """Return the names of the parameters that change in the course of the run."""
-        return self.trainable_names(self.end - 1) if self.end > 0 else set()  # groups start and never stop
+        if self.end == 0:
+            return set()
+        solved = self.head - self.frozen_by_hand if self.strategy.solve_head else set()
+        return self.trainable_names(self.end - 1) | solved  # groups start and never stop
 
     def first_unfreeze_epoch(self, path: str) -> int | None:
         """Return the first epoch, counted from 0, that changes anything before a module, heads apart; None is never.
@@ -215,7 +238,7 @@ class FreezeSchedule:
 
         A module is frozen if it has parameters and none of them changes in this epoch. One without parameters follows
         its nearest ancestor with parameters; it is always active from the feature boundary on, and off before it
-        while nothing there is trainable.
+        while nothing there is trainable. In the epoch of a solved head nothing is active.
         """
         trainable = self._moving_names(epoch)
         trunk_is_constant = not self.trunk_is_trainable(epoch)
@@ -227,7 +250,9 @@ class FreezeSchedule:
             if names:
                 active[path] = any(n in trainable for n in names)
             else:
-                active[path] = after_boundary or (active[path.rpartition(".")[0]] and not trunk_is_constant)
+                active[path] = (after_boundary and bool(trainable)) or (
+                    active[path.rpartition(".")[0]] and not trunk_is_constant
+                )
             keeps_statistics = self.strategy.frozen_norm == "train" and is_norm(module)
             module.training = active[path] or keeps_statistics
         if self.family.aux and self.unused_aux_parameters(epoch):
@@ -252,6 +277,8 @@ class FreezeSchedule:
             now: epochs at the end of this step, in parts.
             warmup: of all groups, in epochs.
         """
+        if self._is_of_solved_head(epoch):
+            return [0.0] * len(self.groups)
         overall = min(1.0, now / warmup) if warmup > 0 else 1.0
         return [overall * self._ramp(g, now) if self.has_gradients(g, epoch) else 0.0 for g, _ in self.groups]
 
@@ -297,11 +324,12 @@ class FreezeSchedule:
         if group.start is None:
             return "never"
         if group.lr == 0:
-            return "never (rate 0)"
+            return "solved before" if self.strategy.solve_head else "never (rate 0)"
         if self.max_epochs is None and 0 < group.start < 1:
             start = f"{group.start:.0%} of the run"
         else:
-            start = f"epoch {(group.first_epoch(self.end) or 0) + 1}"
+            first = max(group.first_epoch(self.end) or 0, int(self.strategy.solve_head))
+            start = f"epoch {first + 1}"
         return start + (f", warm-up {group.warmup:g}" if group.warmup else "")
 
 

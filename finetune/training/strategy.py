@@ -107,6 +107,9 @@ class Strategy:
     Where features are not kept, every epoch has a version of its own."""
     cache_dtype: str = "float32"
     """One of `CACHE_DTYPES`: how features of training images are kept; `float16` takes half the space."""
+    solve_head: bool = False
+    """Whether the head begins as the optimum on the features of the training images, in place of random values. Nothing is
+    trained in the first epoch, which validates that head; other groups start in the second at the earliest."""
     name: str = "custom"
 
     def __post_init__(self) -> None:
@@ -126,7 +129,7 @@ class Strategy:
                 raise ValueError(f"strategy.layer_decay must be above 0 and at most 1, got {self.layer_decay}.")
             if self.groups:
                 raise ValueError("strategy.layer_decay makes the groups; leave strategy.groups empty.")
-        elif not any(g.start == 0 and g.lr > 0 for g in self.groups):
+        elif not self.solve_head and not any(g.start == 0 and g.lr > 0 for g in self.groups):
             raise ValueError("The strategy has no group that is trained from epoch 0 (start: 0 and lr above 0).")
 
     @classmethod

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.runtime.seeding import stratified_folds
 from finetune.training import linear_probe
-from finetune.training.linear_probe import LinearHead, cross_validate, fit_logistic
+from finetune.training.linear_probe import LinearHead, Objective, cross_validate, fit_logistic
 
 
 def blobs(classes: int = 3, n: int = 90, d: int = 12, spread: float = 2.0) -> tuple[Tensor, Tensor]:
@@ -102,6 +102,28 @@ def test_features_that_are_not_finite_are_refused() -> None:
 def test_constant_features_give_the_shares_of_the_classes() -> None:
     head = fit_logistic(torch.full((10, 4), 3.7), torch.tensor([0] * 7 + [1] * 3), 2, 0.1)
     assert head.logits(torch.full((1, 4), 3.7)).softmax(dim=1)[0].tolist() == pytest.approx([0.7, 0.3], abs=1e-5)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weights", [None, (1.0, 3.0, 0.5)])
+def test_the_optimum_is_that_of_torchs_loss(
+    weights: tuple[float, ...] | None, smoothing: float, has_bias: bool
+) -> None:
+    """Its gradient by autograd, with the penalty as documented, is zero there."""
+    features, labels = blobs()
+    features = (features - features.mean(dim=0)).double()
+    weight = None if weights is None else torch.tensor(weights)
+    head = fit_logistic(features, labels, 3, 0.03, objective=Objective(weight, smoothing, has_bias))
+    parameters = [head.weight.clone().requires_grad_(), head.bias.clone().requires_grad_(has_bias)]
+    loss = nn.CrossEntropyLoss(weight if weight is None else weight.double(), label_smoothing=smoothing)
+    value = loss(features @ parameters[0].T + parameters[1], labels)
+    value = value + 0.03 / 2 * (parameters[0] * scale_of(features.numpy())).square().sum()
+    value.backward()
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    assert len(gradients) == 1 + has_bias
+    assert max(float(g.abs().max()) for g in gradients) < 2e-4
+    assert has_bias or not head.bias.any()
 
 
 # --- cross-validation --------------------------------------------------------------------------------------------

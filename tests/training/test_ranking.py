@@ -12,9 +12,10 @@ import torch
 from lightning.pytorch import Trainer
 
 from finetune import FineTuner, ImageDataModule
+from finetune.data import grouping
 from finetune.models.candidates import Candidate
 from finetune.training import feature_store, ranking
-from finetune.training.feature_cache import extraction_spec
+from finetune.training.extraction import extraction_spec
 from finetune.training.ranking import RankedBackbone
 from tests.helpers import COLOURS, SMALLEST_OF_FAMILY, write_images
 
@@ -55,7 +56,7 @@ def test_a_fit_finds_the_features_of_the_ranking(
     few: Path, trainer: Callable[..., Trainer], capsys: pytest.CaptureFixture[str]
 ) -> None:
     module, data = place("squeezenet1_1", few, trainer())
-    folds = ranking.assign_folds(data, 3, 0)
+    folds = grouping.assign_folds(data, 3, 0)
     result = ranking.rank_backbone(module, data, Candidate("squeezenet1_1", "none"), folds, time.perf_counter())
     assert not result.is_from_cache
     assert len(result.correct) == 9
@@ -98,7 +99,7 @@ def test_a_network_that_cannot_be_split_is_ranked_all_the_same(
                 raise ValueError(message)
 
             monkeypatch.setattr(feature_store, "extract_features", refuse)
-        folds = ranking.assign_folds(data, 3, 0)
+        folds = grouping.assign_folds(data, 3, 0)
         results.append(ranking.rank_backbone(module, data, Candidate("resnet18", "none"), folds, 0.0))
     assert [bool(result.obstacle) for result in results] == [False, True]
     assert (results[0].correct == results[1].correct).all()
@@ -109,7 +110,7 @@ def test_copies_of_a_file_are_in_one_fold(few: Path, trainer: Callable[..., Trai
     for i in range(5):
         (few / "train" / "cat" / f"copy{i}.png").write_bytes(content)
     data = ImageDataModule(few).prepare()
-    folds = ranking.assign_folds(data, 3, 0)
+    folds = grouping.assign_folds(data, 3, 0)
     copies = [i for i, key in enumerate(data.splits["train"].keys) if "copy" in key or key.endswith("cat/00.png")]
     assert len(copies) == 6
     assert len({folds[i] for i in copies}) == 1
