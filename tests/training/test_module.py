@@ -236,7 +236,7 @@ def test_a_subclass_with_a_setup_of_its_own_knows_the_length_of_its_run(
 
     data = ImageDataModule(photos, batch_size=8, num_workers=0).prepare()
     module = Mine("squeezenet1_1", data.classes, "lp_ft", weights="none", preprocess={"size": 32})
-    trainer(3).fit(module, datamodule=data)  # a start that is a share of the run needs its end
+    trainer(3).fit(module, datamodule=data)
     assert module.ready
     assert module.schedule.start_epochs() == [0, 1]
     assert data.final_preprocess.size == 32

@@ -132,7 +132,9 @@ def test_no_epochs_means_that_nothing_is_trained_for_every_strategy(name: str) -
     schedule.max_epochs = 1
     assert set(HEAD) <= schedule.ever_trainable_names()
     schedule.max_epochs = None
-    assert schedule.trunk_is_ever_trainable() == (name not in ("feature_extract", "frozen_lr0"))
+    assert schedule.trunk_is_ever_trainable() == (
+        name not in ("feature_extract", "frozen_lr0", "linear_probe")
+    )
 
 
 def test_groups_that_were_trained_stay_so_in_a_longer_run(network: nn.Module) -> None:
@@ -199,5 +201,6 @@ def test_learning_names_know_how_long_the_run_is(trainer: Callable[..., Trainer]
     module = make_finetuner("squeezenet1_1", "gradual")
     trainer(1).fit(module, make_batches(), make_batches())
     assert module.schedule.ever_trainable_names() == {"classifier.1.weight", "classifier.1.bias"}
+    late = {"groups": [{"match": "@head"}, {"match": ".*", "start": 0.5}]}
     with pytest.raises(ValueError, match="which has no end"):
-        trainer(-1, max_steps=2).fit(make_finetuner("squeezenet1_1", "lp_ft"), make_batches(), make_batches())
+        trainer(-1, max_steps=2).fit(make_finetuner("squeezenet1_1", late), make_batches(), make_batches())

@@ -16,8 +16,8 @@ def test_strategy_object_is_taken_as_it_is() -> None:
     assert make_finetuner("resnet18", strategy).strategy is strategy
 
 
-def test_shipped_strategies_are_the_nine() -> None:
-    names = "bitfit differential feature_extract finetune frozen_lr0 gradual layer_decay lp_ft scratch"
+def test_shipped_strategies_are_the_ten() -> None:
+    names = "bitfit differential feature_extract finetune frozen_lr0 gradual layer_decay linear_probe lp_ft scratch"
     assert names.split() == SHIPPED == strategy_names()
 
 
