@@ -17,6 +17,7 @@ from finetune.metrics import statistics
 from finetune.models import network
 from finetune.reporting import figures
 from finetune.reporting.header import describe_device
+from finetune.reporting.optimism import best_epoch_optimism, optimism_line
 from finetune.runtime import hardware
 from finetune.runtime.console import echo, echo_link, field_line
 from finetune.runtime.timing import PhaseTimer
@@ -110,6 +111,7 @@ def summary_values(
     return {
         "monitor": history.monitor,
         "best": history.best() or {},
+        "best_epoch_optimism": best_epoch_optimism(history),
         "last": history.rows[-1] if history.rows else {},
         "test": {f"test/{k}": v for k, v in module.results.get("test", {}).items() if isinstance(v, float)},
         "per_class_recall": dict(zip(module.classes, results.get("per_class_recall", []), strict=False)),
@@ -182,6 +184,8 @@ def result_lines(values: dict[str, Any]) -> list[str]:
         text = f"val/acc {best['val/acc']:.4f}, {correct} of {n} correct (95 %: {low:.3f} to {high:.3f})"
         by = "" if values["monitor"] == "val/acc" else f", by {values['monitor']}"
         lines.append(field_line("Best", f"{text}, epoch {best['epoch']}{by}"))
+        if luck := optimism_line(values, n):
+            lines.append(field_line("", luck))
     if values["test"]:
         text = f"acc {values['test']['test/acc']:.4f} on {values['n_test']} images, with the best checkpoint"
         lines.append(field_line("Test", text))
