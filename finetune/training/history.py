@@ -115,7 +115,9 @@ class History(Checkpoint):
     def _write_predictions(self, trainer: Trainer, predictions: tuple[Tensor, Tensor] | None) -> None:
         """Write `best.npz`: the best epoch's probabilities, labels and names; remove it where there are none."""
         path = self.path.parent / "checkpoints" / PREDICTIONS_FILE
-        split = getattr(getattr(trainer, "datamodule", None), "splits", {}).get("val")
+        splits = getattr(getattr(trainer, "datamodule", None), "splits", {})
+        # without validation images the predictions are out-of-fold ones of the training images
+        split = splits.get("val") or splits.get("train")
         if predictions is None or split is None:
             path.unlink(missing_ok=True)
             return
