@@ -24,7 +24,7 @@ class ValidationLog:
         self.entries = [dict(entry) for entry in entries]
 
     def add(self, epoch: int, step: int, probabilities: Tensor, labels: Tensor) -> None:
-        """Add a validation; it takes the place of one at the same step.
+        """Add a validation; there may be several at one step, of the weights and of their average for example.
 
         Args:
             epoch: counted from 1.
@@ -35,7 +35,6 @@ class ValidationLog:
         # numpy's argmax is the first of equals, as where best.npz is read
         correct = probabilities.float().numpy().argmax(axis=1) == labels.numpy()
         bits = torch.from_numpy(np.packbits(correct))
-        self.entries = [e for e in self.entries if (e["epoch"], e["step"]) != (epoch, step)]
         self.entries.append({"epoch": epoch, "step": step, "images": len(correct), "correct": bits})
 
     def correct(self, epochs: Sequence[int]) -> np.ndarray | None:

@@ -18,15 +18,15 @@ def test_each_image_of_each_validation_is_a_bit(tmp_path: Path) -> None:
     log = ValidationLog()
     log.add(1, 5, PROBABILITIES, LABELS)
     log.add(2, 10, PROBABILITIES, 1 - LABELS)
-    log.add(2, 10, PROBABILITIES.bfloat16(), LABELS)  # once more, after a stop
-    found = log.correct([1, 2])
+    log.add(2, 10, PROBABILITIES.bfloat16(), LABELS)  # other weights at the same step are a candidate too
+    wrong, found = [not ok for ok in CORRECT], log.correct([1, 2])
     assert found is not None
-    assert found.tolist() == [CORRECT, CORRECT]
+    assert found.tolist() == [CORRECT, wrong, CORRECT]
     log.write(tmp_path / "epochs.npz")
     with np.load(tmp_path / "epochs.npz", allow_pickle=False) as file:
-        assert (file["epochs"].tolist(), file["steps"].tolist(), int(file["images"])) == ([1, 2], [5, 10], 9)
-        assert file["correct"].shape == (2, 2)
-        assert np.unpackbits(file["correct"], axis=1, count=9).tolist() == [CORRECT, CORRECT]
+        assert (file["epochs"].tolist(), file["steps"].tolist(), int(file["images"])) == ([1, 2, 2], [5, 10, 10], 9)
+        assert file["correct"].shape == (3, 2)
+        assert np.unpackbits(file["correct"], axis=1, count=9).tolist() == [CORRECT, wrong, CORRECT]
 
 
 def test_a_run_goes_on_with_the_entries_of_its_checkpoint(tmp_path: Path) -> None:
