@@ -104,7 +104,7 @@ def make_run(tmp_path: Path, name: str, correct: list[int], config: str = "", **
     )
     values = {
         "best": {"val/acc": sum(correct) / len(correct), "epoch": 1}, "strategy": "finetune", "seconds": {"total": 1.0},
-        "n_val": len(correct), "trainable_parameters": 10, "total_parameters": 20, "test": {}, "confusion_matrix": [], **metrics,
+        "n_val": len(correct), "n_train": 4 * len(correct), "trainable_parameters": 10, "total_parameters": 20, "test": {}, "confusion_matrix": [], **metrics,
     }  # fmt: skip
     rows = [{"epoch": 1, "val/acc": sum(correct) / len(correct)}]
     return Run(tmp_path / name, values, rows, keys, config, predictions)

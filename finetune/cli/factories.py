@@ -47,6 +47,7 @@ from finetune.training import ranking, resume_check
 from finetune.training.callbacks import BestCheckpoint, LastCheckpoint, SeedEveryBatch
 from finetune.training.history import History
 from finetune.training.module import FineTuner
+from finetune.training.out_of_fold import OutOfFoldValidation
 from finetune.training.progress import EpochSummary, ProgressBar
 from finetune.training.pruning import TrialPruning
 from finetune.training.shutdown import GracefulShutdown
@@ -100,7 +101,10 @@ def data_options(cfg: DictConfig, preprocess: Preprocess | None = None) -> dict[
 def make_data(cfg: DictConfig) -> ImageDataModule:
     """Find the images, with the preprocessing of the model's weights; nothing of the network is built yet."""
     seed_everything(cfg.seed, workers=True, verbose=False)
-    return ImageDataModule(**data_options(cfg, _preprocess(cfg)), seed=cfg.seed).prepare()
+    options = data_options(cfg, _preprocess(cfg))
+    if cfg.eval == "kfold":
+        options["val"] = NO_VALIDATION
+    return ImageDataModule(**options, seed=cfg.seed).prepare()
 
 
 def make_checked_data(cfg: DictConfig) -> ImageDataModule:
@@ -279,6 +283,7 @@ def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -
     callbacks: list[Callback] = [
         SeedEveryBatch(cfg.seed),
         *bar,
+        *([OutOfFoldValidation()] if cfg.eval == "kfold" else []),
         *(make_callback(c, mode_of) for c in plain_values(cfg.get("callbacks")).values()),
         *_pruning(cfg),
         history,
@@ -288,7 +293,7 @@ def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -
         LastCheckpoint(folder / "checkpoints"),
         TrackEpochs(loggers),
     ]
-    limits = {"limit_val_batches": 0} if cfg.data.val == NO_VALIDATION else {}
+    limits = {"limit_val_batches": 0} if cfg.data.val == NO_VALIDATION or cfg.eval == "kfold" else {}
     return _make_trainer(
         cfg,
         folder,

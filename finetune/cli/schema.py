@@ -63,6 +63,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "resize": ("own", "shared"),
     "embeddings": (True, False),
     "report": (True, False),
+    "eval": ("holdout", "kfold"),
     "tta": ("none", "flip", "five_crop"),
     "device": ("auto", "cpu", "cuda", "mps"),
     "trainer.precision": ("auto", *PRECISIONS, "16", "32", "64", "bf16", 16, 32, 64),

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from finetune.cli.fold_keys import find_fold_faults
 from finetune.cli.instantiate import allowed_prefixes, describe_allowed_targets
 from finetune.cli.logger_keys import find_missing_extras
 from finetune.cli.schema import (
@@ -65,7 +66,7 @@ def find_faults(cfg: DictConfig, command: str) -> Iterator[str]:
     yield from _validate_name(cfg)
     yield from _validate_data(cfg, command)
     yield from _validate_reading(cfg)
-    yield from _validate_folds(cfg) if command != "evaluate" else _validate_unused(cfg)
+    yield from find_fold_faults(cfg) if command != "evaluate" else _validate_unused(cfg)
     yield from _validate_combinations(cfg)
 
 
@@ -260,19 +261,6 @@ def _validate_reading(cfg: DictConfig) -> Iterator[str]:
             yield f"data.group={group!r} is neither a column of the data nor a regular expression ({error})."
 
 
-def _validate_folds(cfg: DictConfig) -> Iterator[str]:
-    folds, fold, val = (select(cfg, f"data.{key}") for key in ("folds", "fold", "val"))
-    if isinstance(fold, int) and isinstance(folds, int) and 2 <= folds <= fold:
-        yield f"data.fold is counted from 0: with data.folds={folds} it is one of 0 to {folds - 1}, got {fold}."
-    if isinstance(fold, int) and fold > 0 and folds is None:
-        yield f"data.fold={fold} needs data.folds, the number of folds."
-    if folds is not None and val not in (None, "val"):
-        yield (
-            f"data.val={val} says what to validate on, and data.folds={folds} validates on a fold of train: leave one "
-            "of them out."
-        )
-
-
 def _validate_unused(cfg: DictConfig) -> Iterator[str]:
     """Find keys that change nothing in evaluate."""
     for keys, reason in (
@@ -300,7 +288,7 @@ def _validate_combinations(cfg: DictConfig) -> Iterator[str]:
             "give monitor=train/loss, or validate more often."
         )
     for key, value in (("trainer.limit_val_batches", 0), ("data.val", "none")):
-        if monitors_val and select(cfg, key) == value:
+        if monitors_val and select(cfg, key) == value and select(cfg, "eval") != "kfold":
             yield f"monitor={cfg.monitor} would never be measured: {key}={value}; give monitor=train/loss."
 
 

@@ -112,9 +112,7 @@ def split_images(
     elif options.val == NO_VALIDATION:
         every = [splits[name] for name in ("train", "val") if name in splits]
         splits["train"], splits["val"] = join("train", every), every[0].take([], "val")
-        result.notes.append(
-            f"All {len(splits['train'])} images but those of test are trained on; nothing is validated."
-        )
+        result.notes.append(f"All {len(splits['train'])} images but those of test are trained on; none is held out.")
     elif options.val in splits:
         splits["val"] = replace(splits.pop(options.val), name="val")
     else:

@@ -112,3 +112,6 @@ def last_checkpoint_path(given: str) -> Path:
 
 PREDICTIONS_FILE = "best.npz"
 """Name of the file of predictions on the validation images, in the folder of `best.ckpt`."""
+
+EPOCHS_FILE = "epochs.npz"
+"""Name of the file beside it that says of every epoch which validation images were predicted correctly."""

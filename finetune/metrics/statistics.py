@@ -12,6 +12,29 @@ STUDENT_T = (
 """Two-sided 95 % quantiles of Student's t for 1, 2, ... 30 degrees of freedom."""
 
 
+def student_t_p(t: float, freedom: int) -> float:
+    """Compute the two-sided p-value of a t statistic.
+
+    Source: Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.7.3 and 26.7.4
+
+    Args:
+        t: the statistic.
+        freedom: degrees of freedom, 1 or more.
+
+    >>> round(student_t_p(4.303, 2), 4)
+    0.05
+    """
+    angle = math.atan(abs(t) / math.sqrt(freedom))
+    odd, square = freedom % 2, math.cos(angle) ** 2
+    term = math.sin(angle) * (math.cos(angle) if odd else 1)
+    total = 0.0
+    for k in range(freedom // 2):
+        total += term
+        term *= square * (2 * k + 1 + odd) / (2 * k + 2 + odd)
+    within = 2 / math.pi * (angle + total) if odd else total
+    return min(1.0, max(0.0, 1 - within))
+
+
 def mcnemar(only_a: int, only_b: int) -> float:
     """Compute the two-sided p-value of McNemar's exact test, which compares two models on the same images.
 

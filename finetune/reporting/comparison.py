@@ -23,6 +23,12 @@ NOT_A_CHOICE = (
 
 SIGNIFICANCE_LEVEL = 0.05
 
+NO_SPREAD = 1e-9
+"""Standard deviation below which accuracies are equal, but for the rounding of floats."""
+
+ALWAYS_THE_SAME = "always the same"
+"""What stands in place of an interval without width, which would claim that there is no chance."""
+
 
 # --- what distinguishes them -------------------------------------------------------------------------------------
 
@@ -41,6 +47,13 @@ def label_runs(runs: Sequence[Run]) -> None:
         for run in runs:
             if counts[run.label] > 1:
                 run.label = f"{run.label} {name(run)}"
+
+
+def label_without(run: Run, *keys: str) -> str:
+    """Return a run's label without its folder and the values of some keys; see `label_runs`."""
+    names = {name for key in keys for name in (key, _short_name(key))}
+    words = [w for w in run.label.split(" ") if w.partition("=")[0] not in names and w != run.folder.name]
+    return " ".join(words) or str(run.metrics["strategy"])
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:
@@ -189,17 +202,19 @@ class SeedGroup:
     def interval(self) -> tuple[float, float] | None:
         """Return the 95 % interval of the mean within 0..1, by Student's t; None of fewer than three runs.
 
-        Of two, t is 12.7: the interval says nothing.
+        Of two, t is 12.7: the interval says nothing. None too where all are the same, as of a method without chance.
         """
         n = len(self.accuracies)
-        if n < 3:
+        if n < 3 or statistics.stdev(self.accuracies) < NO_SPREAD:
             return None
         half = STUDENT_T[min(n - 1, len(STUDENT_T)) - 1] * statistics.stdev(self.accuracies) / math.sqrt(n)
         return max(0.0, self.mean - half), min(1.0, self.mean + half)
 
     @property
     def interval_text(self) -> str:
-        """Return the interval as words; of too few runs, that they are."""
+        """Return the interval as words; where there is none, why."""
+        if self.interval is None and len(self.accuracies) > 2:
+            return ALWAYS_THE_SAME
         if self.interval is None:
             return f"{len(self.accuracies)} are too few" if len(self.accuracies) == 2 else "-"
         return f"{self.interval[0]:.4f} to {self.interval[1]:.4f}"
@@ -215,8 +230,7 @@ def group_seeds(runs: Sequence[Run]) -> list[SeedGroup]:
         return []
     result = []
     for members in (list(by_seed.values()) for by_seed in groups.values()):
-        words = members[0].label.split(" ")
-        label = " ".join(w for w in words if not w.startswith("seed=")) or str(members[0].metrics["strategy"])
+        label = label_without(members[0], "seed")
         seconds = statistics.mean(run.metrics["seconds"]["total"] for run in members)
         result.append(SeedGroup(label, [run.acc for run in members], seconds))
     return sorted(result, key=lambda group: -group.mean)

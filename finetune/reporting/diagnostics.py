@@ -40,7 +40,7 @@ def diagnose_run(
             *_overfitting(best, n_evaluated),
             *_convergence(rows),
             *_weak_classes(matrix, classes, best["val/acc"]),
-            *_selection(metrics, rows),
+            *_selection(metrics, rows, n_evaluated),
             *_missing_images(metrics, n_evaluated),
             *_calibration(calibration),
         ]
@@ -111,13 +111,25 @@ def _weak_classes(matrix: Sequence[Sequence[int]], classes: Sequence[str], acc: 
         )  # fmt: skip
 
 
-def _selection(metrics: Mapping[str, Any], rows: Sequence[Any]) -> Iterator[Finding]:
-    if not metrics["test"] and len(rows) > 1:
+def _selection(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], n_evaluated: int) -> Iterator[Finding]:
+    epochs = sum(any(key.startswith("val/") for key in row) for row in rows)
+    if epochs > 1 and (size := _optimism(metrics, n_evaluated)):
         yield Finding(
             "chosen_on_val", "note",
-            f"The best of {len(rows)} epochs was chosen on the images that give this number, which makes it a little too high.",
-            "A test folder beside train and val gives a number that nothing was chosen by.",
+            f"The best of {epochs} epochs was chosen on the images that give this number, which makes it {size}.",
+            "A test folder beside train and val gives a number that nothing was chosen by." if not metrics["test"] else "The number of the test images is free of that.",
         )  # fmt: skip
+
+
+def _optimism(metrics: Mapping[str, Any], n_evaluated: int) -> str:
+    """Return how much the choice of the best epoch is worth; nothing where that is not known and there is a test split."""
+    optimism = metrics.get("best_epoch_optimism")
+    if optimism is None:
+        return "" if metrics["test"] else "a little too high"
+    if 100 * optimism < 0.05:
+        return "less than 0.1 points too high in the mean (bootstrap)"
+    images = f"{optimism * n_evaluated:.1f} of {n_evaluated:,} images"
+    return f"about {100 * optimism:.1f} points too high in the mean ({images}; bootstrap)"
 
 
 def _missing_images(metrics: Mapping[str, Any], n_evaluated: int) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from finetune.metrics.statistics import wilson_interval
-from finetune.reporting.comparison import SeedGroup, compare_with_first
+from finetune.reporting.comparison import SeedGroup, compare_with_first, label_without
 from finetune.reporting.runs import Run
 from finetune.runtime.console import echo, echo_link, field_line, print_table
 
@@ -82,12 +82,7 @@ def group_folds(runs: Sequence[Run]) -> list[FoldGroup]:
         if run.choices.get(FOLDS) is None:
             continue
         choices = {key: value for key, value in run.choices.items() if key != FOLD}
-        words = [
-            word
-            for word in run.label.split(" ")
-            if not word.startswith(("fold=", f"{FOLD}=")) and word != run.folder.name
-        ]
-        label = " ".join(words) or str(run.metrics["strategy"])
+        label = label_without(run, FOLD)
         group = groups.setdefault(json.dumps(choices, sort_keys=True), FoldGroup(label, int(run.choices[FOLDS])))
         group.runs.setdefault(int(run.choices.get(FOLD) or 0), run)
     return sorted(groups.values(), key=lambda group: (bool(group.obstacle), -group.across.mean))

@@ -10,6 +10,13 @@ from typing import Any
 from finetune.metrics.classification import monitor_mode
 from finetune.reporting import comparison, runs
 from finetune.reporting.comparison import PairedTest, SeedGroup
+from finetune.reporting.configurations import (
+    PairedDifference,
+    compare_configurations,
+    group_configurations,
+    pair_notes,
+    print_pairs,
+)
 from finetune.reporting.folds import FOLDS, FoldGroup, across_folds, group_folds, print_folds, write_folds
 from finetune.reporting.runs import Run
 from finetune.runtime.console import echo, echo_link, field_line, print_table
@@ -17,6 +24,9 @@ from finetune.runtime.process import heavy_imports
 
 CURVES = 24
 """How many runs' curves are drawn, the best ones."""
+
+PAIRS = 200
+"""How many pairs of configurations are listed, those with the best one first."""
 
 COSTS = (
     # key, label of the axis, whether it is logarithmic
@@ -89,9 +99,11 @@ def write_comparison(compared: Sequence[Run], folder: Path, own_sweep: bool = Fa
         text = "Each fold is validated on other images: compare the means over folds, not the accuracies of runs."
         echo(field_line("Note", text))
         print_folds(fold_groups)
+    pairs = compare_configurations(group_configurations(ranked))
+    print_pairs(pairs)
     _write_table(ranked, tests, folder / "leaderboard.csv")
     studied = _study_values(ranked, folder, own_sweep)
-    _write_page(ranked, tests, seed_groups, fold_groups, same_images, studied, folder / "compare.html")
+    _write_page(ranked, tests, seed_groups, fold_groups, pairs, same_images, studied, folder / "compare.html")
     echo_link("See", folder / "compare.html")
     echo_link("", folder / "leaderboard.csv")
     if fold_groups:
@@ -157,6 +169,7 @@ def _write_page(
     tests: Sequence[PairedTest | None],
     seed_groups: Sequence[SeedGroup],
     fold_groups: Sequence[FoldGroup],
+    pairs: Sequence[PairedDifference],
     same_images: bool,
     studied: Mapping[str, Any],
     path: Path,
@@ -181,6 +194,9 @@ def _write_page(
         differing_keys=_differing_keys(ranked),
         seed_groups=seed_groups,
         fold_groups=fold_groups,
+        pairs=pairs[:PAIRS],
+        n_more_pairs=max(0, len(pairs) - PAIRS),
+        pair_notes=pair_notes(pairs),
         same_images=same_images,
         curves=html.svg(figures.comparison_figure({r.label: r.rows for r in ranked[:CURVES]}), "accuracy of each run"),
         cost_figures=[html.svg(figure, "accuracy against cost") for figure in cost_figures],

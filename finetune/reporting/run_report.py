@@ -31,9 +31,10 @@ SHOWN = 8
 SHOWN_CLASSES = 200
 
 TITLE = "Validation images, best epoch"
+OUT_OF_FOLD_TITLE = "Training images, out of fold"
 
 SUSPICIOUS = (
-    "The model was not trained on these images, and predicts another class with a higher probability than is usual for "
+    "They were predicted without having been trained on, and another class has a higher probability than is usual for "
     "that class: the label may be wrong."
 )
 
@@ -78,7 +79,7 @@ def write_report(run: Run, split: Split | None = None, data: ImageDataModule | N
 def try_report(folder: Path, data: ImageDataModule) -> None:
     """Write `report.html` of a run that has just ended; a run is good without it, so that an error is a line."""
     try:
-        write_report(read_run(folder), data.splits["val"])
+        write_report(read_run(folder), data.splits["val"] or data.splits["train"])
     except Exception as error:
         if os.environ.get("FINETUNE_DEBUG") == "1":
             raise
@@ -109,6 +110,7 @@ def _page(run: Run) -> dict[str, Any]:
     metrics, n = run.metrics, run.n_evaluated
     best, classes, matrix = metrics["best"], metrics["classes"], metrics["confusion_matrix"]
     low, high = statistics.wilson_interval(run.n_correct, n)
+    title = OUT_OF_FOLD_TITLE if run.is_out_of_fold else TITLE
     sizes = [sum(row) for row in matrix] or [0] * len(classes)
     calibrated, bins = None, []
     if run.predictions is not None:
@@ -124,7 +126,7 @@ def _page(run: Run) -> dict[str, Any]:
         "properties": _properties(run),
         "findings": diagnostics.diagnose_run(metrics, run.rows, n, calibrated),
         "curves": [html.svg(f, "curves over the epochs") for f in figures.curve_figures(run.rows, best["epoch"])],
-        "matrix": html.svg(figures.matrix_figure(matrix, classes, TITLE), "confusion matrix") if matrix else None,
+        "matrix": html.svg(figures.matrix_figure(matrix, classes, title), "confusion matrix") if matrix else None,
         "confusions": _confusions(matrix, classes),
         "per_class": _per_class(matrix, classes),
         "calibration": calibrated,
@@ -148,7 +150,11 @@ def _properties(run: Run) -> list[tuple[str, str]]:
         ("data", f"{m['data']}: {sizes} images of {len(m['classes'])} classes"),
         ("model", f"{m['model']}; weights: {m['weights']}"),
         ("trainable", f"{m['strategy']}: {m['trainable_parameters']:,} of {m['total_parameters']:,} parameters"),
-        ("best epoch", f"{m['best']['epoch']} of {len(run.rows)}, by {m['monitor']}"),
+        *(
+            []
+            if run.is_out_of_fold
+            else [("best epoch", f"{m['best']['epoch']} of {len(run.rows)}, by {m['monitor']}")]
+        ),
         *([("further metrics", f"{texts} (validation, best epoch)")] if texts else []),
         ("time", f"{seconds['total']:.0f} s, of which training {seconds.get('fit', 0):.0f} s{median}"),
         ("device", m["device"]),
@@ -239,7 +245,7 @@ def _choose_images(
         ("Worst mistakes", f"Wrong with the highest confidence. {len(wrong)} of {n} are wrong.", most_certain_first[:SHOWN].tolist()),
         ("Suspicious labels", f"{SUSPICIOUS} suspicious_labels.csv has all {len(issues)}.", [issue.position for issue in issues[:SHOWN]]),
         ("Least certain", "Predicted with the lowest confidence, correctly or not.", confidence.argsort(stable=True)[:SHOWN].tolist()),
-        ("Random examples", "Drawn from all validation images.", at_random),
+        ("Random examples", "Drawn from all of them.", at_random),
     ]  # fmt: skip
 
 

@@ -40,7 +40,7 @@ class Run:
     rows: list[dict[str, Any]]
     """metrics.csv"""
     val_images: list[str]
-    """Names, as in split.csv."""
+    """Names, as in split.csv; of a cross-validation those of the training images."""
     config: str
     """config.yaml"""
     predictions: ValidationPredictions | None = None
@@ -54,6 +54,11 @@ class Run:
     def best_checkpoint(self) -> str:
         """Return the path of the checkpoint of the best epoch."""
         return str(self.folder / "checkpoints" / "best.ckpt")
+
+    @property
+    def is_out_of_fold(self) -> bool:
+        """Return whether its accuracy is that of a cross-validation of its training images, see `OutOfFoldValidation`."""
+        return bool(self.metrics.get("eval") == "kfold")
 
     @property
     def acc(self) -> float:
@@ -116,8 +121,9 @@ def read_run(folder: Path, validated: bool = True) -> Run:
         with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
             rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
         rows = [{**row, "epoch": int(row["epoch"])} for row in rows]
+        evaluated = "train" if metrics.get("eval") == "kfold" else "val"
         with (folder / "split.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            val_images = [row["path"] for row in csv.DictReader(file) if row["split"] == "val"]
+            val_images = [row["path"] for row in csv.DictReader(file) if row["split"] == evaluated]
         # without per_class_recall it is of an earlier version, whose epochs counted from 0
         metrics["seconds"]["total"], metrics["strategy"], metrics["confusion_matrix"], metrics["per_class_recall"]
         config = (folder / "config.yaml").read_text(encoding="utf-8")

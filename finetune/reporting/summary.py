@@ -17,12 +17,14 @@ from finetune.metrics import statistics
 from finetune.models import network
 from finetune.reporting import figures
 from finetune.reporting.header import describe_device
+from finetune.reporting.optimism import best_epoch_optimism, optimism_line
 from finetune.runtime import hardware
 from finetune.runtime.console import echo, echo_link, field_line
 from finetune.runtime.timing import PhaseTimer
 from finetune.training.callbacks import BestCheckpoint
 from finetune.training.history import History, find_history
 from finetune.training.module import FineTuner
+from finetune.training.out_of_fold import OutOfFoldValidation
 
 
 def evaluate_best(trainer: Trainer, module: FineTuner, data: ImageDataModule) -> None:
@@ -106,10 +108,12 @@ def summary_values(
 ) -> dict[str, Any]:
     """Return what `metrics.json` holds; epochs count from 1."""
     history = find_history(trainer)
-    results = history.best_results
+    results, callbacks = history.best_results, trainer.callbacks  # type: ignore[attr-defined]
     return {
         "monitor": history.monitor,
+        "eval": "kfold" if any(isinstance(c, OutOfFoldValidation) for c in callbacks) else "holdout",
         "best": history.best() or {},
+        "best_epoch_optimism": best_epoch_optimism(history),
         "last": history.rows[-1] if history.rows else {},
         "test": {f"test/{k}": v for k, v in module.results.get("test", {}).items() if isinstance(v, float)},
         "per_class_recall": dict(zip(module.classes, results.get("per_class_recall", []), strict=False)),
@@ -143,7 +147,8 @@ def _draw_plots(history: History, best: int | None, data: ImageDataModule, folde
         echo(field_line("Note", f"plots/samples.png could not be drawn: {error}"))
     if history.best_results:
         matrix = history.best_results["confusion_matrix"]
-        figures.save_confusion_matrix(matrix, data.classes, folder / "confusion_matrix.png")
+        title = [] if data.splits["val"] else ["Training images, out of fold"]
+        figures.save_confusion_matrix(matrix, data.classes, folder / "confusion_matrix.png", *title)
 
 
 def print_results(values: dict[str, Any], folder: Path) -> None:
@@ -180,8 +185,15 @@ def result_lines(values: dict[str, Any]) -> list[str]:
         correct = round(best["val/acc"] * n)
         low, high = statistics.wilson_interval(correct, n)
         text = f"val/acc {best['val/acc']:.4f}, {correct} of {n} correct (95 %: {low:.3f} to {high:.3f})"
-        by = "" if values["monitor"] == "val/acc" else f", by {values['monitor']}"
-        lines.append(field_line("Best", f"{text}, epoch {best['epoch']}{by}"))
+        if values.get("eval") == "kfold":
+            lines.append(
+                field_line("Folds", f"{text}, each by a head that had not seen it; the model is of all images")
+            )
+        else:
+            by = "" if values["monitor"] == "val/acc" else f", by {values['monitor']}"
+            lines.append(field_line("Best", f"{text}, epoch {best['epoch']}{by}"))
+        if luck := optimism_line(values, n):
+            lines.append(field_line("", luck))
     if values["test"]:
         text = f"acc {values['test']['test/acc']:.4f} on {values['n_test']} images, with the best checkpoint"
         lines.append(field_line("Test", text))

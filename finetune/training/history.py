@@ -15,9 +15,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from finetune.io.files import write_arrays, write_csv
-from finetune.io.paths import PREDICTIONS_FILE
+from finetune.io.paths import EPOCHS_FILE, PREDICTIONS_FILE
 from finetune.metrics.classification import monitor_mode
 from finetune.training.batches import batch_size
+from finetune.training.validation_log import ValidationLog
 
 
 class History(Checkpoint):
@@ -36,6 +37,8 @@ class History(Checkpoint):
         """One dict an epoch, numbered from 1; `pandas.DataFrame(history.rows)` makes a table of them."""
         self.best_results: dict[str, Any] = {}
         """All validation metrics of the best epoch, the per-class ones included."""
+        self.validations = ValidationLog()
+        """Which images each validation predicted correctly, in the order of `best.npz`."""
         self._validation: dict[str, Any] | None = None
         """Step, logged values and results of this epoch's validation, the best one where there are several."""
 
@@ -64,13 +67,16 @@ class History(Checkpoint):
         values = {k: v for k, v in _scalars(trainer).items() if k.startswith("val/")}
         results = dict(getattr(pl_module, "results", {}).get("val", {}))
         found = {"step": trainer.global_step, "values": values, "results": results}
+        predictions = getattr(pl_module, "val_predictions", None)
+        if predictions is not None:  # every process has them all
+            self.validations.add(trainer.current_epoch + 1, trainer.global_step, *_in_order(predictions, trainer))
         if self._validation is not None and not self._is_better(values, self._validation["values"]):
             return
         self._validation = found
         best = self.best()
         is_best = self.monitor in values and (best is None or self._is_better(values, best))
         if trainer.is_global_zero and is_best:
-            self._write_predictions(trainer, getattr(pl_module, "val_predictions", None))
+            self._write_predictions(trainer, predictions)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the row of the epoch, and keep the results of the best one."""
@@ -109,40 +115,55 @@ class History(Checkpoint):
     def _write_predictions(self, trainer: Trainer, predictions: tuple[Tensor, Tensor] | None) -> None:
         """Write `best.npz`: the best epoch's probabilities, labels and names; remove it where there are none."""
         path = self.path.parent / "checkpoints" / PREDICTIONS_FILE
-        split = getattr(getattr(trainer, "datamodule", None), "splits", {}).get("val")
+        splits = getattr(getattr(trainer, "datamodule", None), "splits", {})
+        # without validation images the predictions are out-of-fold ones of the training images
+        split = splits.get("val") or splits.get("train")
         if predictions is None or split is None:
             path.unlink(missing_ok=True)
             return
-        probabilities, labels = predictions
-        images, processes = len(labels), trainer.world_size
-        # each process had every so-many-th image, and their predictions stand one after the other
-        order = torch.cat([torch.arange(rank, images, processes) for rank in range(processes)]).argsort()
+        probabilities, labels = _in_order(predictions, trainer)
         arrays = {
-            "probabilities": probabilities[order].float().numpy(),
-            "labels": labels[order].numpy(),
-            "keys": np.array(split.keys[:images]),
+            "probabilities": probabilities.float().numpy(),
+            "labels": labels.numpy(),
+            "keys": np.array(split.keys[: len(labels)]),
         }
         write_arrays(arrays, path)
 
     def write(self) -> None:
-        """Write the whole table, or leave the old one."""
+        """Write the whole table and `epochs.npz`, or leave the old ones."""
         columns = list(dict.fromkeys(k for row in self.rows for k in row))
         write_csv(columns, [[row.get(k, "") for k in columns] for row in self.rows], self.path)
+        self.validations.write(self.path.parent / "checkpoints" / EPOCHS_FILE)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows, for checkpoints."""
-        return {"rows": self.rows, "best_results": self.best_results, "best_of_epoch": self._validation}
+        return {
+            "rows": self.rows,
+            "best_results": self.best_results,
+            "best_of_epoch": self._validation,
+            "validations": self.validations.entries,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the rows of the run that is resumed."""
         self.rows = [dict(row) for row in state_dict["rows"]]
         self.best_results = dict(state_dict["best_results"])
         self._validation = state_dict.get("best_of_epoch")
+        self.validations = ValidationLog(state_dict.get("validations", ()))
 
 
 def find_history(trainer: Trainer) -> History:
     """Return the record of a run's epochs."""
     return next(c for c in trainer.callbacks if isinstance(c, History))  # type: ignore[attr-defined]
+
+
+def _in_order(predictions: tuple[Tensor, Tensor], trainer: Trainer) -> tuple[Tensor, Tensor]:
+    """Return probabilities and labels in the order of the images."""
+    probabilities, labels = predictions
+    images, processes = len(labels), trainer.world_size
+    # each process had every so-many-th image, and their predictions stand one after the other
+    order = torch.cat([torch.arange(rank, images, processes) for rank in range(processes)]).argsort()
+    return probabilities[order], labels[order]
 
 
 def _column(name: str) -> tuple[int, str]:

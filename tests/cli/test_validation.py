@@ -132,6 +132,11 @@ def test_every_wrong_word_is_answered_before_torch(word: str, tmp_path: Path, mo
             ["ckpt=x", "data.depth=full"],
             "data.depth changes nothing in evaluate: images are prepared as the checkpoint says.",
         ),
+        ("train", ["eval=folds"], "It is one of holdout, kfold."),
+        ("train", ["eval=kfold"], "eval=kfold is for a head that is solved and not trained, strategy=linear_probe"),
+        ("train", ["eval=kfold", "data.folds=3"], "data.folds=3 holds a fold out, and eval=kfold holds nothing out"),
+        ("train", ["eval=kfold", "data.val=test"], "data.val=test says what to validate on, and eval=kfold"),
+        ("train", ["eval=kfold", "strategy.views=3"], "evaluates each image once, as it is: strategy.views=1, got 3"),
         ("train", ["data.folds=3", "data.val=test"], "data.val=test says what to validate on, and data.folds=3"),
         (
             "check",

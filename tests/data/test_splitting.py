@@ -60,7 +60,7 @@ def test_all_images_but_those_of_test_may_be_trained_on() -> None:
     train = result.splits["train"]
     labelled = dict(zip(train.keys, (result.classes[label] for label in train.labels), strict=True))
     assert labelled == {f"train/{i}": "dog" if i < 3 else "cat" for i in range(5)} | {"val/0": "dog"}
-    assert "All 6 images but those of test are trained on; nothing is validated." in result.notes
+    assert "All 6 images but those of test are trained on; none is held out." in result.notes
     alone = split_images({"train": found("train", dog=3, cat=2)}, SplitOptions(val="none"), {}, None)
     assert [len(split) for split in alone.splits.values()] == [5, 0]
 

@@ -85,6 +85,8 @@ def assert_same_run(whole: Path, rest: Path) -> None:
     assert there is not None
     assert here is not None
     assert (there.probabilities == here.probabilities).all()
+    bits = [(folder / "checkpoints" / "epochs.npz").read_bytes() for folder in (whole, rest)]
+    assert bits[0] == bits[1]
 
 
 TINY_RESNET = [

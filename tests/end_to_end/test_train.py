@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from finetune import Family, FineTuner, evaluate, register
 from finetune.models import specs
+from finetune.reporting.runs import read_run
 from tests.end_to_end.helpers import TINY_RESNET, metrics_rows, read_metrics
 from tests.helpers import REAL_TRUNKS, TINY
 
@@ -75,9 +77,18 @@ def test_checkpoints_are_the_best_and_the_last_epoch(run_train: Callable[..., Pa
     assert best["epoch"] == found["best"]["epoch"] - 1  # Lightning counts from 0
     assert last["epoch"] == 3
     assert found["best"]["val/acc"] == max(float(r["val/acc"]) for r in metrics_rows(folder))
-    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["best.ckpt", "best.npz", "last.ckpt"]
+    names = ["best.ckpt", "best.npz", "epochs.npz", "last.ckpt"]
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == names
     module = FineTuner.load_from_checkpoint(folder / "checkpoints" / "best.ckpt")
     assert module.classes == ["cat", "dog", "emu"]
+    predictions = read_run(folder).predictions
+    assert predictions is not None
+    with np.load(folder / "checkpoints" / "epochs.npz", allow_pickle=False) as file:
+        correct = np.unpackbits(file["correct"], axis=1, count=int(file["images"]))
+        assert file["epochs"].tolist() == [1, 2, 3, 4]
+    assert [row.mean() for row in correct] == pytest.approx([float(r["val/acc"]) for r in metrics_rows(folder)])
+    assert correct[found["best"]["epoch"] - 1].tolist() == predictions.correct.tolist()
+    assert 0 <= found["best_epoch_optimism"] < 1
 
 
 @pytest.mark.slow

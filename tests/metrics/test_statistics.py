@@ -10,6 +10,20 @@ import pytest
 from finetune.metrics import statistics
 
 
+@pytest.mark.parametrize("freedom", range(1, 31))
+def test_student_t_p_is_0_05_at_its_quantile(freedom: int) -> None:
+    quantile = statistics.STUDENT_T[freedom - 1]
+    assert statistics.student_t_p(quantile, freedom) == pytest.approx(0.05, abs=1e-4)
+    assert statistics.student_t_p(-quantile, freedom) == statistics.student_t_p(quantile, freedom)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 30, 101])
+def test_student_t_p_is_that_of_scipy(freedom: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for t in (0.0, 0.3, -1.7, 4.0, 25.0):
+        assert statistics.student_t_p(t, freedom) == pytest.approx(2 * stats.t.sf(abs(t), freedom), abs=1e-12)
+
+
 @pytest.mark.parametrize(("a", "b"), [(3, 0), (4, 1), (2, 5), (6, 6), (9, 2)])
 def test_mcnemar_is_the_share_of_coin_flips_that_are_as_uneven(a: int, b: int) -> None:
     flips = [sum(outcome) for outcome in itertools.product((0, 1), repeat=a + b)]

@@ -75,6 +75,8 @@ def test_the_interval_of_a_mean_is_by_students_t_and_two_runs_are_too_few() -> N
     two = comparison.SeedGroup("a", [0.5, 0.6], 1.0)
     assert (two.interval, two.interval_text) == (None, "2 are too few")
     assert comparison.SeedGroup("a", [0.5], 1.0).interval_text == "-"
+    same = comparison.SeedGroup("a", [0.7] * 3, 1.0)  # an interval without width would be a lie
+    assert (same.interval, same.interval_text) == (None, "always the same")
 
 
 def test_compare_with_best_counts_image_by_image(tmp_path: Path) -> None:

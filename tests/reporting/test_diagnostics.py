@@ -52,3 +52,18 @@ def test_diagnostics_name(
 def test_diagnostics_with_a_test_split_have_an_untouched_number() -> None:
     found = diagnostics.diagnose_run({**metrics_of(GOOD), "test": {"test/acc": 0.9}}, losses(0.5, 0.5), 1000)
     assert {f.name for f in found} == {"uncertainty"}
+
+
+def test_the_report_says_how_much_the_choice_of_the_best_epoch_is_worth() -> None:
+    def text(**values: Any) -> str:
+        metrics = {**metrics_of(GOOD), **values}
+        found = diagnostics.diagnose_run(metrics, losses(0.5, 0.3, 0.3, 0.3), 1000)
+        return next((f"{f.message} {f.advice}" for f in found if f.name == "chosen_on_val"), "")
+
+    assert "which makes it a little too high." in text()
+    assert "best of 4 epochs" in text(best_epoch_optimism=0.0123)
+    assert "about 1.2 points too high in the mean (12.3 of 1,000 images; bootstrap)" in text(best_epoch_optimism=0.0123)
+    assert "less than 0.1 points too high" in text(best_epoch_optimism=0.0001)
+    tested = {"test/acc": 0.9}
+    assert "The number of the test images is free of that." in text(best_epoch_optimism=0.0123, test=tested)
+    assert text(test=tested) == ""

@@ -22,6 +22,17 @@ def test_result_lines_count_the_correct_images_and_say_how_sure_that_is() -> Non
     assert time == "Time 62 s, of which training 40 s"
 
 
+def test_result_lines_name_the_luck_of_the_best_epoch_in_one_line_where_images_are_few() -> None:
+    values: dict[str, Any] = {
+        "best": {"val/acc": 142 / 153, "epoch": 5}, "test": {}, "monitor": "val/acc", "seconds": {"total": 61.6},
+        "confusion_matrix": [], "n_val": 153, "best_epoch_optimism": 0.0208,
+    }  # fmt: skip
+    lines = summary.result_lines(values)
+    assert lines[1].strip() == "of that about 2.1 points (3.2 images) is luck of the best epoch"
+    assert len(lines[1]) <= 80
+    assert "luck" not in "".join(summary.result_lines({**values, "best_epoch_optimism": None}))
+
+
 def test_result_lines_of_a_run_that_was_never_validated_name_no_accuracy() -> None:
     values = {
         "best": {"epoch": 0},
