@@ -25,6 +25,7 @@ _DEFAULTS = {"scheduler.interval": "auto", "data.sampler": "none", "loss._target
 _HARMLESS = (
     "ckpt_path",
     "resume",
+    "preset",
     "report",
     "paths",
     "logger",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
@@ -143,3 +144,65 @@ def test_a_recipe_that_is_not_there_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"experiment=gone\.yaml: there is no such file"):
         recipes.expand_recipes(["experiment=gone.yaml"])
     assert recipes.expand_recipes(["experiment=hotdog_resnet18", "seed=1"]) == ["experiment=hotdog_resnet18", "seed=1"]
+
+
+# --- preset=NAME ---------------------------------------------------------------------------------------------------
+
+PRESETS = sorted(path.stem for path in (CONF / "presets").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_composes_what_its_file_says(name: str) -> None:
+    file: Any = OmegaConf.to_container(OmegaConf.load(CONF / "presets" / f"{name}.yaml"))
+    cfg = composed(recipes.expand_recipes([f"preset={name}"]))
+    assert cfg.preset == name
+    for entry in file.pop("defaults"):
+        ((group, option),) = entry.items()
+        assert cfg.hydra.runtime.choices[group.removeprefix("override /")] == option
+    flat = pd.json_normalize(file).iloc[0].to_dict() if file else {}
+    assert {key: OmegaConf.select(cfg, key) for key in flat} == flat
+
+
+def test_without_a_word_on_training_the_preset_is_good_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    words = recipes.expand_recipes(["data=imagefolder", "data.root=photos"])
+    assert words[:2] == ["preset=good", "strategy=lp_ft"]
+    assert words[-2:] == ["data=imagefolder", "data.root=photos"]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "good, as nothing else was asked for: the head is solved" in printed
+    assert "yours" not in printed
+
+
+@pytest.mark.parametrize(
+    "word", ["strategy=finetune", "experiment=tutorial_finetune", "ckpt_path=a.ckpt", "resume=run", "preset=null", "sweep=random"]
+)  # fmt: skip
+def test_whoever_says_how_to_train_gets_no_preset(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert recipes.expand_recipes(["seed=3", word]) == ["seed=3", word]
+    assert capsys.readouterr().out == ""
+
+
+def test_explicit_keys_win_over_a_preset_and_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    words = recipes.expand_recipes(["optimizer=sgd", "trainer.max_epochs=3", "preset=good"])
+    assert composed(words).trainer.max_epochs == 3
+    assert str(composed(words).optimizer._target_).endswith("SGD")
+    assert composed(words).optimizer.lr == 1e-3  # the file's own: that of the preset was meant for another optimizer
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "yours in its place: optimizer=sgd trainer.max_epochs=3; with another option" in printed
+    assert "optimizer.weight_decay=0.05 is left out" in printed
+
+
+def test_help_is_not_preceded_by_the_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    recipes.expand_recipes(["--help"])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["preset=goood"], "There is no preset 'goood'. The nearest is good"),
+        (["-m", "preset=fast,good"], "a preset is no point of a sweep"),
+        (["preset=fast", "experiment=tutorial_finetune"], "give one of them"),
+    ],
+)
+def test_a_preset_that_makes_no_sense_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipes.expand_recipes(words)

@@ -132,9 +132,7 @@ def test_no_epochs_means_that_nothing_is_trained_for_every_strategy(name: str) -
     schedule.max_epochs = 1
     assert set(HEAD) <= schedule.ever_trainable_names()
     schedule.max_epochs = None
-    assert schedule.trunk_is_ever_trainable() == (
-        name not in ("feature_extract", "frozen_lr0", "linear_probe")
-    )
+    assert schedule.trunk_is_ever_trainable() == (name not in ("feature_extract", "frozen_lr0", "linear_probe"))
 
 
 def test_groups_that_were_trained_stay_so_in_a_longer_run(network: nn.Module) -> None:
