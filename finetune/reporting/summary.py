@@ -23,6 +23,7 @@ from finetune.runtime.timing import PhaseTimer
 from finetune.training.callbacks import BestCheckpoint
 from finetune.training.history import History, find_history
 from finetune.training.module import FineTuner
+from finetune.training.time_limit import find_time_limit
 
 
 def evaluate_best(trainer: Trainer, module: FineTuner, data: ImageDataModule) -> None:
@@ -105,7 +106,7 @@ def summary_values(
     command: Sequence[str],
 ) -> dict[str, Any]:
     """Return what `metrics.json` holds; epochs count from 1."""
-    history = find_history(trainer)
+    history, limit = find_history(trainer), find_time_limit(trainer)
     results = history.best_results
     return {
         "monitor": history.monitor,
@@ -128,6 +129,7 @@ def summary_values(
         "bad_files": len(data.bad_files),
         "findings": [finding.to_dict() for finding in findings],
         "seconds": clock.seconds(),
+        **({"time_limit": limit.summary()} if limit is not None else {}),
         "device": describe_device(trainer),
         "versions": hardware.installed_versions(),
         "command": shlex.join(command),

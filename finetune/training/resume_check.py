@@ -26,6 +26,7 @@ _HARMLESS = (
     "ckpt_path",
     "resume",
     "report",
+    "time_limit",
     "paths",
     "logger",
     "sweep",
