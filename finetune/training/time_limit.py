@@ -13,16 +13,16 @@ from types import FrameType
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from finetune.data import loaders
 from finetune.runtime.console import echo, field_line
 from finetune.runtime.timing import format_duration
 from finetune.training import optimization
-from finetune.training.callbacks import EpochAveraging, LastCheckpoint
+from finetune.training.callbacks import BestCheckpoint, EpochAveraging, LastCheckpoint
 from finetune.training.resume import rescale_schedulers
 from finetune.training.run_length import resolve_max_epochs
 
@@ -98,11 +98,17 @@ class TimeLimit(Checkpoint):
     # --- before the first step ---------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure how long an image takes, and let what comes before the first step not outlast the limit."""
+        """Measure how long an image takes, and let what comes before the first step not outlast the limit.
+
+        Raises:
+            ValueError: nothing is left of the limit.
+        """
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self._image_seconds = _measure_evaluation(pl_module, data, trainer, self.clock)
-        left = self._left(trainer)
-        if left > 0 and hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
+        left = trainer.strategy.broadcast(self._left(trainer))
+        if left <= 0:
+            raise ValueError(self._too_short())
+        if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGALRM, self._interrupt)
             signal.setitimer(signal.ITIMER_REAL, left)
 
@@ -123,7 +129,7 @@ class TimeLimit(Checkpoint):
             ValueError: nothing is left of the limit.
         """
         self._disarm()
-        self.asked = resolve_max_epochs(trainer.max_epochs)
+        self.asked, self._every = resolve_max_epochs(trainer.max_epochs), trainer.check_val_every_n_epoch
         self._begin_epoch(is_whole=False)
         if trainer.strategy.broadcast(self._left(trainer) <= self._tail(trainer, pl_module, 0.0)):
             raise ValueError(self._too_short())
@@ -190,6 +196,7 @@ class TimeLimit(Checkpoint):
         if trainer.should_stop:
             return
         kind, now = self._kind(trainer, pl_module), self.clock()
+        trainer.check_val_every_n_epoch = self._every
         if kind[-1]:
             self._tails[kind[0]] = max(now - self._ended_batch, self._tails.get(kind[0], 0.0))
         if self._is_whole:
@@ -320,17 +327,24 @@ class TimeLimit(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where the plan has ended the run."""
-        done = trainer.fit_loop.epoch_progress.current.processed
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        done = progress.processed
         if self.planned == done != self.asked and not trainer.should_stop:
             self._end_early(trainer, f"after epoch {self._of(done)}: no other one fits")
 
     def _stop_within(self, trainer: Trainer, batches: int, ends_step: bool) -> None:
-        """Stop after a batch; Lightning validates, and ends the epoch. A resumed run goes on with its next batch."""
-        if ends_step:  # gradients that are being accumulated are in no checkpoint
+        """Stop after a batch; Lightning validates, and ends the epoch.
+
+        A resumed run goes on with the next epoch, or with the next batch where there was no best epoch yet: it could not take
+        over a best model of an epoch that it ends itself.
+        """
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        has_best = any(c.best_model_path for c in callbacks if isinstance(c, BestCheckpoint))
+        if ends_step and not has_best:  # gradients that are being accumulated are in no checkpoint
             trainer.save_checkpoint(self.last, weights_only=False)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, LastCheckpoint):
-                callback.is_final = True
+            for callback in callbacks:
+                if isinstance(callback, LastCheckpoint):
+                    callback.is_final = True
         trainer.check_val_every_n_epoch = trainer.check_val_every_n_epoch and 1
         trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = 0, None
         trainer.should_stop = True
@@ -373,7 +387,7 @@ def _measure_evaluation(module: Any, data: Any, trainer: Trainer, clock: Callabl
     dataset, positions = data.image_dataset(name), range(min(4, len(data.splits[name])))
     seconds = 0.0
     module.eval()
-    with torch.inference_mode(), torch.random.fork_rng(devices=[]), trainer.precision_plugin.forward_context():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), trainer.precision_plugin.forward_context():
         for _ in range(2):  # the first pass is slow
             began = clock()
             images, _labels = loaders.collate([dataset[0, i] for i in positions])

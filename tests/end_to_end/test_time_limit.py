@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune.training import time_limit
-from tests.end_to_end.helpers import Command, finished, metrics_rows, read_metrics
+from tests.end_to_end.helpers import Command, finished, metrics_rows, read_metrics, timeless_rows
 from tests.helpers import TINY, Start
 
 
@@ -50,6 +50,28 @@ def test_a_limit_that_is_too_short_is_refused_before_the_training(
     assert code == 2
     assert "time_limit=1 seconds are too few: " in capsys.readouterr().err
     assert not (folder / "metrics.csv").exists()
+
+
+def test_what_comes_before_the_training_does_not_outlast_the_limit(
+    command: Command, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("finetune.training.feature_store.require_constant", lambda *args: time.sleep(60))
+    began = time.monotonic()
+    _, code = command("train", *TINY, f"data.root={photos}", "time_limit=3s")
+    assert (code, time.monotonic() - began < 5) == (2, True)
+    assert "time_limit=3 seconds are too few: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("strategy", ["finetune", "feature_extract"])
+def test_a_run_that_fits_is_the_same_with_and_without_a_limit(strategy: str, command: Command, photos: Path) -> None:
+    words = (*TINY, f"data.root={photos}", f"strategy={strategy}", "data.augment=basic", "scheduler=onecycle")
+    without, _ = command("train", *words)
+    limited, code = command("train", *words, "time_limit=1h")
+    assert code == 0
+    assert timeless_rows(limited) == timeless_rows(without)
+    assert read_metrics(limited)["time_limit"] == {
+        "seconds": 3600, "asked_epochs": 2, "planned_epochs": 2, "stopped": None
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("word", ["soon", "-5", "0", "10min", "[1]", "true"])

@@ -39,7 +39,27 @@ def test_parse_duration_reads_hours_minutes_and_seconds(value: object, seconds: 
     assert parse_duration(value) == seconds
 
 
-@pytest.mark.parametrize("value", ["", "soon", "10 m", "10min", "30m1h", "-5s", "0s", 0, -1, True, float("nan"), float("inf"), None, [10], "1e3", "٣s"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "soon",
+        "10 m",
+        "10min",
+        "30m1h",
+        "-5s",
+        "0s",
+        0,
+        -1,
+        True,
+        float("nan"),
+        float("inf"),
+        None,
+        [10],
+        "1e3",
+        "٣s",
+    ],
+)
 def test_parse_duration_refuses_what_is_none(value: object) -> None:
     with pytest.raises(ValueError, match="A duration is a number of seconds, or of hours, minutes and seconds"):
         parse_duration(value)

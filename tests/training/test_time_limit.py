@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 from finetune import FineTuner, ImageDataModule
 from finetune.training import time_limit
 from finetune.training.callbacks import BestCheckpoint, EpochAveraging, LastCheckpoint
-from finetune.training.history import History
+from finetune.training.history import History, find_history
 from finetune.training.time_limit import TimeLimit
 
 USABLE = 100 * 0.98 - 5
@@ -127,7 +127,7 @@ def test_the_schedule_ends_where_the_shortened_run_ends(run: Run, scheduler: Any
     assert module.rates["lr/head"] < 0.1 / 100  # in the last step; a cosine over 18 has 0.00076 then
 
 
-def test_an_epoch_that_does_not_fit_is_stopped_within_and_a_resumed_run_goes_on_there(
+def test_an_epoch_that_does_not_fit_is_stopped_within_and_a_resumed_run_goes_on_with_the_next(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limit, trainer, work = run(lambda epoch, batch: 4.0 if epoch < 3 else 40.0)
@@ -135,10 +135,11 @@ def test_an_epoch_that_does_not_fit_is_stopped_within_and_a_resumed_run_goes_on_
     assert limit.stopped == "within epoch 3 of 15, after 1 of its 3 batches"
     assert "the time limit of 2 min ends the run within epoch 3 of 15" in " ".join(capsys.readouterr().out.split())
     assert trainer.global_step == 7
-    last = saved(tmp_path, "last")
-    assert (last["global_step"], last["epoch"]) == (7, 2)
+    history = find_history(trainer)
+    assert [row["step"] for row in history.rows] == [3, 6, 7]
     limit, trainer, _ = run(lambda epoch, batch: 1.0, 4, ckpt_path=tmp_path / "last.ckpt")
-    assert trainer.global_step == 12  # the two other batches of epoch 3, and epoch 4
+    assert [row["step"] for row in find_history(trainer).rows] == [3, 6, 7, 10]
+    assert find_history(trainer).rows[:3] == history.rows
     assert limit.stopped is None
 
 
@@ -146,7 +147,10 @@ def test_where_nothing_was_validated_what_there_is_is_validated_and_saved(run: R
     limit, _, work = run(lambda epoch, batch: 40.0)
     assert work.now == 2 * 40 + 2 <= USABLE
     assert limit.stopped == "within epoch 1 of 15, after 2 of its 3 batches"
-    assert saved(tmp_path, "best")["finetune"]["validation"]["step"] == 2
+    best = saved(tmp_path, "best")["finetune"]["validation"]
+    assert (best["step"], best["epoch"]) == (2, 1)
+    _, trainer, _ = run(lambda epoch, batch: 1.0, 2, ckpt_path=tmp_path / "last.ckpt")
+    assert [row["step"] for row in find_history(trainer).rows] == [3, 6]  # goes on with the third batch
 
 
 def test_a_validation_that_is_longer_than_what_is_left_is_reserved(run: Run) -> None:
@@ -163,6 +167,15 @@ def test_the_last_epoch_of_a_shortened_run_is_validated(run: Run, tmp_path: Path
     module: Any = trainer.lightning_module
     assert module.metadata.validation.step == trainer.global_step == 3 * epochs
     assert (tmp_path / "best.ckpt").is_file()
+
+
+def test_a_run_that_is_planned_longer_after_all_is_validated_as_often_as_it_was_asked_to(run: Run) -> None:
+    options = {"check_val_every_n_epoch": 5}
+    limit, trainer, work = run(lambda epoch, batch: 14.0 if epoch == 1 else 1.0, options=options)
+    # 42 s, of the 51 left one more of 42; then 3 s each
+    assert (limit.planned, limit.stopped) == (15, None)
+    assert [row["epoch"] for row in find_history(trainer).rows if "val/acc" in row] == [2, 5, 10, 15]
+    assert work.now == 42 + 14 * 3 + 4 * 2 <= USABLE
 
 
 def test_steps_of_several_batches_are_not_torn(run: Run, tmp_path: Path) -> None:
@@ -236,4 +249,5 @@ def test_averages_are_what_is_validated_and_saved(run: Run, tmp_path: Path) -> N
 def test_averaging_from_a_share_of_the_run_on_follows_its_length(run: Run) -> None:
     averages = EpochAveraging(start=0.5)
     run(lambda epoch, batch: 4.0, 30, callbacks=(averages,))
+    assert averages._average_model is not None
     assert int(averages._average_model.n_averaged) == 3  # epochs 4, 5 and 6 of 6
