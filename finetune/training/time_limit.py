@@ -38,8 +38,8 @@ SLACK = 0.02
 HORIZON = 10_000
 """Epochs that a run without an end is planned ahead."""
 
-Kind = tuple[bool, bool, tuple[bool, ...], bool]
-"""What an epoch's duration depends on: is it on features, augmented, which groups are trained, is it validated."""
+Kind = tuple[bool, bool, tuple[bool, ...]]
+"""What the duration of an epoch's training depends on: is it on features, augmented, and which groups are trained."""
 
 
 class TimeLimit(Checkpoint):
@@ -81,7 +81,8 @@ class TimeLimit(Checkpoint):
         self._is_final, self._may_grow = False, True
         self._handler: Any = None
         self._durations: dict[Kind, list[float]] = {}
-        self._tails: dict[bool, float] = {}
+        self._tails: dict[tuple[bool, bool], float] = {}
+        """The seconds that followed the last training batch, by whether it was on features, and validated."""
         self._length_before: int | None = None
         self._last_step: int | None = None
         self._image_seconds = 0.0
@@ -186,7 +187,7 @@ class TimeLimit(Checkpoint):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         seconds, on_features = self.clock() - self._ended_batch, self._kind(trainer, pl_module)[0]
-        self._tails[on_features] = max(seconds, self._tails.get(on_features, 0.0))
+        self._tails[on_features, True] = seconds
         images = len(trainer.datamodule.splits["val"])  # type: ignore[attr-defined]
         if not on_features and images:
             self._image_seconds = seconds * trainer.world_size / images
@@ -195,12 +196,11 @@ class TimeLimit(Checkpoint):
         """Plan the epochs that fit."""
         if trainer.should_stop:
             return
-        kind, now = self._kind(trainer, pl_module), self.clock()
+        kind = self._kind(trainer, pl_module)
+        self._tails[kind[0], self._validates(trainer, trainer.current_epoch)] = self.clock() - self._ended_batch
         trainer.check_val_every_n_epoch = self._every
-        if kind[-1]:
-            self._tails[kind[0]] = max(now - self._ended_batch, self._tails.get(kind[0], 0.0))
         if self._is_whole:
-            self._durations.setdefault(kind, []).append(now - self._began_epoch)
+            self._durations.setdefault(kind, []).append(self._ended_batch - self._began_epoch)
         self._plan(trainer, pl_module)
 
     def _left(self, trainer: Trainer) -> float:
@@ -220,8 +220,8 @@ class TimeLimit(Checkpoint):
         """
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         on_features = self._kind(trainer, module)[0]
-        if on_features in self._tails or not trainer.enable_validation:
-            return self._tails.get(on_features, 0.0)
+        if (on_features, True) in self._tails or not trainer.enable_validation:
+            return self._tails.get((on_features, trainer.enable_validation), 0.0)
         image_seconds = batch_seconds / data.batch_size if on_features else self._image_seconds
         return len(data.splits["val"]) / trainer.world_size * image_seconds
 
@@ -231,17 +231,21 @@ class TimeLimit(Checkpoint):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         on_features = data.features is not None and epoch < data.features.until
         started = tuple(start is not None and start <= epoch for start in module.schedule.start_epochs())
-        every = trainer.check_val_every_n_epoch or 1
-        return on_features, data.augments(epoch), started, trainer.enable_validation and (epoch + 1) % every == 0
+        return on_features, data.augments(epoch), started
 
-    def _cost(self, kind: Kind) -> float:
+    @staticmethod
+    def _validates(trainer: Trainer, epoch: int) -> bool:
+        return trainer.enable_validation and (epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+
+    def _cost(self, kind: Kind, validates: bool) -> float:
         """Return the seconds of an epoch of a kind, at least 0.001: the mean of all but the first, which may be slow.
 
         In the course of a run more is trained, on pixels and not on features: of a kind that was not measured yet, the slowest
         so far is the least that it takes.
         """
         means = {known: sum(s[1:] or s) / len(s[1:] or s) for known, s in self._durations.items()}
-        return max(1e-3, means.get(kind, max(means.values(), default=0.0)))
+        tail = self._tails.get((kind[0], validates), self._tails.get((kind[0], not validates), 0.0))
+        return max(1e-3, means.get(kind, max(means.values(), default=0.0)) + tail)
 
     # --- planning ----------------------------------------------------------------------------------------------
 
@@ -256,7 +260,7 @@ class TimeLimit(Checkpoint):
             kind = self._kind(trainer, module, fits)
             is_known = is_known and kind in self._durations
             is_settled = is_settled and len(self._durations.get(kind, ())) > 1
-            left -= self._cost(kind)
+            left -= self._cost(kind, self._validates(trainer, fits))
             if left < 0:
                 break
             fits += 1
@@ -270,7 +274,7 @@ class TimeLimit(Checkpoint):
         self._may_grow = not is_settled
         if fits == self.planned:
             return
-        cost = self._cost(self._kind(trainer, module, max(begin, fits) - 1))
+        cost = self._cost(self._kind(trainer, module, max(begin, fits) - 1), True)
         self._say(trainer, f"{self._of(fits)} epochs fit, of about {format_duration(cost)} each")
         self.planned = fits
         if fits != resolve_max_epochs(trainer.max_epochs):

@@ -42,8 +42,9 @@ def test_a_one_cycle_of_another_length_goes_on_as_if_it_had_been_made_with_it(
 ) -> None:
     def make(steps: int) -> tuple[SGD, OneCycleLR]:
         optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.9)
+        scheduler = OneCycleLR(optimizer, max_lr=0.1, total_steps=steps, **options)
         optimizer.step()
-        return optimizer, OneCycleLR(optimizer, max_lr=0.1, total_steps=steps, **options)
+        return optimizer, scheduler
 
     (changed, scheduler), (expected, other) = make(20), make(total)
     for _ in range(5):
