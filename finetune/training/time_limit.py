@@ -136,7 +136,11 @@ class TimeLimit(Checkpoint):
             raise ValueError(self._too_short())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let no alarm ring after the run."""
+        """Let no alarm ring after an error."""
+        self._disarm()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let no alarm ring after a run in which nothing was left to train."""
         self._disarm()
 
     def _too_short(self) -> str:
@@ -274,9 +278,10 @@ class TimeLimit(Checkpoint):
         self._may_grow = not is_settled
         if fits == self.planned:
             return
-        cost = self._cost(self._kind(trainer, module, max(begin, fits) - 1), True)
-        self._say(trainer, f"{self._of(fits)} epochs fit, of about {format_duration(cost)} each")
         self.planned = fits
+        if begin < end:
+            cost = self._cost(self._kind(trainer, module, fits - 1), True)
+            self._say(trainer, f"{self._of(fits)} epochs fit, of about {format_duration(cost)} each")
         if fits != resolve_max_epochs(trainer.max_epochs):
             self._set_length(trainer, module, fits)
 
@@ -376,8 +381,8 @@ def find_time_limit(trainer: Trainer) -> TimeLimit | None:
 
 
 def _probe_after(batches: float) -> int:
-    """Return after how many batches of the first epoch of a kind its speed is known well enough."""
-    return max(3, int(batches) // 10) if math.isfinite(batches) else 100
+    """Return after how many batches of the first epoch of a kind its speed is known; 0, never, of one without an end."""
+    return max(3, int(batches) // 10) if math.isfinite(batches) else 0
 
 
 def _is_validated(trainer: Trainer, module: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -50,6 +51,14 @@ def test_a_limit_that_is_too_short_is_refused_before_the_training(
     assert code == 2
     assert "time_limit=1 seconds are too few: " in capsys.readouterr().err
     assert not (folder / "metrics.csv").exists()
+
+
+def test_no_alarm_outlasts_a_run_in_which_nothing_was_left_to_train(command: Command, trained: Path) -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    _, code = command("train", f"resume={trained}", "time_limit=1h")
+    assert code == 0
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_what_comes_before_the_training_does_not_outlast_the_limit(
