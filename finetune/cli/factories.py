@@ -27,7 +27,7 @@ from finetune.cli.augmentation import make_augmentation
 from finetune.cli.instantiate import plain_values
 from finetune.cli.loggers import make_loggers
 from finetune.cli.points import saved_states
-from finetune.cli.run_folder import first_folder, goes_on
+from finetune.cli.run_folder import STATE, first_folder, goes_on
 from finetune.cli.schema import conf_keys
 from finetune.data.datamodule import ImageDataModule
 from finetune.data.splitting import NO_VALIDATION
@@ -42,6 +42,7 @@ from finetune.runtime import hardware, process
 from finetune.runtime.console import IGNORED_WARNINGS, echo, field_line, make_console
 from finetune.runtime.passwords import without_passwords
 from finetune.runtime.process import cpu_count
+from finetune.runtime.timing import parse_duration
 from finetune.tracking.run_logger import TrackEpochs
 from finetune.training import ranking, resume_check
 from finetune.training.callbacks import BestCheckpoint, LastCheckpoint, SeedEveryBatch
@@ -51,6 +52,7 @@ from finetune.training.out_of_fold import OutOfFoldValidation
 from finetune.training.progress import EpochSummary, ProgressBar
 from finetune.training.pruning import TrialPruning
 from finetune.training.shutdown import GracefulShutdown
+from finetune.training.time_limit import TimeLimit
 
 
 def prepare_process() -> None:
@@ -291,6 +293,7 @@ def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -
         GracefulShutdown(folder / "checkpoints" / "last.ckpt"),
         BestCheckpoint(folder / "checkpoints", cfg.monitor, resumed_folder, mode_of(cfg.monitor)),
         LastCheckpoint(folder / "checkpoints"),
+        *_time_limit(cfg, folder),
         TrackEpochs(loggers),
     ]
     limits = {"limit_val_batches": 0} if cfg.data.val == NO_VALIDATION or cfg.eval == "kfold" else {}
@@ -316,6 +319,14 @@ def _pruning(cfg: DictConfig) -> list[Callback]:
     address = storage_address(sweep.get("storage"), HydraConfig.get().sweep.dir)
     pruner = sweep.get("pruner", "none")
     return [TrialPruning(address, sweep.get("study_name"), sweep["trial"], pruner, cfg.monitor)]
+
+
+def _time_limit(cfg: DictConfig, folder: Path) -> list[Callback]:
+    """Return what ends the run in time, where there is a limit."""
+    if cfg.get("time_limit") is None:
+        return []
+    last = folder / "checkpoints" / "last.ckpt"
+    return [TimeLimit(parse_duration(cfg.time_limit), STATE.began, last, report=bool(cfg.report))]
 
 
 def _make_trainer(cfg: DictConfig, folder: Path, **arguments: Any) -> Trainer:

@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,10 @@ class CommandState:
     """Keeps other sweeps out of that folder."""
     record_before: bytes | None = None
     """What the sweep there before was started with."""
+    began: float = field(default_factory=time.monotonic)
+    """When the command, or in a sweep its current point, began, by `time.monotonic`."""
+    is_new: bool = False
+    """Whether no run of the command has begun yet."""
 
     def start(self, argv: Sequence[str], overrides: Sequence[str], from_arguments: bool = True) -> None:
         """Forget the command before, and remember this one."""
@@ -51,6 +56,13 @@ class CommandState:
         self.overrides[:] = [word for word in overrides if not word.startswith(("-", "hydra.", "hydra/"))]
         self.folders.clear()
         self.goes_on, self.sweep_folder = False, None
+        self.began, self.is_new = time.monotonic(), True
+
+    def begin_run(self, alone: bool) -> None:
+        """Count the time of a run from now on; where it is the only one of its command, from the command's start on."""
+        if not (alone and self.is_new):
+            self.began = time.monotonic()
+        self.is_new = False
 
     def claim_sweep(self, folder: Path) -> None:
         """Keep other processes from running a sweep in a folder.
@@ -127,6 +139,7 @@ def begin_run(cfg: DictConfig, name: str) -> Path:
         FileExistsError: the folder holds another run.
         ValueError: a sweep over several devices, or another number of processes than the run takes.
     """
+    STATE.begin_run(alone=HydraConfig.get().mode != RunMode.MULTIRUN)
     _require_processes(cfg, name)
     if name == "train" and HydraConfig.get().mode == RunMode.MULTIRUN:
         _require_one_device(cfg)

@@ -33,6 +33,7 @@ from finetune.images.depth_option import parse_depth
 from finetune.io.paths import CONF, checkpoint_path, last_checkpoint_path, weights_path
 from finetune.runtime.mappings import select
 from finetune.runtime.suggestions import unknown_name
+from finetune.runtime.timing import parse_duration
 
 
 def validate(cfg: DictConfig, command: str = "train") -> None:
@@ -200,6 +201,11 @@ def _validate_ranges(cfg: DictConfig) -> Iterator[str]:
     devices = select(cfg, "trainer.devices")
     if isinstance(devices, int | float) and _range_fault(devices, int, 1, None) and devices != -1:
         yield f"trainer.devices must be auto, a whole number from 1 on, or a list of devices, got {devices}."
+    if (limit := select(cfg, "time_limit")) is not None:
+        try:
+            parse_duration(limit)
+        except ValueError:
+            yield f"time_limit must be a number of seconds, or of hours, minutes and seconds (90s, 10m, 1h30m), got {limit}."
     classes, models = select(cfg, "data.classes"), select(cfg, "models")
     if isinstance(classes, str | int | float):
         yield f"data.classes is a list, data.classes=[{classes},...], got {classes}."

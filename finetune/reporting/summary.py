@@ -25,6 +25,7 @@ from finetune.training.callbacks import BestCheckpoint
 from finetune.training.history import History, find_history
 from finetune.training.module import FineTuner
 from finetune.training.out_of_fold import OutOfFoldValidation
+from finetune.training.time_limit import find_time_limit
 
 
 def evaluate_best(trainer: Trainer, module: FineTuner, data: ImageDataModule) -> None:
@@ -107,7 +108,7 @@ def summary_values(
     command: Sequence[str],
 ) -> dict[str, Any]:
     """Return what `metrics.json` holds; epochs count from 1."""
-    history = find_history(trainer)
+    history, limit = find_history(trainer), find_time_limit(trainer)
     results, callbacks = history.best_results, trainer.callbacks  # type: ignore[attr-defined]
     return {
         "monitor": history.monitor,
@@ -132,6 +133,7 @@ def summary_values(
         "bad_files": len(data.bad_files),
         "findings": [finding.to_dict() for finding in findings],
         "seconds": clock.seconds(),
+        **({"time_limit": limit.summary()} if limit is not None else {}),
         "device": describe_device(trainer),
         "versions": hardware.installed_versions(),
         "command": shlex.join(command),

@@ -1,7 +1,9 @@
-"""Time the phases of a run."""
+"""Time the phases of a run, and read and write durations."""
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,3 +42,28 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def parse_duration(value: object) -> float:
+    """Return a duration in seconds.
+
+    >>> parse_duration("90s"), parse_duration("1h30m"), parse_duration(600)
+    (90.0, 5400.0, 600.0)
+
+    Args:
+        value: a number of seconds, or a text of hours, minutes and seconds, each at most once and in this order.
+
+    Raises:
+        ValueError: it is something else, or not above zero.
+    """
+    seconds = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str):
+        number = r"(\d+(?:\.\d+)?)"
+        match = re.fullmatch(f"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", value.strip(), re.ASCII)
+        if match is not None and any(match.groups()):
+            seconds = sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True))
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise ValueError(f"A duration is a number of seconds, or of hours, minutes and seconds (1h30m), got {value}.")
+    return seconds

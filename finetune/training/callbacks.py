@@ -82,6 +82,11 @@ class LastCheckpoint(ModelCheckpoint):
     def __init__(self, folder: Path) -> None:
         """Name the folder."""
         super().__init__(folder, "last", monitor=None, **_CHECKPOINT_OPTIONS)
+        self.is_final = False
+        """Whether the file is of a stop within an epoch, from which a run goes on there; it is not written again."""
+
+    def _should_skip_saving_checkpoint(self, trainer: Trainer) -> bool:
+        return self.is_final or super()._should_skip_saving_checkpoint(trainer)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore nothing: Lightning would delete the file that the checkpoint names as the previous one."""
@@ -125,9 +130,13 @@ class EpochAveraging(WeightAveraging):
         end = resolve_max_epochs(trainer.max_epochs)
         if 0 < self.start < 1 and end is None:
             raise ValueError(f"EpochAveraging: start={self.start} is a share of the run, which has no end.")
-        self._first = int(self.start) if self.start >= 1 else round(self.start * (end or 0))
+        self.plan(end)
         if stage == "fit" and end is not None and self._first >= end > 0:
             raise ValueError(f"EpochAveraging: start={self.start:g} lies beyond the {end} epochs of the run.")
+
+    def plan(self, end: int | None) -> None:
+        """Find the first epoch that is averaged in a run of `end` epochs."""
+        self._first = int(self.start) if self.start >= 1 else round(self.start * (end or 0))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Add the weights at the end of an epoch, before they are validated."""

@@ -27,21 +27,21 @@ class ProgressBar(Callback):
         if not trainer.is_global_zero:
             return
         each = float(trainer.num_training_batches)  # the time of validation shows in the speed
-        end = resolve_max_epochs(trainer.max_epochs)
-        known = end is not None and math.isfinite(each)
+        total = _total_batches(trainer)
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=make_console(), transient=True)
-        self._task = self._bar.add_task("", total=each * end if end is not None and known else None)
+        self._task = self._bar.add_task("", total=total)
         batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         done = each * trainer.current_epoch + batches.processed
-        self._bar.update(self._task, completed=done if known else 0)
+        self._bar.update(self._task, completed=done if total is not None else 0)
         self.on_train_epoch_start(trainer, pl_module)  # which is not called in an epoch that is resumed
         self._bar.start()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the epoch."""
         if self._bar is not None:
-            self._bar.update(self._task, description=f"epoch {_of(trainer.current_epoch + 1, trainer.max_epochs)}")
+            description = f"epoch {_of(trainer.current_epoch + 1, trainer.max_epochs)}"
+            self._bar.update(self._task, description=description, total=_total_batches(trainer))
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Advance by a batch."""
@@ -57,6 +57,12 @@ class ProgressBar(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove the bar before the error is printed."""
         self.teardown(trainer, pl_module, "fit")
+
+
+def _total_batches(trainer: Trainer) -> float | None:
+    """Return the training batches of a run; None of one without an end."""
+    total = float(trainer.num_training_batches) * (resolve_max_epochs(trainer.max_epochs) or math.inf)
+    return total if math.isfinite(total) else None
 
 
 LONG_S = 30

@@ -70,32 +70,62 @@ class ResumeState:
         Raises:
             ValueError: a one-cycle schedule is too short for what is left; it cannot be stretched.
         """
-        optimizer: Any = trainer.optimizers[0]
-        before = [options["lr"] for options in optimizer.param_groups]
+        left = steps_left(trainer)
         for config in trainer.lr_scheduler_configs:
-            if config.interval == "step" and (left := steps_left(trainer)):
-                _fit_to_run(config.scheduler, optimizer, left)
-        after = [options["lr"] for options in optimizer.param_groups]
-        if after != before and trainer.is_global_zero:
-            rates = ", ".join(
-                f"{name} {new:.3g} (was {old:.3g})"
-                for name, old, new in zip(group_names(optimizer), before, after, strict=True)
-            )
-            planned = "" if self.run.max_epochs == schedule.max_epochs else f" from {self.run.max_epochs}"
-            text = (
-                f"rescaled to {schedule.max_epochs} epochs{planned}, {steps_left(trainer)} steps left; rates: {rates}"
-            )
-            echo(field_line("Schedule", text))
+            if config.interval == "step" and left:
+                _require_not_longer(config.scheduler, left)
+        rescale_schedulers(trainer, schedule, self.run.max_epochs)
 
 
-def _fit_to_run(scheduler: Any, optimizer: Any, left: int) -> None:
-    """Let a schedule end after so many further steps, counted from the steps that it has done."""
+def rescale_schedulers(
+    trainer: Trainer, schedule: FreezeSchedule, planned: int | None, left: int | None = None
+) -> None:
+    """Let schedules whose length was filled in end where the run ends; print the rates where they change.
+
+    Args:
+        trainer: knows the schedules, and how long the run is.
+        schedule: of the run as it is now.
+        planned: epochs of the run as it was before.
+        left: optimizer steps to the end; None is to the end of the last epoch.
+    """
+    optimizer: Any = trainer.optimizers[0]
+    left = steps_left(trainer) if left is None else left
+    before = [options["lr"] for options in optimizer.param_groups]
+    for config in trainer.lr_scheduler_configs:
+        if config.interval == "step" and left:
+            _fit_to_run(config.scheduler, optimizer, left)
+    after = [options["lr"] for options in optimizer.param_groups]
+    if after != before and trainer.is_global_zero:
+        rates = ", ".join(
+            f"{name} {new:.3g} (was {old:.3g})"
+            for name, old, new in zip(group_names(optimizer), before, after, strict=True)
+        )
+        text = "" if planned == schedule.max_epochs else f" from {planned}"
+        echo(
+            field_line("Schedule", f"rescaled to {schedule.max_epochs} epochs{text}, {left} steps left; rates: {rates}")
+        )
+
+
+def _require_not_longer(scheduler: Any, left: int) -> None:
+    """Refuse a one-cycle schedule that a resumed run would stretch."""
     total = scheduler.last_epoch + left
     if hasattr(scheduler, "total_steps") and scheduler.total_steps < total:
         raise ValueError(
             f"The one-cycle schedule was made for {scheduler.total_steps} steps and cannot be stretched, and this run would "
             f"take {total}: give the batch size, the accumulation and the epochs that it was made with."
         )
+
+
+def _fit_to_run(scheduler: Any, optimizer: Any, left: int) -> None:
+    """Let a schedule end after so many further steps, counted from the steps that it has done."""
+    total = scheduler.last_epoch + left
+    if hasattr(scheduler, "_schedule_phases") and scheduler.total_steps != total:
+        ratio = total / scheduler.total_steps
+        phases = scheduler._schedule_phases
+        for i, phase in enumerate(phases[:-1], start=1):  # torch counts the ends from 0, each one step earlier
+            phase["end_step"] = (phase["end_step"] + i) * ratio - i
+        phases[-1]["end_step"] = total - 1
+        scheduler.total_steps = total  # the rates follow at the next step
     if not hasattr(scheduler, "T_max") or scheduler.T_max == total:
         return
     scheduler.T_max = total

@@ -27,6 +27,7 @@ _HARMLESS = (
     "resume",
     "preset",
     "report",
+    "time_limit",
     "paths",
     "logger",
     "sweep",

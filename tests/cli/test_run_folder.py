@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.cli import run_folder
-from finetune.cli.run_folder import unique_dir
+from finetune.cli.run_folder import CommandState, unique_dir
 
 
 def test_unique_dir_never_gives_a_folder_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,3 +144,26 @@ def test_processes_that_nobody_starts_or_needs_are_refused(
         return
     with pytest.raises(ValueError, match=refused):
         run_folder._require_processes(node, "train")
+
+
+def test_the_time_of_a_run_counts_from_its_command_and_in_a_sweep_from_its_point(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [10.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    state = CommandState()
+    began = []
+    moments = ((10.0, 15.0, True), (None, 20.0, True), (30.0, 33.0, False), (None, 40.0, False))
+    for started, run, alone in moments:
+        if started is not None:
+            now[0] = started
+            state.start([], [])
+        now[0] = run
+        state.begin_run(alone)
+        began.append(state.began)
+    assert began == [
+        10,
+        20,
+        33,
+        40,
+    ]  # the second is of an application of the user's own, which starts no command of ours

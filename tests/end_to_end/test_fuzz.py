@@ -159,7 +159,7 @@ KEYS = [
     "data.classes", "data.num_workers", "data.val_fraction", "data.augment", "data.dataset", "data.splits",
     "strategy.groups", "strategy.views", "strategy.layer_decay", "optimizer.lr", "optimizer._target_", "scheduler.warmup",
     "scheduler._target_", "trainer.max_epochs", "trainer.devices", "trainer.precision", "trainer._target_", "loss.mixup",
-    "loss.class_weights", "paths.cache_dir", "paths.cache_gib", "hydra.run.dir", "hydra.job.name", "defaults", "",
+    "loss.class_weights", "paths.cache_dir", "paths.cache_gib", "hydra.run.dir", "hydra.job.name", "time_limit", "defaults", "",
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from finetune.runtime.timing import PhaseTimer, format_duration
+from finetune.runtime.timing import PhaseTimer, format_duration, parse_duration
 
 
 def test_phases_add_up_also_where_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,3 +29,37 @@ def test_phases_add_up_also_where_one_fails(monkeypatch: pytest.MonkeyPatch) -> 
 )  # fmt: skip
 def test_format_duration_has_two_digits_or_so(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("90s", 90), ("10m", 600), ("1h30m", 5400), ("2h5s", 7205), ("1.5h", 5400), ("45", 45), (45, 45), (0.5, 0.5)],
+)
+def test_parse_duration_reads_hours_minutes_and_seconds(value: object, seconds: float) -> None:
+    assert parse_duration(value) == seconds
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "soon",
+        "10 m",
+        "10min",
+        "30m1h",
+        "-5s",
+        "0s",
+        0,
+        -1,
+        True,
+        float("nan"),
+        float("inf"),
+        None,
+        [10],
+        "1e3",
+        "٣s",
+    ],
+)
+def test_parse_duration_refuses_what_is_none(value: object) -> None:
+    with pytest.raises(ValueError, match="A duration is a number of seconds, or of hours, minutes and seconds"):
+        parse_duration(value)
