@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from finetune import FineTuner, ImageDataModule
 from finetune.training.history import History
@@ -19,16 +19,25 @@ from tests.helpers import write_images
 Solved = tuple[torch.Tensor, torch.Tensor] | None
 
 
+class Gives(Callback):
+    """Gives the module its predictions, as a solved head does when a fit begins."""
+
+    def __init__(self, solved: Solved) -> None:
+        self.solved = solved
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.out_of_fold = self.solved
+
+
 def fit(folder: Path, solved: Solved) -> History:
     """Fit a run of one epoch without validation images, whose module has such out-of-fold predictions."""
     root = write_images(folder / "images", {"": {"cat": 3, "dog": 3}})
     data = ImageDataModule(root, image_size=32, val="none", batch_size=4, num_workers=0).prepare()
     sgd = partial(torch.optim.SGD, lr=0.0)
     module: Any = FineTuner("squeezenet1_1", data.classes, "feature_extract", weights="none", optimizer=sgd)
-    module.out_of_fold = solved
     history = History(folder / "metrics.csv", "val/acc")
     trainer = Trainer(
-        accelerator="cpu", max_epochs=1, limit_val_batches=0, callbacks=[OutOfFoldValidation(), history], logger=False,
+        accelerator="cpu", max_epochs=1, limit_val_batches=0, callbacks=[Gives(solved), OutOfFoldValidation(), history], logger=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
