@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -103,17 +103,18 @@ def _linear_layers(module: Any) -> list[nn.Linear | nn.Conv2d]:
     Raises:
         ValueError: a head has other parameters.
     """
-    layers = []
+    layers: list[nn.Linear | nn.Conv2d] = []
     for path in (module.family.head, *module.family.more_heads):
         head = module.backbone.get_submodule(path)
-        found = [layer for layer in partition.leaves(head) if any(True for _ in layer.parameters())]
-        is_map = len(found) == 1 and isinstance(found[0], nn.Conv2d) and found[0].kernel_size == (1, 1)
-        if len(found) != 1 or not (isinstance(found[0], nn.Linear) or is_map):
+        with_parameters = [layer for layer in partition.leaves(head) if any(True for _ in layer.parameters())]
+        is_pointwise = all(getattr(layer, "kernel_size", (1, 1)) == (1, 1) for layer in with_parameters)
+        found = [layer for layer in with_parameters if isinstance(layer, nn.Linear | nn.Conv2d) and is_pointwise]
+        if len(found) != 1 or len(with_parameters) != 1:
             raise ValueError(
                 f"strategy {module.strategy.name} solves a head that is one linear layer; here it is a "
                 f"{type(head).__name__}: strategy=feature_extract trains it."
             )
-        layers.append(found[0])
+        layers += found
     return layers
 
 
@@ -189,10 +190,10 @@ def _training_features(module: Any, trainer: Trainer) -> tuple[Tensor, Tensor, l
         found = [(inputs, labels) for inputs, _, labels in passes]
         features, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
         return features, labels, _folds(labels.tolist(), None, notes), notes
-    labels = torch.tensor(data.splits["train"].labels)
-    rows = len(labels) if data.features is None else len(data.features.train)
+    labels, kept = torch.tensor(data.splits["train"].labels), cast(Any, data.features)
+    rows = len(labels) if kept is None else len(kept.train)
     features = _gather((inputs for inputs, *_ in passes), rows, data.cache.folder)
-    if data.features is None and data.augments(0):
+    if kept is None and data.augments(0):
         notes.append("the head is solved on the images without augmentation.")
     views = rows // len(labels)
     folds = _folds(labels.tolist(), data, notes)
@@ -220,7 +221,8 @@ def _passes(module: Any, trainer: Trainer) -> Generator[tuple[Tensor, Tensor, Te
             for batch in trainer.train_dataloader or ()
         )
     elif data.features is not None:
-        store, point = data.features.train, data.features.split_point
+        kept = cast(Any, data.features)
+        store, point = kept.train, kept.split_point
         parts = (range(first, min(first + ROWS, len(store))) for first in range(0, len(store), ROWS))
         place = next(module.backbone.parameters())
         batches_of = (
