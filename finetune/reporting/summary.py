@@ -83,6 +83,7 @@ def write_summary(
             with clock("plots"):
                 _draw_plots(history, best.get("epoch"), data, folder / "plots")
         values = summary_values(trainer, module, data, findings, clock, command)
+        values["calibration"] = _calibration(folder / "checkpoints" / "best.ckpt")
         write_json(values, folder / "metrics.json")
         if write_page is not None and "val/acc" in best:
             write_page(folder, data)
@@ -134,6 +135,14 @@ def summary_values(
     }
 
 
+def _calibration(best: Path) -> dict[str, Any] | None:
+    """Return what the best checkpoint says of its temperature; None where there is none."""
+    if not best.is_file():
+        return None
+    record = read_checkpoint(best).metadata.calibration
+    return {"temperature": record.temperature, "fitted_on": record.origin or None, "problem": record.problem or None}
+
+
 def _draw_plots(history: History, best: int | None, data: ImageDataModule, folder: Path) -> None:
     figures.save_curves(history.rows, folder / "curves.png", best)
     try:
@@ -182,8 +191,20 @@ def result_lines(values: dict[str, Any]) -> list[str]:
         text = f"val/acc {best['val/acc']:.4f}, {correct} of {n} correct (95 %: {low:.3f} to {high:.3f})"
         by = "" if values["monitor"] == "val/acc" else f", by {values['monitor']}"
         lines.append(field_line("Best", f"{text}, epoch {best['epoch']}{by}"))
+    if (calibration := values.get("calibration")) is not None:
+        lines.append(field_line("Scaling", _describe_calibration(calibration)))
     if values["test"]:
         text = f"acc {values['test']['test/acc']:.4f} on {values['n_test']} images, with the best checkpoint"
         lines.append(field_line("Test", text))
     lines.append(field_line("Time", f"{seconds['total']:.0f} s, of which training {seconds.get('fit', 0):.0f} s"))
     return lines
+
+
+def _describe_calibration(calibration: dict[str, Any]) -> str:
+    """Say at which temperature the best checkpoint predicts, or why at none."""
+    text = f"temperature {calibration['temperature']:.4g}"
+    if calibration["problem"]:
+        return f"{text}: {calibration['problem']}"
+    if not calibration["fitted_on"]:
+        return f"{text}: no held-out images belong to these weights"
+    return f"{text}, fitted on {calibration['fitted_on']}: predict and evaluate divide the logits by it"
