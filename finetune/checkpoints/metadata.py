@@ -246,6 +246,10 @@ class CheckpointMetadata:
     run: RunRecord | None = None
     """None where only the weights were saved."""
 
+    def without_measurements(self) -> Self:
+        """Return it without what was measured of weights, for others."""
+        return replace(self, validation=ValidationRecord(), calibration=CalibrationRecord())
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values and tensors; nothing is copied."""
         plain: dict[str, Any] = _plain(self)

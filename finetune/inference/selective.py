@@ -37,7 +37,7 @@ class Threshold:
         return (
             f"a confidence of {self.confidence:.4f} or more; by the {self.origin}, {self.accepted / self.total:.1%} of images reach "
             f"it (95 %: {coverage_low:.1%} to {coverage_high:.1%}), and {self.correct / self.accepted:.1%} of those are correct "
-            f"({self.correct} of {self.accepted}; 95 %: {low:.1%} to {high:.1%})"
+            f"({self.correct} of {self.accepted}; 95 %: {low:.1%} to {high:.1%}). It was chosen on these: new images may do worse"
         )
 
 
@@ -68,7 +68,7 @@ def choose_threshold(record: CalibrationRecord, precision: float) -> Threshold:
     if not reaching:
         best = max(thresholds, key=lambda t: (t.correct / t.accepted, t.accepted))
         raise ValueError(
-            f"No threshold reaches target_precision={precision:g}. The most is {best.describe()}. "
+            f"No threshold reaches target_precision={precision:g}. The best has {best.describe()}. "
             "Give a lower one, or min_confidence=..."
         )
     return max(reaching, key=lambda t: t.accepted)

@@ -25,7 +25,7 @@ def calibration_section(predictions: ValidationPredictions | None, record: Calib
         record: of the best checkpoint.
     """
     if predictions is None:
-        return {}
+        return {"calibration": None}
     probabilities, labels = torch.from_numpy(predictions.probabilities), torch.from_numpy(predictions.labels)
     logits = calibration.log_probabilities(probabilities)
     values = {**calibration.calibration(logits, labels), "applied": None}

@@ -99,8 +99,7 @@ def _describe_calibrated(calibrated: dict[str, Any], tta: str) -> str:
     in_sample = ", in sample for these" if calibrated["in_sample"] else ""
     return (
         f"probabilities are softmax(logits / {temperature:.4g}){views}, by the temperature {where}: log loss "
-        f"{calibrated['loss']:.4f}, ECE {calibrated['ece']:.4f}{in_sample}. The two lines above begin without it, as val/loss of "
-        "the run"
+        f"{calibrated['loss']:.4f}, ECE {calibrated['ece']:.4f}{in_sample}. Those above are without it, as val/loss of the run"
     )
 
 

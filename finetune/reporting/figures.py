@@ -191,7 +191,7 @@ def coverage_figure(curve: Coverage) -> Figure:
         axes.set_ylim(max(0.0, bottom - 0.05), 1.0 + 0.02 * (1.05 - bottom))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1))
-        axes.set_xlabel("coverage: predictions that are accepted, the most certain first")
+        axes.set_xlabel("coverage: share of predictions accepted")
         axes.set_ylabel("accuracy of those")
         axes.set_title("coverage against accuracy, with 95 % interval")
     return figure

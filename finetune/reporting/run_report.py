@@ -66,11 +66,7 @@ def write_report(run: Run, split: Split | None = None, data: ImageDataModule | N
             if split is None:
                 data = data or ImageDataModule()
                 split = eval_data.find_eval_data(model.module.metadata.data, model.classes, "val", data).split
-            probabilities = calibration.scale_probabilities(
-                torch.from_numpy(run.predictions.probabilities), record.temperature
-            )
-            shown = run.predictions._replace(probabilities=probabilities.numpy())
-            sheets, note = _sheets(run, shown, model, split, issues)
+            sheets, note = _sheets(run, run.predictions, model, split, issues)
         except (OSError, ValueError) as error:
             note = f"Without images: {error}"
     _write_label_issues(run, issues)
@@ -203,7 +199,7 @@ def _sheets(
     run: Run, predictions: ValidationPredictions, model: Classifier, split: Split, issues: Sequence[LabelIssue]
 ) -> tuple[list[Any], str | None]:
     """Return sheets of mistakes, suspicious labels, the least certain and random images, and why maps are missing."""
-    confidence = torch.from_numpy(predictions.probabilities).amax(dim=1)
+    confidence = torch.from_numpy(_at_temperature(predictions, model).probabilities).amax(dim=1)
     chosen = _choose_images(predictions, confidence, issues)
     wanted = sorted({i for _, _, positions in chosen for i in positions})
     cards, note = image_cards(run, predictions, model, split, wanted)
@@ -228,6 +224,7 @@ def image_cards(
     position_in_split = {key: i for i, key in enumerate(split.keys)}
     if not position_in_split.keys() >= set(predictions.keys):
         raise ValueError("the validation images are others than those of the run.")
+    predictions = _at_temperature(predictions, model)
     predicted = torch.from_numpy(predictions.probabilities).argmax(dim=1)
     positions = [position_in_split[predictions.keys[i]] for i in wanted]
     images = torch.cat([batch for batch, _ in model.batches(split, positions=positions)])
@@ -235,6 +232,13 @@ def image_cards(
     return {
         i: _card(run, predictions, i, images[k], None if maps is None else maps[k]) for k, i in enumerate(wanted)
     }, note
+
+
+def _at_temperature(predictions: ValidationPredictions, model: Classifier) -> ValidationPredictions:
+    """Return predictions of a run with the probabilities that `predict` gives."""
+    probabilities = torch.from_numpy(predictions.probabilities)
+    scaled = calibration.scale_probabilities(probabilities, model.temperature)
+    return predictions._replace(probabilities=scaled.numpy())
 
 
 def _choose_images(

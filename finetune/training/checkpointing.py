@@ -60,11 +60,6 @@ def validated_metadata(module: Any, trainer: Trainer) -> CheckpointMetadata:
     return replace(module.metadata, validation=validation, calibration=held_out_calibration(module, trainer))
 
 
-def metadata_before_fit(metadata: CheckpointMetadata) -> CheckpointMetadata:
-    """Return a module's metadata without what was measured of the weights that a training begins with."""
-    return replace(metadata, validation=ValidationRecord(), calibration=CalibrationRecord())
-
-
 def add_metadata(checkpoint: dict[str, Any], module: TrainableClassifier, trainer: Trainer | None) -> None:
     """Add to Lightning's entries what a checkpoint says of itself, and of the run where there is one.
 

@@ -226,7 +226,7 @@ class FineTuner(LightningModule):
     def on_fit_start(self) -> None:
         """Freeze, print the groups, and compute the features of what stays frozen."""
         FineTuner.setup(self, "fit")  # again: a subclass may have a setup of its own
-        self.metadata = checkpointing.metadata_before_fit(self.metadata)
+        self.metadata = self.metadata.without_measurements()
         self.schedule.require_starts()
         if self._lr is not None and any(optimization.base_lr(o) != self._lr for o in self.trainer.optimizers):
             self.trainer.strategy.setup_optimizers(self.trainer)  # a callback has found a rate since they were made
