@@ -52,3 +52,16 @@ def test_diagnostics_name(
 def test_diagnostics_with_a_test_split_have_an_untouched_number() -> None:
     found = diagnostics.diagnose_run({**metrics_of(GOOD), "test": {"test/acc": 0.9}}, losses(0.5, 0.5), 1000)
     assert {f.name for f in found} == {"uncertainty"}
+
+
+@pytest.mark.parametrize(
+    ("applied", "advice"),
+    [
+        (None, "temperature=2.00 in predict brings that to 2.0%."),
+        (1.9, "predict and evaluate divide the logits by 1.90, which brings that to 2.0%."),
+    ],
+)
+def test_a_badly_calibrated_network_is_said_with_what_is_done_about_it(applied: float | None, advice: str) -> None:
+    calibration = {"ece": 0.1, "ece_scaled": 0.02, "temperature": 2.0, "applied": applied}
+    found = diagnostics.diagnose_run(metrics_of(GOOD), losses(0.5, 0.5), 1000, calibration)
+    assert next(f for f in found if f.name == "calibration").advice == advice
