@@ -54,7 +54,7 @@ def coverage_rows(curve: Coverage) -> list[tuple[str, float, float | None, str]]
     rows: list[tuple[str, float, float | None, str]] = []
     total = int(curve.accepted[-1])
     for threshold in THRESHOLDS:
-        reached = int((curve.thresholds >= threshold).sum())
+        reached = int((curve.thresholds.round(decimals=6) >= threshold).sum())  # as tables of predictions round
         if reached == 0:
             rows.append((f"{threshold:g}", 0.0, None, "-"))
             continue

@@ -89,7 +89,7 @@ def test_classes_and_confusions_are_sorted_the_worst_first() -> None:
     ]
 
 
-def test_the_page_shows_where_the_temperature_comes_from_and_what_can_be_accepted(run: Run, tmp_path: Path) -> None:
+def test_the_page_shows_where_the_temperature_comes_from_and_what_can_be_accepted(run: Run) -> None:
     module = FineTuner("squeezenet1_1", ["cat", "dog"], weights="none")
     confidences, correct = torch.tensor([0.6, 0.8, 0.9, 0.95]), torch.tensor([False, True, True, True])
     record = CalibrationRecord(1.7, 244, True, "", confidences, correct)
@@ -102,7 +102,8 @@ def test_the_page_shows_where_the_temperature_comes_from_and_what_can_be_accepte
     assert '<td class="n">0.7</td><td class="n">75.0 %</td><td class="n">100.0 %</td>' in page
     module.metadata = replace(module.metadata, calibration=CalibrationRecord(1.0, 4, False, "4 images are too few"))
     module.save(run.best_checkpoint)
-    run_report.write_report(replace(run, folder=run.folder))
+    (run.folder / "report.html").unlink()
+    run_report.write_report(run)
     page = " ".join((run.folder / "report.html").read_text(encoding="utf-8").split())
     assert "Temperature 1: 4 images are too few." in page
     assert "By 10 validation images." in page
