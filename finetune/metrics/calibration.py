@@ -72,27 +72,43 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     possible = label_logits.squeeze(1).isfinite()
     gaps = (logits - label_logits)[possible]
     values = gaps.masked_fill(gaps.isinf(), 0.0)  # their probability is 0
+    if not bool(values.any()):
+        return 1.0  # all are the same
     low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
-    inverse = 1.0
+    if _slope_and_curvature(gaps, values, low)[0] >= 0:
+        return TEMPERATURES[1]
+    if _slope_and_curvature(gaps, values, high)[0] <= 0:
+        return TEMPERATURES[0]
+    inverse, last = 1.0, high - low
     for _ in range(100):
-        probabilities = (gaps * inverse).softmax(dim=1)
-        mean = (probabilities * values).sum(dim=1)
-        slope = float(mean.sum())
-        if slope == 0 or high - low <= 1e-12 * high:
-            break
+        slope, curvature = _slope_and_curvature(gaps, values, inverse)
         low, high = (low, inverse) if slope > 0 else (inverse, high)
-        curvature = float(((probabilities * values.square()).sum(dim=1) - mean.square()).sum())
         step = inverse - slope / curvature if curvature > 0 else math.inf
-        before, inverse = inverse, step if low < step < high else math.sqrt(low * high)
-        if abs(inverse - before) <= 1e-10 * before:
+        if abs(step - inverse) <= 1e-9 * inverse:
             break
+        if not low < step < high or abs(step - inverse) > last / 2:
+            step = math.sqrt(low * high)
+        inverse, last = step, abs(step - inverse)
     return 1 / inverse
+
+
+def _slope_and_curvature(gaps: Tensor, values: Tensor, inverse: float) -> tuple[float, float]:
+    """Return the derivatives of the summed log loss by 1 / T.
+
+    Args:
+        gaps: logits less those of the labels (N, classes).
+        values: the same, with 0 for minus infinity.
+        inverse: 1 / T.
+    """
+    probabilities = (gaps * inverse).softmax(dim=1)
+    mean = (probabilities * values).sum(dim=1)
+    return float(mean.sum()), float(((probabilities * values.square()).sum(dim=1) - mean.square()).sum())
 
 
 def is_at_bound(temperature: float) -> bool:
     """Return whether the least log loss lies at or beyond a bound of `TEMPERATURES`, so that it is no measurement."""
     low, high = TEMPERATURES
-    return temperature <= 1.001 * low or temperature >= 0.999 * high
+    return temperature <= low or temperature >= high
 
 
 def scale_probabilities(probabilities: Tensor, temperature: float) -> Tensor:

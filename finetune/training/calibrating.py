@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,8 +39,8 @@ def calibrate(logits: Tensor, labels: Tensor, out_of_fold: bool = False) -> Cali
         return CalibrationRecord(
             images=images, out_of_fold=out_of_fold, problem="some predictions are not finite numbers"
         )
-    count = min(images, MAX_IMAGES)
-    chosen = torch.arange(count) * images // count
+    chosen = _evenly_spaced(images)
+    count = len(chosen)
     logits, labels = logits[chosen].double(), labels[chosen]
     temperature, problem = 1.0, ""
     correct = logits.argmax(dim=1) == labels
@@ -60,6 +61,12 @@ def calibrate(logits: Tensor, labels: Tensor, out_of_fold: bool = False) -> Cali
     return CalibrationRecord(temperature, images, out_of_fold, problem, confidences, correct)
 
 
+def _evenly_spaced(images: int) -> Tensor:
+    """Return the positions of `MAX_IMAGES` images at most."""
+    count = min(images, MAX_IMAGES)
+    return torch.arange(count) * images // max(count, 1)
+
+
 def held_out_calibration(module: Any, trainer: Trainer) -> CalibrationRecord:
     """Return the calibration of the weights that were validated last; of a head that was just solved, see `solved_calibration`.
 
@@ -72,7 +79,9 @@ def held_out_calibration(module: Any, trainer: Trainer) -> CalibrationRecord:
     if module.val_predictions is None:
         return CalibrationRecord()
     probabilities, labels = module.val_predictions
-    return calibrate(calibration.log_probabilities(probabilities), labels)
+    chosen = _evenly_spaced(len(labels))  # before they are copied
+    record = calibrate(calibration.log_probabilities(probabilities[chosen]), labels[chosen])
+    return replace(record, images=len(labels))
 
 
 def solved_calibration(module: Any, trainer: Trainer) -> CalibrationRecord | None:

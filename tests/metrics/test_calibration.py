@@ -106,6 +106,17 @@ def test_temperature_of_predictions_that_say_nothing_is_bounded_too() -> None:
     assert not calibration.is_at_bound(1.0)
 
 
+@pytest.mark.parametrize("gap", [0.01, 1.0, 50.0, 1000.0])
+def test_temperature_of_separable_predictions_is_at_its_bound_whatever_their_gap(gap: float) -> None:
+    logits, labels = torch.eye(3).repeat(20, 1) * gap, torch.arange(60) % 3
+    assert calibration.fit_temperature(logits, labels) == 0.05
+    almost = labels.clone()
+    almost[0] = 1  # one mistake: the gap over T is that at which a sixtieth is wrong
+    found = calibration.fit_temperature(logits, almost)
+    expected = gap / math.log(59 * 2)  # exp(gap / T) is to 2 as 59 to 1
+    assert found == pytest.approx(min(max(expected, 0.05), 20), rel=1e-6)
+
+
 def test_temperature_that_changes_nothing_is_one() -> None:
     assert calibration.fit_temperature(torch.full((8, 3), 2.5), torch.arange(8) % 3) == 1
     assert calibration.fit_temperature(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)) == 1

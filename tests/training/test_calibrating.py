@@ -88,6 +88,11 @@ def test_of_very_many_images_some_are_enough(monkeypatch: pytest.MonkeyPatch) ->
     assert record.temperature == calibrating.calibrate(logits[some], labels[some]).temperature
     assert record.confidences is not None
     assert len(record.confidences) == 50
+    module: Any = SimpleNamespace(val_predictions=(logits.softmax(dim=1), labels))
+    trainer: Any = SimpleNamespace(current_epoch=3, max_epochs=5)
+    validated = calibrating.held_out_calibration(module, trainer)
+    assert validated.temperature == pytest.approx(record.temperature, rel=1e-4)
+    assert (validated.images, validated.origin) == (125, "125 validation images")
 
 
 def test_a_solved_head_is_calibrated_by_its_cross_validation_until_something_moves() -> None:
