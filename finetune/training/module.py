@@ -334,7 +334,7 @@ class FineTuner(LightningModule):
         self._evaluation_step(batch, "test", dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Compute probabilities (N, classes)."""
+        """Compute probabilities (N, classes) without a temperature; `Classifier` divides by that of the checkpoint."""
         return self(batches.images_of(batch, self.batch_keys)).softmax(dim=1)
 
     def _evaluation_step(self, batch: Any, split: str, dataloader_idx: int) -> None:
