@@ -26,11 +26,12 @@ def export(cfg: DictConfig) -> float:
 
     factories.prepare_process()
     model = load(cfg.ckpt, device="cpu", precision="32-true")
-    echo(field_line("Model", f"{model.module.model_name} for {len(model.classes)} classes"))
+    text = f"{model.module.model_name} for {len(model.classes)} classes"
+    echo(field_line("Model", text + model.describe_temperature()))
     compared = verify.comparison_images(model, cfg.source, cfg.images)
     if cfg.quantize is not None:
         verify.require_int8_images(compared, cfg.images)
-    expected = verify.probabilities(lambda batch: model.logits(batch).softmax(dim=1), compared.images)
+    expected = verify.model_probabilities(model, compared.images)
     if cfg.resize == "shared":
         exported = formats.RESIZING_EXPORTERS[cfg.format](model.module, folder)
         actual = verify.decoded_probabilities(exported.run, compared)

@@ -30,10 +30,11 @@ def predict(cfg: DictConfig) -> Path:
         echo(field_line("Note", note))
     factories.prepare_process()
     model = factories.make_classifier(cfg)
+    threshold = factories.make_threshold(cfg, model)
     table, embeddings = folder / f"predictions.{cfg.format}", folder / "embeddings.npy" if cfg.embeddings else None
     options = {"embeddings": embeddings, "copy_to": Path(cfg.copy_to) if cfg.copy_to is not None else None}
     try:
-        outcome = prediction.predict(model, source, table, k=cfg.top_k, temperature=cfg.temperature, **options)
+        outcome = prediction.predict(model, source, table, k=cfg.top_k, min_confidence=threshold, **options)
     except KeyboardInterrupt as error:
         raise Exit(f"interrupted; the rows so far are in {table}.part", INTERRUPTED) from error
     if outcome.total == 0:

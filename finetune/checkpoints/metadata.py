@@ -18,6 +18,9 @@ FORMAT = 4
 validated. 2 counted epochs from 0 and kept the state of the run beside that entry. 3 kept `weights_source` among the
 constructor's arguments."""
 
+TEMPERATURES = (0.05, 20.0)
+"""Bounds of a temperature, as of `metrics.calibration`; a test holds them together."""
+
 
 @dataclass(frozen=True)
 class ModelRecord:
@@ -153,6 +156,49 @@ class ValidationRecord:
 
 
 @dataclass(frozen=True)
+class CalibrationRecord:
+    """How the model predicted images that it was not fitted on, and the temperature that this gives."""
+
+    temperature: float = 1.0
+    """Logits are divided by it before the softmax."""
+    images: int = 0
+    """Number of those images; 0 where there were none."""
+    out_of_fold: bool = False
+    """Whether they are training images, each predicted by a head that was fitted without it; else validation images."""
+    problem: str = ""
+    """Why no temperature was fitted, or why the one that was is no measurement."""
+    confidences: Tensor | None = field(default=None, compare=False)
+    """Confidence, at the temperature, of each of these predictions or of some of them, float32 (M,)."""
+    correct: Tensor | None = field(default=None, compare=False)
+    """Which of them are correct, bool (M,)."""
+
+    @property
+    def origin(self) -> str:
+        """Return which images these are, for people; empty where there are none."""
+        images = f"{self.images:,}" if self.images else ""
+        if not images:
+            return ""
+        return f"out-of-fold answers of {images} training images" if self.out_of_fold else f"{images} validation images"
+
+    @classmethod
+    def from_dict(cls, stored: Any) -> Self:
+        """Build the record; raises ValueError where it makes no sense."""
+        _require(isinstance(stored, Mapping))
+        record = cls(**_known_fields(cls, stored))
+        low, high = TEMPERATURES
+        _require(isinstance(record.temperature, float) and low <= record.temperature <= high)
+        _require(type(record.images) is int and record.images >= 0 and type(record.out_of_fold) is bool)
+        _require(isinstance(record.problem, str))
+        kept = (record.confidences, record.correct)
+        if kept != (None, None):
+            _require(all(isinstance(value, Tensor) and value.ndim == 1 for value in kept))
+            confidences, correct = (torch.as_tensor(value) for value in kept)
+            _require(len(confidences) == len(correct) > 0 and correct.dtype == torch.bool)
+            _require(confidences.is_floating_point() and bool(((confidences >= 0) & (confidences <= 1)).all()))
+        return record
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """The state of a run that Lightning does not keep, for going on with it."""
 
@@ -195,8 +241,14 @@ class CheckpointMetadata:
     """The resolved configuration of the run; empty where there was none."""
     data: DataRecord = field(default_factory=DataRecord)
     validation: ValidationRecord = field(default_factory=ValidationRecord)
+    calibration: CalibrationRecord = field(default_factory=CalibrationRecord)
+    """Of files without it, and of weights that were not validated: the temperature 1."""
     run: RunRecord | None = None
     """None where only the weights were saved."""
+
+    def without_measurements(self) -> Self:
+        """Return it without what was measured of weights, for others."""
+        return replace(self, validation=ValidationRecord(), calibration=CalibrationRecord())
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values and tensors; nothing is copied."""
@@ -213,6 +265,7 @@ class CheckpointMetadata:
         readers: dict[str, Any] = {
             "data": lambda part: DataRecord.from_dict(part, num_classes),
             "validation": ValidationRecord.from_dict,
+            "calibration": CalibrationRecord.from_dict,
             "run": lambda part: None if part is None else RunRecord.from_dict(part),
         }
         parts: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from finetune.checkpoints.format import Checkpoint
 from finetune.checkpoints.heads import StoredHead
-from finetune.checkpoints.metadata import CheckpointMetadata, DataRecord, ValidationRecord
+from finetune.checkpoints.metadata import CheckpointMetadata, DataRecord
 from finetune.io.files import write_file
 from finetune.runtime import process
 from finetune.runtime.console import echo, field_line
@@ -92,7 +92,7 @@ def metadata_for(checkpoint: Checkpoint, classes: Sequence[str], strict: bool) -
     if strict or list(classes) == checkpoint.model.classes:
         return metadata
     data = DataRecord(loader=metadata.data.loader)
-    return replace(metadata, data=data, validation=ValidationRecord(), run=None)
+    return replace(metadata.without_measurements(), data=data, run=None)
 
 
 def _check_classes(module: Any, checkpoint: Checkpoint, strict: bool, changes: Mapping[str, Any]) -> None:

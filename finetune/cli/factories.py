@@ -33,6 +33,7 @@ from finetune.data.datamodule import ImageDataModule
 from finetune.data.splitting import NO_VALIDATION
 from finetune.images.transforms import Preprocess
 from finetune.inference.classifier import Classifier, load
+from finetune.inference.selective import choose_threshold
 from finetune.io import files, paths
 from finetune.io.study import storage_address
 from finetune.models import candidates
@@ -182,13 +183,33 @@ def make_ranked_module(cfg: DictConfig, candidate: Candidate, data: ImageDataMod
 
 
 def make_classifier(cfg: DictConfig) -> Classifier:
-    """Load the model of `ckpt`, as `device`, `precision` and `tta` say, and print a line on it."""
-    model = load(cfg.ckpt, cfg.device, cfg.precision, cfg.tta, OmegaConf.select(cfg, "data.max_pixels"))
+    """Load the model of `ckpt`, as `device`, `precision`, `tta` and `temperature` say, and print a line on it."""
+    max_pixels = OmegaConf.select(cfg, "data.max_pixels")
+    model = load(cfg.ckpt, cfg.device, cfg.precision, cfg.tta, max_pixels, cfg.temperature)
     epoch = model.module.metadata.validation.epoch
     trained = f", epoch {epoch} of its run" if epoch is not None else ""
     text = f"{model.module.model_name} for {len(model.classes)} classes{trained}; here on {model.device.type}, {model.precision}"
+    text += model.describe_temperature()
     echo(field_line("Model", text))
     return model
+
+
+def make_threshold(cfg: DictConfig, model: Classifier) -> float | None:
+    """Return the least confidence of predictions that are accepted, and print how it was chosen; None where all are.
+
+    Raises:
+        ValueError: `target_precision` cannot be reached, or the checkpoint has nothing to choose a threshold by.
+    """
+    if cfg.target_precision is None:
+        return None if cfg.min_confidence is None else float(cfg.min_confidence)
+    threshold = choose_threshold(model.module.metadata.calibration, cfg.target_precision)
+    echo(field_line("Accepted", threshold.describe()))
+    if cfg.tta != "none":
+        text = (
+            f"that was measured without tta={cfg.tta}, whose confidences are others: accuracy and coverage may be too."
+        )
+        echo(field_line("Note", text))
+    return threshold.confidence
 
 
 def make_evaluation_data(cfg: DictConfig, model: Classifier) -> ImageDataModule:

@@ -121,7 +121,8 @@ RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "top_k": (int, 1, None),
     "images": (int, 1, None),
     "tolerance": (float, 0, None),
-    "temperature": (float, 0.001, 1000),
+    "min_confidence": (float, 0, 1),
+    "target_precision": (float, 0, 1),
     "phash_threshold": (int, 0, 16),
 }
 

@@ -198,6 +198,9 @@ def _validate_ranges(cfg: DictConfig) -> Iterator[str]:
     workers = select(cfg, "data.num_workers")
     if workers is not None and workers != "auto" and _range_fault(workers, int, 0, None):
         yield f"data.num_workers must be auto or a whole number from 0 on, got {workers}."
+    temperature = select(cfg, "temperature")
+    if temperature != "checkpoint" and (fault := _range_fault(temperature, float, 0.001, 1000)):
+        yield f"temperature must be checkpoint or {fault}, got {temperature}."
     devices = select(cfg, "trainer.devices")
     if isinstance(devices, int | float) and _range_fault(devices, int, 1, None) and devices != -1:
         yield f"trainer.devices must be auto, a whole number from 1 on, or a list of devices, got {devices}."
@@ -286,6 +289,14 @@ def _validate_combinations(cfg: DictConfig) -> Iterator[str]:
             yield f"resize=shared is for format=onnx and torch_export, whose graphs can resize, not for {select(cfg, 'format')}."
         if select(cfg, "quantize") is not None:
             yield f"quantize={cfg.quantize} takes images that are resized already: leave resize=shared out, or quantize."
+    if select(cfg, "target_precision") is not None:
+        if select(cfg, "min_confidence") is not None:
+            yield "min_confidence and target_precision both say which predictions are accepted: leave one of them out."
+        if select(cfg, "temperature") != "checkpoint":
+            yield (
+                f"target_precision={cfg.target_precision} chooses among confidences at the checkpoint's temperature, and "
+                f"temperature={cfg.temperature} makes others: leave one of them out."
+            )
     end, every = select(cfg, "trainer.max_epochs"), select(cfg, "trainer.check_val_every_n_epoch")
     monitors_val = str(select(cfg, "monitor")).startswith("val/")
     if monitors_val and isinstance(end, int) and isinstance(every, int) and 0 < end < every:

@@ -36,7 +36,10 @@ class Exported(NamedTuple):
 
 
 class Graph(nn.Module):
-    """Compute probabilities (N, classes) from uint8 images (N, C, size, size), as an exported graph does."""
+    """Compute probabilities (N, classes) from uint8 images (N, C, size, size), as an exported graph does.
+
+    The temperature of the checkpoint is part of it, so that a program needs not know of it.
+    """
 
     resizes = False
 
@@ -44,12 +47,13 @@ class Graph(nn.Module):
         """Take network and preprocessing from a module."""
         super().__init__()
         self.network, self.preprocess = module.backbone, module.preprocess
+        self.temperature = module.metadata.calibration.temperature
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise the images, run the network, and return the softmax of its logits."""
+        """Normalise the images, run the network, and return the softmax of its logits over the temperature."""
         out = self.network(self.preprocess.normalize(images))
         logits: Tensor = out[0] if isinstance(out, tuple) else out
-        return logits.softmax(dim=1)
+        return (logits if self.temperature == 1 else logits / self.temperature).softmax(dim=1)
 
     def example(self) -> tuple[Tensor, dict[int, Any]]:
         """Return a batch of two images, black, and which of its dimensions are of any length."""
@@ -69,7 +73,7 @@ class ResizingGraph(Graph):
         self.channels = decoded_channels(module)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Resize and normalise the images, run the network, and return the softmax of its logits."""
+        """Resize the images, and go on as `Graph`."""
         return super().forward(self.resize(images).to(torch.uint8))
 
     def example(self) -> tuple[Tensor, dict[int, Any]]:
@@ -106,6 +110,11 @@ def export_metadata(module: FineTuner, load: str, graph: Graph | None) -> dict[s
         kind += f", as the loader {loader} of the training reads them (times 255, where it gives floats)"
     shape = f"(N, height, width, {channels})" if resizes else f"(N, {channels}, {p.size}, {p.size})"
     pixels = f"{'uint8' if graph else 'float32'} {shape}, {kind}"
+    count, temperature = len(module.classes), module.metadata.calibration.temperature
+    scaled = "" if temperature == 1 else f" / {temperature}"
+    output = f"probabilities (N, {count})" + (f": softmax(logits{scaled})" if scaled else "")
+    if graph is None:
+        output = f"logits (N, {count}); probabilities are softmax(logits{scaled})"
     normalised = "" if graph else f"; then (pixels / 255 - {list(p.mean)}) / {list(p.std)} per channel"
     return {
         "model": module.model_name,
@@ -113,7 +122,8 @@ def export_metadata(module: FineTuner, load: str, graph: Graph | None) -> dict[s
         "preprocess": p.to_dict(),
         "resize": describe_resize(p, resizes),
         "input": f"{pixels}: {resized}{normalised}",
-        "output": f"probabilities (N, {len(module.classes)})" if graph else f"logits (N, {len(module.classes)})",
+        "output": output,
+        **({} if graph else {"temperature": temperature}),
         "load": load,
     }
 
@@ -294,7 +304,8 @@ def _new_network(module: FineTuner) -> nn.Module:
 def _runner(module: FineTuner, network: nn.Module, state: dict[str, Tensor]) -> Runner:
     network.load_state_dict(state, strict=True)
     network.eval()
-    return lambda images: network(module.preprocess.normalize(images)).softmax(dim=1)
+    temperature = module.metadata.calibration.temperature
+    return lambda images: (network(module.preprocess.normalize(images)) / temperature).softmax(dim=1)
 
 
 # --- 8 bits ------------------------------------------------------------------------------------------------------

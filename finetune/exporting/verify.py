@@ -96,6 +96,11 @@ def probabilities(run: Runner, images: Tensor) -> Tensor:
         return torch.cat([*parts, run(images[-1:])]).float()
 
 
+def model_probabilities(model: Classifier, images: Tensor) -> Tensor:
+    """Return what the model predicts for the images, at its temperature: probabilities (N, classes)."""
+    return probabilities(lambda batch: model.logits(batch, model.temperature).softmax(dim=1), images)
+
+
 def decoded_probabilities(run: Runner, images: ComparisonImages) -> Tensor:
     """Return probabilities (N, classes) of a graph that resizes, for one decoded image after the other."""
     with torch.inference_mode():

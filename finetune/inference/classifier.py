@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from finetune.data.splits import Split
 from finetune.images.decode import MAX_PIXELS, Decoding
 from finetune.images.transforms import Preprocess
 from finetune.inference.inputs import ImageInput, needs_loader, read_inputs, to_pixels
+from finetune.models.network import average_views
 from finetune.models.partition import first_leaf
 from finetune.runtime import hardware
 from finetune.runtime.suggestions import unknown_name
@@ -55,7 +57,10 @@ TTA: dict[str, Callable[[Preprocess], Callable[[Tensor], Tensor]]] = {
     "five_crop": _FiveCrop,
 }
 """Test-time augmentation: pixels (3, H, W) to the image (3, size, size), or to views of it (V, 3, size, size), whose
-probabilities are averaged."""
+probabilities are averaged, each at the temperature."""
+
+CHECKPOINT = "checkpoint"
+"""Word for the temperature that a checkpoint says."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Prediction:
 
 
 class Classifier:
-    """A FineTuner in evaluation mode, with the preprocessing that it was trained with.
+    """A FineTuner in evaluation mode, with the preprocessing that it was trained with, and its calibration.
 
         model = finetune.load("best.ckpt")
         model.predict("photo.jpg").label
@@ -95,6 +100,7 @@ class Classifier:
         precision: str = "auto",
         tta: str = "none",
         max_pixels: int | None = None,
+        temperature: float | str = CHECKPOINT,
     ) -> None:
         """Move a module to where it is used.
 
@@ -106,6 +112,11 @@ class Classifier:
             tta: a name of `TTA`.
             max_pixels: larger images are refused, and never smaller ones than the run took; None is
                 `decode.MAX_PIXELS`.
+            temperature: logits are divided by it before the softmax; "checkpoint" is what the module's metadata say, 1
+                where they say nothing. The most probable class stays the same, but for an image whose views disagree.
+
+        Raises:
+            ValueError: an argument is none of these.
         """
         if tta not in TTA:
             raise ValueError(unknown_name("tta", tta, TTA, f"It is one of {', '.join(TTA)}."))
@@ -125,11 +136,28 @@ class Classifier:
         )
         self.transform = TTA[tta](module.preprocess)
         """uint8 pixels (3, H, W) to what `logits` takes a batch of."""
+        self.temperature = _resolve_temperature(module, temperature)
+        """Of all probabilities."""
+        self.temperature_origin = module.metadata.calibration.origin if temperature == CHECKPOINT else ""
+        """Which images it was fitted on, for people; empty where it was given, or where there is none."""
 
     @property
     def classes(self) -> list[str]:
         """Return the class names in the order of the probabilities."""
         return self.module.classes
+
+    def describe_temperature(self) -> str:
+        """Return the temperature of the checkpoint and where it comes from, as the end of a sentence; empty without one."""
+        if not self.temperature_origin or self.temperature == 1:
+            return ""
+        views = ", of each view before they are averaged" if self.most_views > 1 else ""
+        text = f"; probabilities at its temperature {self.temperature:.4g}, fitted on {self.temperature_origin}"
+        return f"{text}{views}"
+
+    @property
+    def most_views(self) -> int:
+        """Return how many views of an image there are at most: 1 without test-time augmentation."""
+        return {3: 1, 4: 5}[self.transform(torch.zeros(3, 8, 8, dtype=torch.uint8)).ndim]
 
     def require_decodable(self) -> None:
         """Refuse to read files for a model whose images a loader of the user's read.
@@ -167,27 +195,35 @@ class Classifier:
             num_workers = hardware.default_num_workers(len(chosen), self.device.type == "cpu")
         split = replace(split, load=decoded_with(split.load, self.decoding))
         preprocess = self.module.preprocess
-        views = {3: 1, 4: 5}[self.transform(torch.zeros(3, 8, 8, dtype=torch.uint8)).ndim]  # at most
-        batch_bytes = batch_size * views * preprocess.channels * preprocess.size**2
+        batch_bytes = batch_size * self.most_views * preprocess.channels * preprocess.size**2
         return make_loader(
             ImageDataset(split, self.transform), in_order(chosen, batch_size), int(num_workers), batch_bytes=batch_bytes
         )
 
-    def logits(self, batch: Tensor) -> Tensor:
-        """Compute the logits (N, classes) float32 of what `transform` makes: (N, 3, size, size), or V views of each."""
+    def logits(self, batch: Tensor, temperature: float = 1.0) -> Tensor:
+        """Compute the logits (N, classes) float32 of what `transform` makes: (N, 3, size, size), or V views of each.
+
+        They are divided by `temperature`, which is not that of the probabilities if it is not given; of views, they are the
+        logarithm of the mean probability.
+        """
+        return average_views(self.view_logits(batch), temperature)
+
+    def view_logits(self, batch: Tensor) -> Tensor:
+        """Compute the logits (N, V, classes) float32 of each view; V is 1 for what `transform` makes one image of."""
         context: AbstractContextManager[Any] = nullcontext()
         if self._autocast is not None:
             context = torch.autocast(self.device.type, dtype=self._autocast)
+        images = batch if batch.ndim == 4 else batch.flatten(0, 1)
         with torch.inference_mode(), context:
-            logits: Tensor = self.module(batch.to(self.device))
-        return logits.float().cpu()
+            logits: Tensor = self.module(images.to(self.device))
+        return logits.float().cpu().view(len(batch), -1, logits.shape[-1])
 
-    def logits_and_features(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute logits and, in the same pass, what enters the head, (N, D) float32; the mean over views."""
+    def logits_and_features(self, batch: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Compute `logits` and, in the same pass, what enters the head, (N, D) float32; the mean over views."""
         entered: list[Tensor] = []
         handle = first_leaf(self.module.head).register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
         try:
-            logits = self.logits(batch)
+            logits = self.logits(batch, temperature)
         finally:
             handle.remove()
         features = self.module.network.pool(entered[0]).cpu()
@@ -214,8 +250,9 @@ class Classifier:
         return predictions[0] if _is_one(images) else predictions
 
     def probabilities(self, images: Any) -> Tensor:
-        """Compute the probabilities (N, classes) of images, given as for `predict`."""
-        return self._in_batches(images, self.logits, len(self.classes)).softmax(dim=1)
+        """Compute the probabilities (N, classes) of images, given as for `predict`; see `temperature`."""
+        run = partial(self.logits, temperature=self.temperature)
+        return self._in_batches(images, run, len(self.classes)).softmax(dim=1)
 
     def features(self, images: Any) -> Tensor:
         """Compute what enters the head (N, D), for images given as for `predict`."""
@@ -255,6 +292,14 @@ def _usable_precision(trained_with: str, device: torch.device) -> str:
     return trained_with if trained_with in native else "32-true"
 
 
+def _resolve_temperature(module: FineTuner, given: float | str) -> float:
+    if given == CHECKPOINT:
+        return module.metadata.calibration.temperature
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
+        raise ValueError(f"temperature is a number above 0, or {CHECKPOINT}: what the checkpoint says; got {given!r}.")
+    return float(given)
+
+
 def _is_one(images: Any) -> bool:
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim < 4
@@ -267,6 +312,7 @@ def load(
     precision: str = "auto",
     tta: str = "none",
     max_pixels: int | None = None,
+    temperature: float | str = CHECKPOINT,
     **changes: Any,
 ) -> Classifier:
     """Load a checkpoint as an object that classifies; it needs nothing but the file.
@@ -282,10 +328,12 @@ def load(
         precision: see `Classifier`.
         tta: see `Classifier`.
         max_pixels: see `Classifier`.
+        temperature: see `Classifier`; 1 gives the probabilities as the network computes them.
         changes: see `FineTuner.load_from_checkpoint`; `model=network` for a network of your own.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, holds code, or was not written by `finetune`.
     """
-    return Classifier(FineTuner.load_from_checkpoint(path, **changes), device, precision, tta, max_pixels)
+    module = FineTuner.load_from_checkpoint(path, **changes)
+    return Classifier(module, device, precision, tta, max_pixels, temperature)

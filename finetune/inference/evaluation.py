@@ -17,6 +17,7 @@ from finetune.data.splits import Split
 from finetune.inference.classifier import BATCH, Classifier
 from finetune.inference.eval_data import EvalDataset
 from finetune.metrics import calibration, classification, statistics
+from finetune.models.network import average_views
 from finetune.runtime import hardware
 from finetune.runtime.console import progress_bar
 
@@ -27,7 +28,7 @@ class EvaluationResult(NamedTuple):
     values: dict[str, Any]
     """As `evaluation.json` holds them."""
     logits: Tensor
-    """(N, classes) float32."""
+    """(N, classes) float32, divided by the temperature of the probabilities; of views, see `average_views`."""
 
 
 def evaluate(
@@ -41,7 +42,9 @@ def evaluate(
     """Compute every number of a model on some images.
 
     Accuracy, log loss and macro F1 come from the metrics of the training, over the same batches: on the same kind of
-    machine they are those of the epoch to the last digit.
+    machine they are those of the epoch to the last digit. As there, log loss, calibration error and AUROC are without a
+    temperature; `calibrated` has loss and calibration error with that of the model. Predictions are counted as `predict`
+    labels them: only that of an image whose views disagree can depend on the temperature, which is applied to each view.
 
     Args:
         model: on its device, in its precision.
@@ -52,13 +55,17 @@ def evaluate(
         more: further metrics of probabilities and labels, by name.
     """
     split, validation = data.split, model.module.metadata.validation
-    logits, metrics = [], classification.ClassificationMetrics(len(model.classes), more).to(model.device)
+    plain, scaled = list[Tensor](), list[Tensor]()
+    metrics = classification.ClassificationMetrics(len(model.classes), more).to(model.device)
     batches = model.batches(split, int(batch_size or validation.batch_size or BATCH), num_workers)
     for images, labels in progress_bar(batches, f"{len(split)} images", len(batches)):
-        logits.append(model.logits(images))
-        metrics.update(logits[-1].to(model.device), labels.to(model.device))
+        views = model.view_logits(images)
+        plain.append(average_views(views))
+        scaled.append(average_views(views, model.temperature))
+        as_in_training = views.shape[1] == 1 or model.temperature == 1
+        metrics.update((plain if as_in_training else scaled)[-1].to(model.device), labels.to(model.device))
     computed = {name: value.tolist() for name, value in metrics.compute().items()}
-    all_logits, labels = torch.cat(logits), torch.tensor(split.labels)
+    plain_logits, logits, labels = torch.cat(plain), torch.cat(scaled), torch.tensor(split.labels)
     k = min(k, len(model.classes))
     matrix = computed["confusion_matrix"]
     correct = sum(matrix[i][i] for i in range(len(model.classes)))
@@ -67,12 +74,19 @@ def evaluate(
         "correct": correct,
         "acc": computed["acc"],
         "acc_interval": list(statistics.wilson_interval(correct, len(split))),
-        f"top_{k}": classification.top_k_accuracy(all_logits, labels, k),
+        f"top_{k}": classification.top_k_accuracy(logits, labels, k),
         "f1": computed["f1"],
         "auroc": computed.get("auroc"),
-        "loss": computed["loss"],
+        "loss": computed["loss"] if as_in_training else calibration.log_loss(plain_logits, labels),
         "metrics": {name: computed[name] for name in more or ()},
-        **calibration.calibration(all_logits, labels),
+        **calibration.calibration(plain_logits, labels),
+        "calibrated": {
+            "temperature": model.temperature,
+            "fitted_on": model.temperature_origin or None,
+            "in_sample": _was_fitted_on(model, data),
+            "loss": calibration.log_loss(logits, labels),
+            "ece": calibration.ece(logits, labels),
+        },
         "per_class": classification.per_class_metrics(matrix, model.classes),
         "confusion_matrix": matrix,
         "classes": model.classes,
@@ -88,7 +102,13 @@ def evaluate(
         "precision": model.precision,
         "versions": hardware.installed_versions(),
     }
-    return EvaluationResult(values, all_logits)
+    return EvaluationResult(values, logits)
+
+
+def _was_fitted_on(model: Classifier, data: EvalDataset) -> bool:
+    """Return whether the temperature was fitted on these images, so that they say too much good of it."""
+    on_validation = bool(model.temperature_origin) and not model.module.metadata.calibration.out_of_fold
+    return on_validation and data.is_holdout and data.split.name == "val"
 
 
 def _root(split: Split) -> str | None:

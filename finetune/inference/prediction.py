@@ -41,6 +41,8 @@ class PredictionSummary:
 
     predicted: Counter[str] = field(default_factory=Counter)
     """Label to number of images."""
+    accepted: int | None = None
+    """Number of predictions whose confidence reaches the threshold; None where there is none."""
     failed: list[tuple[str, str]] = field(default_factory=list)
     """The first images that could not be read, with the reason."""
     failures: int = 0
@@ -97,18 +99,18 @@ def predict(
     table: Path,
     *,
     k: int = 5,
-    temperature: float = 1.0,
+    min_confidence: float | None = None,
     embeddings: Path | None = None,
     copy_to: Path | None = None,
 ) -> PredictionSummary:
     """Predict every image and write a row for each, in order.
 
     Args:
-        model: on its device, in its precision.
+        model: on its device, in its precision, at its temperature.
         inputs: names of the images.
         table: .csv, .jsonl or .parquet.
         k: how many classes a row names.
-        temperature: logits are divided by it.
+        min_confidence: a column `accepted` says which confidences reach it, 1 or 0; None leaves it out.
         embeddings: a .npy file for what enters the head, a row (D,) for each of the table, NaN where there is none.
         copy_to: copies of the images go below it, into a folder per label.
 
@@ -116,13 +118,14 @@ def predict(
         ValueError: `copy_to` lies in the folder of the inputs, or the files cannot be decoded for this model.
     """
     model.require_decodable()
-    summary, k = PredictionSummary(), min(k, len(model.classes))
+    summary, k = PredictionSummary(accepted=None if min_confidence is None else 0), min(k, len(model.classes))
     if copy_to is not None and inputs.folder is not None and copy_to.resolve().is_relative_to(inputs.folder.resolve()):
         raise ValueError(
             f"copy_to={copy_to} lies in the source, {inputs.folder}: the next run would read the copies too."
         )
     with ExitStack() as stack:
-        append = stack.enter_context(prediction_table.open_table(table, prediction_table.column_names(k)))
+        columns = prediction_table.column_names(k, *([] if min_confidence is None else [prediction_table.ACCEPTED]))
+        append = stack.enter_context(prediction_table.open_table(table, columns))
         append_embeddings = stack.enter_context(_embedding_writer(embeddings)) if embeddings else None
         batches = read_inputs(
             inputs.names,
@@ -133,11 +136,11 @@ def predict(
         )
         loaded = progress_bar(chain.from_iterable(batches), "images", inputs.total)
         while batch := list(islice(loaded, BATCH)):
-            probabilities, features = _run(model, batch, temperature, embed=append_embeddings is not None)
+            probabilities, features = _run(model, batch, embed=append_embeddings is not None)
             rows = [
                 prediction_table.failure_row(item.name, item.error)
                 if p is None
-                else prediction_table.prediction_row(item.name, p, model.classes, k)
+                else prediction_table.prediction_row(item.name, p, model.classes, k, min_confidence)
                 for item, p in zip(batch, probabilities, strict=True)
             ]
             append(rows)
@@ -162,15 +165,16 @@ def _num_workers(inputs: Inputs, model: Classifier) -> int:
 
 
 def _run(
-    model: Classifier, batch: Sequence[LoadedImage], temperature: float, embed: bool
+    model: Classifier, batch: Sequence[LoadedImage], embed: bool
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """Return probabilities and features of each image, None for those that could not be read."""
     readable = [item.image is not None for item in batch]
     if not any(readable):
         return [None] * len(batch), [None] * len(batch)
     stacked = torch.stack([item.image for item in batch if item.image is not None])
-    logits, features = model.logits_and_features(stacked) if embed else (model.logits(stacked), None)
-    probabilities = iter((logits.double() / temperature).softmax(dim=1))
+    t = model.temperature
+    logits, features = model.logits_and_features(stacked, t) if embed else (model.logits(stacked, t), None)
+    probabilities = iter(logits.double().softmax(dim=1))
     rows = iter(features if features is not None else ())
     return (
         [next(probabilities) if r else None for r in readable],
@@ -207,6 +211,8 @@ def _count(summary: PredictionSummary, item: LoadedImage, row: prediction_table.
             summary.failed.append((item.name, item.error))
         return
     summary.predicted[row["label"]] += 1
+    if summary.accepted is not None:
+        summary.accepted += row[prediction_table.ACCEPTED]
     if len(summary.first) < SHOWN:
         summary.first.append(row)
     image = item.image if item.image.ndim == 3 else item.image[0]
@@ -221,6 +227,10 @@ def summary_lines(summary: PredictionSummary, table: Path) -> list[str]:
     counts = ", ".join(f"{label} {number}" for label, number in summary.predicted.most_common(12))
     more = f", ... {len(summary.predicted) - 12} more labels" if len(summary.predicted) > 12 else ""
     lines.append(field_line("Predicted", f"{n} of {summary.total}" + (f": {counts}{more}" if counts else "")))
+    if summary.accepted is not None:
+        share = f", {summary.accepted / n:.1%}" if n else ""
+        text = f"{summary.accepted} of {n}{share}; {n - summary.accepted} are unsure, with 0 in the column {prediction_table.ACCEPTED}"
+        lines.append(field_line("Accepted", text))
     failed = enumerate(summary.failed)
     lines += [field_line("Failed" if i == 0 else "", f"{name}: {error}") for i, (name, error) in failed]
     if summary.failures > len(summary.failed):

@@ -14,6 +14,9 @@ from torch import Tensor
 
 Row = dict[str, Any]
 
+ACCEPTED = "accepted"
+"""Column of predictions whose confidence reaches a threshold: 1 or 0."""
+
 Write = Callable[[Sequence[Row]], None]
 
 
@@ -23,13 +26,20 @@ def column_names(k: int, *more: str) -> list[str]:
     return ["path", "label", "confidence", *ranked, *more, "status", "error"]
 
 
-def prediction_row(path: str, probabilities: Tensor, classes: Sequence[str], k: int) -> Row:
-    """Return the row of an image, from its probabilities (classes,); beyond six digits they are noise."""
+def prediction_row(
+    path: str, probabilities: Tensor, classes: Sequence[str], k: int, min_confidence: float | None = None
+) -> Row:
+    """Return the row of an image, from its probabilities (classes,); beyond six digits they are noise.
+
+    With `min_confidence`, `ACCEPTED` says whether the confidence, as it is written, reaches it.
+    """
     row: Row = {"path": path}
     order = probabilities.argsort(descending=True, stable=True)[:k].tolist()
     for rank, i in enumerate(order, start=1):
         mark = f"_{rank}" if rank > 1 else ""
         row[f"label{mark}"], row[f"confidence{mark}"] = classes[i], round(float(probabilities[i]), 6)
+    if min_confidence is not None:
+        row[ACCEPTED] = int(row["confidence"] >= min_confidence)
     return {**row, "status": "ok", "error": None}
 
 
@@ -90,7 +100,8 @@ def _parquet(path: Path, names: Sequence[str]) -> Iterator[Write]:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ValueError("Parquet needs the package pyarrow: pip install 'finetune-lightning[parquet]'") from error
-    schema = pa.schema([(n, pa.float64() if n.startswith("confidence") else pa.string()) for n in names])
+    kinds = {"confidence": pa.float64(), ACCEPTED: pa.int64()}
+    schema = pa.schema([(n, kinds.get(n.split("_")[0], pa.string())) for n in names])
     with pq.ParquetWriter(path, schema) as writer:
 
         def text(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from finetune.runtime.seeding import stratified_holdout
 
 ECE_BINS = 15
 """Number of bins, as in Guo et al., "On Calibration of Modern Neural Networks", 2017."""
+
+TEMPERATURES = (0.05, 20.0)
+"""Bounds of a temperature."""
 
 
 def log_loss(logits: Tensor, labels: Tensor) -> float:
@@ -47,22 +50,101 @@ def reliability(logits: Tensor, labels: Tensor) -> list[tuple[float, float, int]
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature T, in 0.05..20, for which softmax(logits / T) has the least log loss.
+    """Return the temperature T, in `TEMPERATURES`, for which softmax(logits / T) has the least log loss.
 
-    The loss is convex in 1 / T, so its slope has one zero, which bisection finds.
+    The loss is convex in 1 / T, so its slope has one zero, which Newton's method finds, kept within bounds by bisection. At a
+    bound, the loss falls on beyond it: where every image is correct, at the lower one. Images whose label has a logit of minus
+    infinity, for example of a class that a fold had not, have an infinite loss for every T and are left out.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", 2017, https://arxiv.org/abs/1706.04599
 
     Args:
         logits: (N, classes).
         labels: (N,).
+
+    Raises:
+        ValueError: a logit is NaN or infinity.
     """
     logits = logits.double()
-    label_logits = logits.gather(1, labels[:, None]).squeeze(1)
-    low, high = 1 / 20.0, 1 / 0.05
-    for _ in range(60):
-        middle = math.sqrt(low * high)
-        slope = ((logits * middle).softmax(dim=1) * logits).sum(dim=1).mean() - label_logits.mean()
-        low, high = (low, middle) if slope > 0 else (middle, high)
-    return 1 / math.sqrt(low * high)
+    if bool((logits.isnan() | (logits == math.inf)).any()):
+        raise ValueError("Logits that are NaN or infinity have no temperature.")
+    label_logits = logits.gather(1, labels[:, None])
+    possible = label_logits.squeeze(1).isfinite()
+    gaps = (logits - label_logits)[possible]
+    values = gaps.masked_fill(gaps.isinf(), 0.0)  # their probability is 0
+    if not bool(values.any()):
+        return 1.0  # all are the same
+    low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
+    if _slope_and_curvature(gaps, values, low)[0] >= 0:
+        return TEMPERATURES[1]
+    if _slope_and_curvature(gaps, values, high)[0] <= 0:
+        return TEMPERATURES[0]
+    inverse, last = 1.0, high - low
+    for _ in range(100):
+        slope, curvature = _slope_and_curvature(gaps, values, inverse)
+        low, high = (low, inverse) if slope > 0 else (inverse, high)
+        step = inverse - slope / curvature if curvature > 0 else math.inf
+        if abs(step - inverse) <= 1e-9 * inverse:
+            break
+        if not low < step < high or abs(step - inverse) > last / 2:
+            step = math.sqrt(low * high)
+        inverse, last = step, abs(step - inverse)
+    return 1 / inverse
+
+
+def _slope_and_curvature(gaps: Tensor, values: Tensor, inverse: float) -> tuple[float, float]:
+    """Return the derivatives of the summed log loss by 1 / T.
+
+    Args:
+        gaps: logits less those of the labels (N, classes).
+        values: the same, with 0 for minus infinity.
+        inverse: 1 / T.
+    """
+    probabilities = (gaps * inverse).softmax(dim=1)
+    mean = (probabilities * values).sum(dim=1)
+    return float(mean.sum()), float(((probabilities * values.square()).sum(dim=1) - mean.square()).sum())
+
+
+def is_at_bound(temperature: float) -> bool:
+    """Return whether the least log loss lies at or beyond a bound of `TEMPERATURES`, so that it is no measurement."""
+    low, high = TEMPERATURES
+    return temperature <= low or temperature >= high
+
+
+def scale_probabilities(probabilities: Tensor, temperature: float) -> Tensor:
+    """Return the probabilities (N, classes) float64 of logits that are divided by a temperature, from those without it."""
+    return (log_probabilities(probabilities) / temperature).softmax(dim=1)
+
+
+def log_probabilities(probabilities: Tensor) -> Tensor:
+    """Return the logarithms (N, classes) float64 of probabilities, which are logits of them; of 0 that of the least number."""
+    return probabilities.double().clamp_min(1e-38).log()
+
+
+class Coverage(NamedTuple):
+    """How many predictions reach a confidence, and how many of those are correct; each (M,), the highest confidence first."""
+
+    thresholds: Tensor
+    """float64: every confidence that occurs."""
+    accepted: Tensor
+    """int64: number of predictions with that confidence or more."""
+    correct: Tensor
+    """int64: number of those that are correct."""
+
+
+def coverage(confidences: Tensor, correct: Tensor) -> Coverage:
+    """Count the predictions that are accepted at each threshold of the confidence: the risk-coverage curve.
+
+    Source: Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", 2017, https://arxiv.org/abs/1705.08500
+
+    Args:
+        confidences: (N,).
+        correct: (N,) bool.
+    """
+    order = confidences.argsort(descending=True, stable=True)
+    thresholds, sizes = confidences[order].double().unique_consecutive(return_counts=True)
+    accepted = sizes.cumsum(dim=0)
+    return Coverage(thresholds, accepted, correct[order].long().cumsum(dim=0)[accepted - 1])
 
 
 def calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:

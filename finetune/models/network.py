@@ -73,8 +73,7 @@ class ClassifierNetwork:
         """
         if images.ndim == 5:
             n, views = images.shape[:2]
-            log_probabilities = self.logits(images.flatten(0, 1), exact_head).float().log_softmax(dim=1)
-            return log_probabilities.view(n, views, -1).logsumexp(dim=1) - math.log(views)
+            return average_views(self.logits(images.flatten(0, 1), exact_head).float().view(n, views, -1))
         images = channels_last(self.normalize(images))
         if not (exact_head and torch.is_autocast_enabled(images.device.type)):
             return self.logits_and_aux(images)[0]
@@ -135,6 +134,18 @@ def _in_32_bits(forward: Callable[..., Any], *inputs: Tensor, **options: Any) ->
     """Call a layer on its inputs in 32 bits, whatever autocast says."""
     with torch.autocast(inputs[0].device.type, enabled=False):
         return forward(*(value.float() for value in inputs), **options)
+
+
+def average_views(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the logarithm (N, classes) of the mean probability over V views, or the logits themselves where there is one.
+
+    Args:
+        logits: (N, V, classes) float32; each view's are divided by the temperature.
+        temperature: above 0.
+    """
+    logits = logits / temperature
+    views = logits.shape[1]
+    return logits[:, 0] if views == 1 else logits.log_softmax(dim=2).logsumexp(dim=1) - math.log(views)
 
 
 def channels_last(images: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def diagnose_run(
         metrics: as `metrics.json` holds them.
         rows: as `metrics.csv` holds them, epochs from 1.
         n_evaluated: number of validation images that were evaluated.
-        calibration: see `calibration.calibration`.
+        calibration: see `calibration.calibration`; `applied` is the temperature of the checkpoint, where it was fitted.
     """
     best, matrix, classes = metrics["best"], metrics["confusion_matrix"], metrics["classes"]
     return checks.by_severity(
@@ -146,10 +146,14 @@ def _calibration(calibration: Mapping[str, Any] | None) -> Iterator[Finding]:
     if calibration is None or calibration["ece_scaled"] is None or calibration["ece"] <= CALIBRATED:
         return
     ece, scaled, temperature = (calibration[key] for key in ("ece", "ece_scaled", "temperature"))
+    temperature = calibration.get("applied") or temperature
     if scaled < 0.8 * ece and 0.2 < temperature < 5:
         direction = "over" if temperature > 1 else "under"
+        advice = f"temperature={temperature:.2f} in predict brings that to {scaled:.1%}."
+        if (applied := calibration.get("applied")) is not None:
+            advice = f"predict and evaluate divide the logits by {applied:.2f}, which brings that to {scaled:.1%}."
         yield Finding(
             "calibration", "note",
             f"The model is {direction}confident: its confidence differs from its accuracy by {ece:.1%} in the mean (ECE).",
-            f"temperature={temperature:.2f} in predict brings that to {scaled:.1%}.",
+            advice,
         )  # fmt: skip

@@ -74,6 +74,8 @@ def print_evaluation(values: dict[str, Any], folder: Path) -> None:
         echo(field_line("Further", ", ".join(f"{name} {value:.4f}" for name, value in further.items())))
     echo(field_line("Log loss", _before_and_after(values, "loss", "log_loss_scaled")))
     echo(field_line("ECE", _before_and_after(values, "ece", "ece_scaled")))
+    if (calibrated := values["calibrated"])["temperature"] != 1:
+        echo(field_line("Scaled", _describe_calibrated(calibrated, values.get("tta", "none"))))
     rows = sorted(values["per_class"].items(), key=lambda item: item[1]["f1"] or 0.0)
     names = ["class", "images", "precision", "recall", "F1"]
     print_table("Per class, the worst first", names, [_cells(*row) for row in rows[:SHOWN_CLASSES]], len(names))
@@ -87,6 +89,18 @@ def _before_and_after(values: dict[str, Any], before: str, after: str) -> str:
     if values[after] is None:
         return f"{values[before]:.4f}"
     return f"{values[before]:.4f}; after temperature scaling, out of sample, {values[after]:.4f} (T = {values['temperature']:.2f})"
+
+
+def _describe_calibrated(calibrated: dict[str, Any], tta: str) -> str:
+    """Say at which temperature the probabilities are, and which of the numbers are without it."""
+    temperature, fitted_on = calibrated["temperature"], calibrated["fitted_on"]
+    where = f"of the checkpoint (fitted on {fitted_on})" if fitted_on else "that was given"
+    views = " of each view, before they are averaged" if tta != "none" else ""
+    in_sample = ", in sample for these" if calibrated["in_sample"] else ""
+    return (
+        f"probabilities are softmax(logits / {temperature:.4g}){views}, by the temperature {where}: log loss "
+        f"{calibrated['loss']:.4f}, ECE {calibrated['ece']:.4f}{in_sample}. Those above are without it, as val/loss of the run"
+    )
 
 
 def _cells(name: str, row: dict[str, Any]) -> Sequence[str]:

@@ -14,6 +14,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, PercentFormatter
 
+from finetune.metrics.calibration import Coverage
+from finetune.metrics.statistics import wilson_interval
+
 Row = Mapping[str, Any]
 
 _COLOURS = {"train": "#9aa5b1", "val": "#1f6feb"}
@@ -168,6 +171,29 @@ def reliability_figure(bins: Sequence[tuple[float, float, int]]) -> Figure:
         axes.set_xlabel("confidence")
         axes.set_ylabel("accuracy")
         axes.set_title("calibration; the area is the number of images")
+    return figure
+
+
+def coverage_figure(curve: Coverage) -> Figure:
+    """Draw the accuracy of the most certain predictions against their share of all, with its 95 % interval."""
+    accepted, correct = curve.accepted.tolist(), curve.correct.tolist()
+    shares = [n / accepted[-1] for n in accepted]
+    low, high = zip(*map(wilson_interval, correct, accepted), strict=True)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 3.4), layout="constrained")
+        axes = figure.subplots()
+        axes.fill_between(shares, low, high, color="#1f6feb", alpha=0.15, lw=0)
+        accuracies = [c / n for c, n in zip(correct, accepted, strict=True)]
+        axes.plot(shares, accuracies, lw=1.2, color="#1f6feb")
+        axes.plot(shares[-1:], accuracies[-1:], "o", ms=4, color="#1f6feb")
+        axes.set_xlim(0, 1.02)
+        bottom = min([*accuracies, low[-1]])
+        axes.set_ylim(max(0.0, bottom - 0.05), 1.0 + 0.02 * (1.05 - bottom))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1))
+        axes.set_xlabel("coverage: share of predictions accepted")
+        axes.set_ylabel("accuracy of those")
+        axes.set_title("coverage against accuracy, with 95 % interval")
     return figure
 
 

@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+from finetune.checkpoints.format import read_checkpoint
+from finetune.checkpoints.metadata import CalibrationRecord
 from finetune.data.datamodule import ImageDataModule
 from finetune.data.splits import Split
 from finetune.inference import eval_data
 from finetune.inference.classifier import Classifier, load
 from finetune.io.files import write_csv
 from finetune.metrics import calibration, classification, statistics
-from finetune.reporting import diagnostics, figures, html, saliency
+from finetune.reporting import calibration_page, diagnostics, figures, html, saliency
 from finetune.reporting.label_issues import LabelIssue, find_label_issues
 from finetune.reporting.runs import Run, ValidationPredictions, read_run
 from finetune.runtime.console import echo, field_line
@@ -57,6 +59,7 @@ def write_report(run: Run, split: Split | None = None, data: ImageDataModule | N
     sheets: list[Any] = []
     note: str | None = "The predictions for the validation images were not kept."
     issues: list[LabelIssue] = []
+    record = _calibration_record(run)
     if run.predictions is not None:
         issues = find_label_issues(run.predictions.probabilities, run.predictions.labels)
         try:
@@ -72,7 +75,7 @@ def write_report(run: Run, split: Split | None = None, data: ImageDataModule | N
         raise ValueError(
             f"{run.folder}: the page that is there is left as it is; --root FOLDER says where its images are now. {note}"
         )
-    html.write_page(page, "report.html", **_page(run), sheets=sheets, note=note)
+    html.write_page(page, "report.html", **_page(run, record), sheets=sheets, note=note)
     return note
 
 
@@ -106,17 +109,21 @@ def _write_label_issues(run: Run, issues: Sequence[LabelIssue]) -> None:
 # --- numbers -----------------------------------------------------------------------------------------------------
 
 
-def _page(run: Run) -> dict[str, Any]:
+def _calibration_record(run: Run) -> CalibrationRecord:
+    """Return what the best checkpoint says of its calibration; nothing where it cannot be read."""
+    try:
+        return read_checkpoint(run.best_checkpoint).metadata.calibration
+    except (OSError, ValueError):
+        return CalibrationRecord()
+
+
+def _page(run: Run, record: CalibrationRecord) -> dict[str, Any]:
     metrics, n = run.metrics, run.n_evaluated
     best, classes, matrix = metrics["best"], metrics["classes"], metrics["confusion_matrix"]
     low, high = statistics.wilson_interval(run.n_correct, n)
     title = OUT_OF_FOLD_TITLE if run.is_out_of_fold else TITLE
     sizes = [sum(row) for row in matrix] or [0] * len(classes)
-    calibrated, bins = None, []
-    if run.predictions is not None:
-        probabilities, labels = map(torch.from_numpy, run.predictions[:2])
-        logits = probabilities.double().clamp_min(1e-38).log()
-        calibrated, bins = calibration.calibration(logits, labels), calibration.reliability(logits, labels)
+    section = calibration_page.calibration_section(run.predictions, record)
     return {
         "title": f"{metrics['model']}, {metrics['strategy']}: {html.percent(run.acc)}",
         "run": run,
@@ -124,13 +131,12 @@ def _page(run: Run) -> dict[str, Any]:
         "interval": f"{100 * low:.1f}-{html.percent(high)}",
         "majority": (classes[sizes.index(max(sizes))], max(sizes) / n) if any(sizes) else None,
         "properties": _properties(run),
-        "findings": diagnostics.diagnose_run(metrics, run.rows, n, calibrated),
+        "findings": diagnostics.diagnose_run(metrics, run.rows, n, section.get("calibration")),
         "curves": [html.svg(f, "curves over the epochs") for f in figures.curve_figures(run.rows, best["epoch"])],
         "matrix": html.svg(figures.matrix_figure(matrix, classes, title), "confusion matrix") if matrix else None,
         "confusions": _confusions(matrix, classes),
         "per_class": _per_class(matrix, classes),
-        "calibration": calibrated,
-        "reliability": html.svg(figures.reliability_figure(bins), "calibration") if bins else None,
+        **section,
         "commands": _commands(run),
         "versions": metrics["versions"],
         "made": time.strftime("%Y-%m-%d %H:%M"),
@@ -199,7 +205,7 @@ def _sheets(
     run: Run, predictions: ValidationPredictions, model: Classifier, split: Split, issues: Sequence[LabelIssue]
 ) -> tuple[list[Any], str | None]:
     """Return sheets of mistakes, suspicious labels, the least certain and random images, and why maps are missing."""
-    confidence = torch.from_numpy(predictions.probabilities).amax(dim=1)
+    confidence = torch.from_numpy(_at_temperature(predictions, model).probabilities).amax(dim=1)
     chosen = _choose_images(predictions, confidence, issues)
     wanted = sorted({i for _, _, positions in chosen for i in positions})
     cards, note = image_cards(run, predictions, model, split, wanted)
@@ -224,6 +230,7 @@ def image_cards(
     position_in_split = {key: i for i, key in enumerate(split.keys)}
     if not position_in_split.keys() >= set(predictions.keys):
         raise ValueError("the validation images are others than those of the run.")
+    predictions = _at_temperature(predictions, model)
     predicted = torch.from_numpy(predictions.probabilities).argmax(dim=1)
     positions = [position_in_split[predictions.keys[i]] for i in wanted]
     images = torch.cat([batch for batch, _ in model.batches(split, positions=positions)])
@@ -231,6 +238,13 @@ def image_cards(
     return {
         i: _card(run, predictions, i, images[k], None if maps is None else maps[k]) for k, i in enumerate(wanted)
     }, note
+
+
+def _at_temperature(predictions: ValidationPredictions, model: Classifier) -> ValidationPredictions:
+    """Return predictions of a run with the probabilities that `predict` gives."""
+    probabilities = torch.from_numpy(predictions.probabilities)
+    scaled = calibration.scale_probabilities(probabilities, model.temperature)
+    return predictions._replace(probabilities=scaled.numpy())
 
 
 def _choose_images(

@@ -86,6 +86,7 @@ def write_summary(
             with clock("plots"):
                 _draw_plots(history, best.get("epoch"), data, folder / "plots")
         values = summary_values(trainer, module, data, findings, clock, command)
+        values["calibration"] = _calibration(folder / "checkpoints" / "best.ckpt")
         write_json(values, folder / "metrics.json")
         if write_page is not None and "val/acc" in best:
             write_page(folder, data)
@@ -138,6 +139,14 @@ def summary_values(
         "versions": hardware.installed_versions(),
         "command": shlex.join(command),
     }
+
+
+def _calibration(best: Path) -> dict[str, Any] | None:
+    """Return what the best checkpoint says of its temperature; None where there is none."""
+    if not best.is_file():
+        return None
+    record = read_checkpoint(best).metadata.calibration
+    return {"temperature": record.temperature, "fitted_on": record.origin or None, "problem": record.problem or None}
 
 
 def _draw_plots(history: History, best: int | None, data: ImageDataModule, folder: Path) -> None:
@@ -196,8 +205,20 @@ def result_lines(values: dict[str, Any]) -> list[str]:
             lines.append(field_line("Best", f"{text}, epoch {best['epoch']}{by}"))
         if luck := optimism_line(values, n):
             lines.append(field_line("", luck))
+    if (calibration := values.get("calibration")) is not None:
+        lines.append(field_line("Scaling", _describe_calibration(calibration)))
     if values["test"]:
         text = f"acc {values['test']['test/acc']:.4f} on {values['n_test']} images, with the best checkpoint"
         lines.append(field_line("Test", text))
     lines.append(field_line("Time", f"{seconds['total']:.0f} s, of which training {seconds.get('fit', 0):.0f} s"))
     return lines
+
+
+def _describe_calibration(calibration: dict[str, Any]) -> str:
+    """Say at which temperature the best checkpoint predicts, or why at none."""
+    text = f"temperature {calibration['temperature']:.4g}"
+    if calibration["problem"]:
+        return f"{text}: {calibration['problem']}"
+    if not calibration["fitted_on"]:
+        return f"{text}: no held-out images belong to these weights"
+    return f"{text}, fitted on {calibration['fitted_on']}: predict and evaluate divide the logits by it"

@@ -14,10 +14,18 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from finetune.checkpoints.format import METADATA, read_checkpoint
-from finetune.checkpoints.metadata import DataRecord, ModelRecord, RunRecord, ValidationRecord
+from finetune.checkpoints.metadata import (
+    CalibrationRecord,
+    CheckpointMetadata,
+    DataRecord,
+    ModelRecord,
+    RunRecord,
+    ValidationRecord,
+)
 from finetune.checkpoints.restore import AtomicCheckpointIO, metadata_for, rebuild
 from finetune.models.head_layers import head_record
 from finetune.runtime import hardware
+from finetune.training.calibrating import held_out_calibration, solved_calibration
 from finetune.training.distributed import DIVERGED_HINT
 from finetune.training.interface import TrainableClassifier
 from finetune.training.losses import loss_name
@@ -38,17 +46,18 @@ def model_record(
     )  # fmt: skip
 
 
-def validation_record(trainer: Trainer, values: Mapping[str, Any]) -> ValidationRecord:
-    """Describe the validation that has just ended in a training: when, how, and with what result."""
-    return ValidationRecord(
+def validated_metadata(module: Any, trainer: Trainer) -> CheckpointMetadata:
+    """Return a module's metadata with the validation that has just ended in a training: when, how, and with what result."""
+    validation = ValidationRecord(
         epoch=trainer.current_epoch + 1,
         step=trainer.global_step,
         precision=str(trainer.precision),
         device=trainer.strategy.root_device.type,
         processes=trainer.world_size,
         batch_size=getattr(getattr(trainer, "datamodule", None), "evaluation_batch", None),
-        results={name: value for name, value in values.items() if isinstance(value, float)},
+        results={name: value for name, value in module.results.get("val", {}).items() if isinstance(value, float)},
     )
+    return replace(module.metadata, validation=validation, calibration=held_out_calibration(module, trainer))
 
 
 def add_metadata(checkpoint: dict[str, Any], module: TrainableClassifier, trainer: Trainer | None) -> None:
@@ -73,11 +82,12 @@ def add_metadata(checkpoint: dict[str, Any], module: TrainableClassifier, traine
         loss=loss_name(module.criterion), run=None,
     )  # fmt: skip
     if trainer is not None:
-        validation = metadata.validation
+        validation, calibration = metadata.validation, metadata.calibration
         if validation.step != trainer.global_step:  # the weights have changed since
             validation = replace(validation, results={})
+            calibration = solved_calibration(module, trainer) or CalibrationRecord()
         record = getattr(getattr(trainer, "datamodule", None), "record", DataRecord)  # of an ImageDataModule
-        metadata = replace(metadata, data=record(), validation=validation)
+        metadata = replace(metadata, data=record(), validation=validation, calibration=calibration)
         if trainer.state.fn == TrainerFn.FITTING:
             _require_finite(checkpoint["state_dict"], trainer)
             metadata = replace(metadata, run=_run_record(module, trainer))

@@ -28,6 +28,7 @@ def set_head(module: Any, layers: Any) -> None:
     backbone.network = module.backbone
     backbone.insert_head(layers, len(module.classes))
     module.backbone.to(memory_format=torch.channels_last)
+    module.metadata = module.metadata.without_measurements()
     _plan_again(module)
 
 
@@ -73,6 +74,7 @@ def follow(module: Any, name: str) -> None:
             ) from error
         module._backbone.network, module._backbone.has_own_head = module.backbone, True
         module._backbone.head_names = names_under(module.backbone, module.family.new)
+        module.metadata = module.metadata.without_measurements()
         _plan_again(module)
     if name == "strategy" and schedule is not None:
         module.__dict__["strategy"] = Strategy.load(module.strategy)

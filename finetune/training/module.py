@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from finetune.checkpoints.format import upgrade
-from finetune.checkpoints.metadata import CheckpointMetadata, ValidationRecord
+from finetune.checkpoints.metadata import CheckpointMetadata
 from finetune.images.transforms import batch_augmentation
 from finetune.metrics.classification import SplitMetrics, TrainingMetrics
 from finetune.models.backbone import Backbone
@@ -228,7 +227,7 @@ class FineTuner(LightningModule):
     def on_fit_start(self) -> None:
         """Freeze, print the groups, and compute the features of what stays frozen."""
         FineTuner.setup(self, "fit")  # again: a subclass may have a setup of its own
-        self.metadata = replace(self.metadata, validation=ValidationRecord())
+        self.metadata = self.metadata.without_measurements()
         self.schedule.require_starts()
         if self._lr is not None and any(optimization.base_lr(o) != self._lr for o in self.trainer.optimizers):
             self.trainer.strategy.setup_optimizers(self.trainer)  # a callback has found a rate since they were made
@@ -337,7 +336,7 @@ class FineTuner(LightningModule):
         self._evaluation_step(batch, "test", dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Compute probabilities (N, classes)."""
+        """Compute probabilities (N, classes) without a temperature; `Classifier` divides by that of the checkpoint."""
         return self(batches.images_of(batch, self.batch_keys)).softmax(dim=1)
 
     def _evaluation_step(self, batch: Any, split: str, dataloader_idx: int) -> None:
@@ -359,8 +358,7 @@ class FineTuner(LightningModule):
         self.val_predictions = self.metrics["val"].predictions() if "val" in self.metrics.started("val") else None
         self._finish_evaluation("val")
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            record = checkpointing.validation_record(self.trainer, self.results.get("val", {}))
-            self.metadata = replace(self.metadata, validation=record)
+            self.metadata = checkpointing.validated_metadata(self, self.trainer)
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from finetune.checkpoints import metadata as metadata_file
 from finetune.checkpoints.metadata import (
+    CalibrationRecord,
     CheckpointMetadata,
     DataRecord,
     ModelRecord,
@@ -16,6 +18,7 @@ from finetune.checkpoints.metadata import (
     SplitRecord,
     ValidationRecord,
 )
+from finetune.metrics import calibration
 
 
 def _stored(metadata: CheckpointMetadata) -> Any:
@@ -64,6 +67,30 @@ def test_fields_of_a_later_version_are_passed_over() -> None:
     assert (found.validation.epoch, found.data.root) == (3, "/a")
 
 
+def test_calibration_comes_back_and_is_one_in_older_files() -> None:
+    record = CalibrationRecord(1.4, 244, True, "", torch.tensor([0.5, 0.75]), torch.tensor([False, True]))
+    found = CheckpointMetadata.from_dict(_stored(CheckpointMetadata(calibration=record)), 2).calibration
+    assert (found, found.origin) == (record, "out-of-fold answers of 244 training images")
+    assert found.confidences is not None
+    assert found.confidences.tolist() == [0.5, 0.75]
+    assert found.correct is not None
+    assert found.correct.tolist() == [False, True]
+    older = CheckpointMetadata.from_dict({"data": {"root": "/a"}, "validation": {"epoch": 3}}, 2).calibration
+    assert (older.temperature, older.images, older.origin, older.confidences) == (1.0, 0, "", None)
+    assert CalibrationRecord(images=1234).origin == "1,234 validation images"
+
+
+def test_bounds_of_a_temperature_are_those_within_which_it_is_fitted() -> None:
+    assert metadata_file.TEMPERATURES == calibration.TEMPERATURES
+
+
+def test_what_was_measured_is_left_out_for_other_weights() -> None:
+    metadata = CheckpointMetadata(
+        loss="focal", validation=ValidationRecord(epoch=3), calibration=CalibrationRecord(2.0, 40)
+    )
+    assert metadata.without_measurements() == CheckpointMetadata(loss="focal")
+
+
 @pytest.mark.parametrize(
     ("part", "stored"),
     [
@@ -81,6 +108,21 @@ def test_fields_of_a_later_version_are_passed_over() -> None:
         ("data", {"splits": ["val"]}),
         ("validation", {"batch_size": "8"}),
         ("validation", "yesterday"),
+        ("calibration", {"temperature": float("nan")}),
+        ("calibration", {"temperature": -1.0}),
+        ("calibration", {"temperature": 1e30}),
+        ("calibration", {"temperature": "1.5"}),
+        ("calibration", {"images": -1}),
+        ("calibration", {"images": True}),
+        ("calibration", {"out_of_fold": 1}),
+        ("calibration", {"problem": None}),
+        ("calibration", {"confidences": torch.tensor([0.5])}),  # correct or not?
+        ("calibration", {"confidences": torch.tensor([0.5]), "correct": torch.tensor([True, False])}),
+        ("calibration", {"confidences": torch.tensor([1.5]), "correct": torch.tensor([True])}),
+        ("calibration", {"confidences": torch.tensor([float("nan")]), "correct": torch.tensor([True])}),
+        ("calibration", {"confidences": torch.tensor([0.5]), "correct": torch.tensor([1])}),
+        ("calibration", {"confidences": [0.5], "correct": [True]}),
+        ("calibration", 2.0),
         ("run", {"start_epochs": ["0"]}),
         ("run", {"processes": None}),
     ],

@@ -147,3 +147,8 @@ def test_every_choice_has_a_comment_that_lists_it() -> None:
     assert " | ".join(schema.CHOICES["model.preprocess.interpolation"]) in str(
         comment_on("preprocess", "model/_base.yaml")
     )
+
+
+def test_the_word_for_the_temperature_of_a_checkpoint_is_that_of_the_class() -> None:
+    for command in ("predict", "evaluate"):
+        assert schema.load_conf(f"{command}.yaml").temperature == classifier.CHECKPOINT

@@ -118,6 +118,18 @@ def test_every_wrong_word_is_answered_before_torch(word: str, tmp_path: Path, mo
     [
         ("predict", ["source=x"], "ckpt is missing"),
         ("predict", ["ckpt=x", "source=x", "top_k=0"], "top_k must be"),
+        ("predict", ["source=x", "temperature=auto"], "temperature must be checkpoint or a number from 0.001 to 1000"),
+        (
+            "predict",
+            ["source=x", "temperature=0"],
+            "temperature must be checkpoint or a number from 0.001 to 1000, got 0",
+        ),
+        ("evaluate", ["temperature=-1"], "temperature must be checkpoint or a number from 0.001 to 1000, got -1"),
+        ("evaluate", ["temperature=null"], "temperature must not be null; its default is checkpoint"),
+        ("predict", ["source=x", "min_confidence=80"], "min_confidence must be a number from 0 to 1, got 80"),
+        ("predict", ["source=x", "target_precision=95"], "target_precision must be a number from 0 to 1, got 95"),
+        ("predict", ["source=x", "min_confidence=0.8", "target_precision=0.9"], "leave one of them out"),
+        ("predict", ["source=x", "temperature=1", "target_precision=0.9"], "temperature=1 makes others: leave one"),
         ("evaluate", ["ckpt=x", "splitt=val"], "no key 'splitt'"),
         ("export", ["ckpt=x", "format=onxx"], "no format 'onxx'. The nearest is onnx"),
         ("rank", ["folds=2"], "folds must be a whole number from 3 to 20"),

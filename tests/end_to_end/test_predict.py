@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune import FineTuner, load
+from finetune import FineTuner, load, train
+from finetune.checkpoints.format import read_checkpoint
+from finetune.checkpoints.metadata import CalibrationRecord
 from finetune.inference import inputs, prediction
 from tests.end_to_end.helpers import Command, read_table
-from tests.helpers import write_image
+from tests.helpers import TINY, write_image
 
 # --- sources -----------------------------------------------------------------------------------------------------
 
@@ -212,6 +214,96 @@ def test_predict_temperature_softens_and_keeps_the_label(best_checkpoint: str, p
     for a, b in zip(read_table(plain / "predictions.csv"), read_table(soft / "predictions.csv"), strict=True):
         assert a["label"] == b["label"]
         assert float(b["confidence"]) <= float(a["confidence"])
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with a temperature: 36 validation images in colours that are hard to tell apart; read only."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 12)):
+        for label, name in enumerate(("cat", "dog", "emu")):
+            for i in range(count):
+                path = folder / "photos" / split / name / f"{i:02d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                colour = np.clip(rng.normal(128, 40, 3) + 30 * np.eye(3)[label], 0, 255)
+                Image.fromarray(np.full((32, 32, 3), colour, np.uint8)).save(path)
+    learns = ["model=resnet18", "optimizer=adamw", "optimizer.lr=0.03", "data.augment=none"]
+    train.main([*TINY, *learns, f"data.root={folder}/photos", f"hydra.run.dir={folder}/run"])
+    return folder / "run"
+
+
+def _record(run: Path) -> CalibrationRecord:
+    return read_checkpoint(run / "checkpoints" / "best.ckpt").metadata.calibration
+
+
+def test_a_run_ends_with_a_temperature_that_predict_and_evaluate_use(
+    calibrated: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load(calibrated / "checkpoints" / "best.npz") as file:
+        logits, labels = np.log(np.maximum(file["probabilities"].astype(float), 1e-38)), file["labels"]
+
+    def loss(temperature: float) -> float:
+        scaled = logits / temperature
+        return float((np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(36), labels]).mean())
+
+    temperature = _record(calibrated).temperature
+    assert temperature == pytest.approx(min(np.geomspace(0.05, 20, 1200), key=loss), rel=0.006)
+    assert 0.06 < temperature < 19
+    stored = json.loads((calibrated / "metrics.json").read_text())["calibration"]
+    assert stored == {"temperature": temperature, "fitted_on": "36 validation images", "problem": None}
+
+    root = calibrated.parent / "photos"
+    found, _ = command("predict", f"ckpt={calibrated}", f"source={root}/val", "precision=32-true")
+    raw, _ = command("predict", f"ckpt={calibrated}", f"source={root}/val", "precision=32-true", "temperature=1")
+    for scaled, plain in zip(read_table(found / "predictions.csv"), read_table(raw / "predictions.csv"), strict=True):
+        powers = [float(plain[name]) ** (1 / temperature) for name in ("confidence", "confidence_2", "confidence_3")]
+        assert scaled["label"] == plain["label"]
+        assert float(scaled["confidence"]) == pytest.approx(powers[0] / sum(powers), abs=1e-3)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count(f"probabilities at its temperature {temperature:.4g}, fitted on 36 validation images") == 1
+
+    evaluated, _ = command("evaluate", f"ckpt={calibrated}", "precision=32-true")
+    undone, _ = command("evaluate", f"ckpt={calibrated}", "precision=32-true", "temperature=1")
+    one, other = (json.loads((folder / "evaluation.json").read_text()) for folder in (evaluated, undone))
+    assert (one["acc"], one["loss"], one["ece"]) == (other["acc"], other["loss"], other["ece"])
+    assert one["loss"] == pytest.approx(loss(1.0), abs=1e-2)
+    assert one["calibrated"]["loss"] == pytest.approx(loss(temperature), abs=1e-2)
+    rows = zip(read_table(evaluated / "predictions.csv"), read_table(found / "predictions.csv"), strict=True)
+    assert all(mine["confidence"] == theirs["confidence"] for mine, theirs in rows)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "in sample for these. Those above are without it, as val/loss of the run" in text
+
+
+def test_predictions_are_accepted_by_their_confidence_or_by_the_precision_of_the_held_out_ones(
+    calibrated: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, ckpt = f"source={calibrated.parent}/photos/val", f"ckpt={calibrated}"
+    plain, code = command("predict", ckpt, source, "min_confidence=0.5")
+    assert code == 0
+    table = read_table(plain / "predictions.csv")
+    assert [row["accepted"] for row in table] == [str(int(float(row["confidence"]) >= 0.5)) for row in table]
+    record = _record(calibrated)
+    assert record.confidences is not None
+    assert record.correct is not None
+    share = float(record.correct.double().mean())
+    capsys.readouterr()
+    chosen, code = command("predict", ckpt, source, f"target_precision={share - 0.01:.3f}")
+    assert code == 0
+    assert f"({int(record.correct.sum())} of 36; 95 %:" in " ".join(capsys.readouterr().out.split())
+    marks = [row["accepted"] for row in read_table(chosen / "predictions.csv")]
+    assert marks.count("1") >= 35  # of the very images: all, but for one whose last digit is another here
+    _, code = command("predict", ckpt, source, "target_precision=1")
+    assert code == 2
+    assert "No threshold reaches target_precision=1." in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_held_out_predictions_has_no_threshold(
+    best_checkpoint: str, photos: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, code = command("predict", best_checkpoint, f"source={photos}/val", "target_precision=0.9")
+    assert code == 2
+    assert "(12 held-out images are fewer than the 30 that a temperature takes)" in capsys.readouterr().err
 
 
 def test_predict_and_evaluate_agree(best_checkpoint: str, photos: Path, command: Command) -> None:

@@ -13,7 +13,7 @@ import torchvision
 from torch import nn
 
 from finetune import FineTuner
-from finetune.checkpoints.metadata import DataRecord
+from finetune.checkpoints.metadata import CalibrationRecord, DataRecord
 from finetune.exporting import formats
 from finetune.exporting.formats import EXPORTERS
 from finetune.models.specs import FAMILIES
@@ -180,3 +180,38 @@ def test_graphs_of_timms_networks_predict_the_same_at_every_batch(
             expected = module(images).softmax(dim=1)
             for exported in graphs:
                 assert torch.allclose(exported.run(images), expected, atol=1e-4), exported.path
+
+
+def _calibrated() -> FineTuner:
+    """A small network with a temperature of 2.5."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    module = FineTuner(network, classes=3, head="3", preprocess={"size": 32}).eval()
+    module.metadata = replace(module.metadata, calibration=CalibrationRecord(2.5, 153))
+    return module
+
+
+@pytest.mark.parametrize("kind", EXPORTERS)
+def test_exports_are_at_the_temperature_of_the_checkpoint(kind: str, tmp_path: Path) -> None:
+    module = _calibrated()
+    exported = EXPORTERS[kind](module, tmp_path)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        logits = module(images)
+        torch.testing.assert_close(exported.run(images), (logits / 2.5).softmax(dim=1), atol=1e-5, rtol=0)
+    metadata = json.loads((tmp_path / "model.json").read_text())
+    if kind in ("onnx", "torch_export"):  # inside, so that a program need not know
+        assert metadata["output"] == "probabilities (N, 3): softmax(logits / 2.5)"
+        assert "temperature" not in metadata
+    else:
+        assert metadata["output"] == "logits (N, 3); probabilities are softmax(logits / 2.5)"
+        assert metadata["temperature"] == 2.5
+
+
+def test_8_bits_keep_the_temperature(tmp_path: Path) -> None:
+    module = _calibrated()
+    exported = formats.export_onnx(module, tmp_path)
+    images = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
+    found = formats.quantize_int8(exported, images).run(images)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found, exported.run(images), atol=0.05, rtol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from finetune import Classifier, FineTuner, Prediction, load
-from finetune.checkpoints.metadata import DataRecord
+from finetune.checkpoints.metadata import CalibrationRecord, DataRecord
 from finetune.data.readers import FileReader, decoded_with
 from finetune.data.splits import Split
 from finetune.images.decode import BadImageError, Decoding
@@ -226,3 +227,60 @@ def test_images_as_large_as_the_run_took_are_read_without_asking(
     for limit in (None, 10):
         (images, _), *_ = load(tmp_path / "model.ckpt", device="cpu", max_pixels=limit).batches(split, num_workers=0)
         assert images.shape == (1, 3, 32, 32)
+
+
+@pytest.fixture
+def calibrated(model: Classifier, tmp_path: Path) -> Path:
+    """A file of the model, with a temperature of 3."""
+    record = CalibrationRecord(3.0, 153)
+    before = model.module.metadata
+    model.module.metadata = replace(before, calibration=record)
+    model.module.save(tmp_path / "calibrated.ckpt")
+    model.module.metadata = before
+    return tmp_path / "calibrated.ckpt"
+
+
+def test_probabilities_are_at_the_temperature_of_the_checkpoint(
+    model: Classifier, pixels: np.ndarray, calibrated: Path
+) -> None:
+    found = load(calibrated, device="cpu")
+    batch = torch.stack([found.transform(torch.from_numpy(pixels).permute(2, 0, 1))])
+    logits = model.logits(batch)[0].double()
+    powers = [math.exp(value / 3) for value in logits.tolist()]
+    assert found.probabilities(pixels)[0].tolist() == pytest.approx([power / sum(powers) for power in powers], abs=1e-6)
+    one, other = found.predict(pixels), model.predict(pixels)
+    assert list(one.probabilities) == list(other.probabilities)  # in the same order
+    assert one.confidence < other.confidence
+    assert load(calibrated, device="cpu", temperature=1).predict(pixels) == other
+    half = load(calibrated, device="cpu", temperature=0.5).probabilities(pixels)[0]
+    powers = [math.exp(value * 2) for value in logits.tolist()]
+    assert half.tolist() == pytest.approx([power / sum(powers) for power in powers], abs=1e-6)
+
+
+def test_the_probabilities_of_views_are_each_at_the_temperature(pixels: np.ndarray, calibrated: Path) -> None:
+    found = load(calibrated, device="cpu", tta="flip")
+    batch = torch.stack([found.transform(torch.from_numpy(pixels).permute(2, 0, 1))])
+    both = found.view_logits(batch)
+    assert both.shape == (1, 2, 3)
+    expected = [(both[0, view].double() / 3).softmax(dim=0) for view in range(2)]
+    torch.testing.assert_close(found.probabilities(pixels)[0].double(), sum(expected) / 2, atol=1e-6, rtol=0)
+    assert "3, fitted on 153 validation images, of each view before they are averaged" in found.describe_temperature()
+
+
+def test_a_model_without_a_temperature_says_nothing_of_it(model: Classifier, calibrated: Path) -> None:
+    assert (model.temperature, model.describe_temperature()) == (1.0, "")
+    assert load(calibrated, device="cpu", temperature=2).describe_temperature() == ""
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, math.nan, math.inf, "auto", True, None])
+def test_a_temperature_that_is_none_is_refused(model: Classifier, temperature: Any) -> None:
+    with pytest.raises(
+        ValueError, match="temperature is a number above 0, or checkpoint: what the checkpoint says; got"
+    ):
+        Classifier(model.module, device="cpu", temperature=temperature)
+
+
+def test_other_classes_have_no_temperature(calibrated: Path) -> None:
+    assert load(calibrated, device="cpu", classes=["a", "b", "c"]).temperature == 3  # other names for the same
+    found = load(calibrated, device="cpu", classes=["ants", "dogs"], strict=False)
+    assert found.temperature == 1

@@ -23,6 +23,16 @@ def test_prediction_row_has_the_most_probable_first_and_six_digits() -> None:
     assert list(row) == prediction_table.column_names(2)
 
 
+@pytest.mark.parametrize(("least", "accepted"), [(0.65, 1), (0.654322, 1), (0.654323, 0), (0.0, 1), (1.0, 0)])
+def test_a_confidence_is_accepted_as_it_is_written(least: float, accepted: int) -> None:
+    probabilities = torch.tensor([0.2, 0.6543217, 0.1456783])
+    plain = prediction_table.prediction_row("a.png", probabilities, CLASSES, 1)
+    assert plain["confidence"] == 0.654322
+    row = prediction_table.prediction_row("a.png", probabilities, CLASSES, 1, least)
+    assert row == {**plain, "accepted": accepted}
+    assert list(row) == prediction_table.column_names(1, "accepted")
+
+
 def test_of_equally_probable_classes_the_first_comes_first() -> None:
     row = prediction_table.prediction_row("a.png", torch.full((3,), 1 / 3), CLASSES, 3)
     assert [row["label"], row["label_2"], row["label_3"]] == CLASSES

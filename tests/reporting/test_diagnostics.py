@@ -67,3 +67,16 @@ def test_the_report_says_how_much_the_choice_of_the_best_epoch_is_worth() -> Non
     tested = {"test/acc": 0.9}
     assert "The number of the test images is free of that." in text(best_epoch_optimism=0.0123, test=tested)
     assert text(test=tested) == ""
+
+
+@pytest.mark.parametrize(
+    ("applied", "advice"),
+    [
+        (None, "temperature=2.00 in predict brings that to 2.0%."),
+        (1.9, "predict and evaluate divide the logits by 1.90, which brings that to 2.0%."),
+    ],
+)
+def test_a_badly_calibrated_network_is_said_with_what_is_done_about_it(applied: float | None, advice: str) -> None:
+    calibration = {"ece": 0.1, "ece_scaled": 0.02, "temperature": 2.0, "applied": applied}
+    found = diagnostics.diagnose_run(metrics_of(GOOD), losses(0.5, 0.5), 1000, calibration)
+    assert next(f for f in found if f.name == "calibration").advice == advice

@@ -54,7 +54,7 @@ def _values(**changes: Any) -> dict[str, Any]:
     return {
         "images": 4, "correct": 3, "acc": 0.75, "acc_interval": [0.3006, 0.9544], "top_2": 1.0, "f1": 0.7333,
         "auroc": None, "loss": 0.5, "metrics": {"kappa": 0.25}, "ece": 0.1, "temperature": 1.5, "ece_scaled": 0.05, "log_loss_scaled": None,
-        "as_in_the_run": None,
+        "as_in_the_run": None, "calibrated": {"temperature": 1.0, "fitted_on": None, "in_sample": False, "loss": 0.5, "ece": 0.1},
         "per_class": {
             "cat": {"images": 2, "precision": 2 / 3, "recall": 1.0, "f1": 0.8},
             "dog": {"images": 2, "precision": 1.0, "recall": 0.5, "f1": 2 / 3},

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from finetune.metrics.calibration import Coverage
 from finetune.reporting import figures
 
 
@@ -48,3 +50,12 @@ def test_a_gallery_of_no_images_is_no_file(tmp_path: Path) -> None:
     """Where no image of `predict` could be read, the rows of its table say why; a figure has nothing to show."""
     figures.save_gallery({}, tmp_path / "certain.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_coverage_figure_draws_the_accuracy_of_what_is_accepted() -> None:
+    curve = Coverage(torch.tensor([0.9, 0.8, 0.5]), torch.tensor([10, 16, 20]), torch.tensor([10, 12, 14]))
+    axes = figures.coverage_figure(curve).axes[0]
+    line, end = axes.lines
+    assert list(line.get_xdata()) == [0.5, 0.8, 1.0]  # type: ignore[arg-type]
+    assert list(line.get_ydata()) == [1.0, 0.75, 0.7]  # type: ignore[arg-type]
+    assert (list(end.get_xdata()), list(end.get_ydata())) == ([1.0], [0.7])  # type: ignore[arg-type]

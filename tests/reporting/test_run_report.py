@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from finetune import Classifier, FineTuner
+from finetune.checkpoints.metadata import CalibrationRecord
 from finetune.reporting import run_report
 from finetune.reporting.label_issues import LabelIssue
 from finetune.reporting.runs import Run, ValidationPredictions
@@ -84,3 +87,33 @@ def test_classes_and_confusions_are_sorted_the_worst_first() -> None:
         ("a", f"30{NBSP}% to 95{NBSP}%"),
         ("b", f"30{NBSP}% to 90{NBSP}%"),
     ]
+
+
+def test_the_page_shows_where_the_temperature_comes_from_and_what_can_be_accepted(run: Run) -> None:
+    module = FineTuner("squeezenet1_1", ["cat", "dog"], weights="none")
+    confidences, correct = torch.tensor([0.6, 0.8, 0.9, 0.95]), torch.tensor([False, True, True, True])
+    record = CalibrationRecord(1.7, 244, True, "", confidences, correct)
+    module.metadata = replace(module.metadata, calibration=record)
+    module.save(run.best_checkpoint)
+    run_report.write_report(run)
+    page = " ".join((run.folder / "report.html").read_text(encoding="utf-8").split())
+    assert "with the temperature 1.70 that was fitted on out-of-fold answers of 244 training images" in page
+    assert "Coverage against accuracy" in page
+    assert '<td class="n">0.7</td><td class="n">75.0 %</td><td class="n">100.0 %</td>' in page
+    module.metadata = replace(module.metadata, calibration=CalibrationRecord(1.0, 4, False, "4 images are too few"))
+    module.save(run.best_checkpoint)
+    (run.folder / "report.html").unlink()
+    run_report.write_report(run)
+    page = " ".join((run.folder / "report.html").read_text(encoding="utf-8").split())
+    assert "Temperature 1: 4 images are too few." in page
+    assert "By 10 validation images." in page
+    assert "holds no predictions for <code>target_precision</code>" in page
+
+
+def test_images_on_the_page_are_predicted_as_predict_does() -> None:
+    module = FineTuner("squeezenet1_1", ["cat", "dog"], weights="none")
+    module.metadata = replace(module.metadata, calibration=CalibrationRecord(2.0, 40))
+    predictions = ValidationPredictions(np.array([[0.9, 0.1]]), np.array([0]), ["a.png"])
+    found = run_report._at_temperature(predictions, Classifier(module, device="cpu"))
+    assert found.probabilities == pytest.approx(np.array([[0.75, 0.25]]))  # the roots of 9 and of 1
+    assert (found.keys, found.labels) == (predictions.keys, predictions.labels)

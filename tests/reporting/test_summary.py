@@ -6,6 +6,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from finetune.reporting import summary
 
 
@@ -42,6 +44,32 @@ def test_result_lines_of_a_run_that_was_never_validated_name_no_accuracy() -> No
         "confusion_matrix": [],
     }
     assert [line.split()[0] for line in summary.result_lines(values)] == ["Time"]
+
+
+@pytest.mark.parametrize(
+    ("calibration", "text"),
+    [
+        (
+            {"temperature": 1.3539, "fitted_on": "153 validation images", "problem": None},
+            "temperature 1.354, fitted on 153 validation images: predict and evaluate divide the logits by it",
+        ),
+        (
+            {"temperature": 1.0, "fitted_on": "12 validation images", "problem": "12 images are few"},
+            "temperature 1: 12 images are few",
+        ),
+        (
+            {"temperature": 1.0, "fitted_on": None, "problem": None},
+            "temperature 1: no held-out images belong to these weights",
+        ),
+    ],
+)
+def test_result_lines_say_at_which_temperature_the_model_predicts(calibration: dict[str, Any], text: str) -> None:
+    values = {
+        "best": {"epoch": 1}, "test": {}, "monitor": "train/loss", "seconds": {"total": 3.0}, "confusion_matrix": [],
+        "calibration": calibration,
+    }  # fmt: skip
+    line = " ".join(summary.result_lines(values)[0].split())
+    assert line == f"Scaling {text}"
 
 
 def test_an_interruption_is_described_with_a_command_that_the_shell_takes(tmp_path: Path) -> None:
