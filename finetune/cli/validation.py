@@ -196,6 +196,9 @@ def _validate_ranges(cfg: DictConfig) -> Iterator[str]:
     workers = select(cfg, "data.num_workers")
     if workers is not None and workers != "auto" and _range_fault(workers, int, 0, None):
         yield f"data.num_workers must be auto or a whole number from 0 on, got {workers}."
+    lr = select(cfg, "optimizer.lr")
+    if lr != "auto" and (fault := _range_fault(lr, float, 0, None)):
+        yield f"optimizer.lr must be auto or {fault}, got {lr}."
     devices = select(cfg, "trainer.devices")
     if isinstance(devices, int | float) and _range_fault(devices, int, 1, None) and devices != -1:
         yield f"trainer.devices must be auto, a whole number from 1 on, or a list of devices, got {devices}."
@@ -292,6 +295,12 @@ def _validate_combinations(cfg: DictConfig) -> Iterator[str]:
             yield f"resize=shared is for format=onnx and torch_export, whose graphs can resize, not for {select(cfg, 'format')}."
         if select(cfg, "quantize") is not None:
             yield f"quantize={cfg.quantize} takes images that are resized already: leave resize=shared out, or quantize."
+    own = next((key for key in ("max_lr", "base_lr") if select(cfg, f"scheduler.{key}") is not None), None)
+    if own and select(cfg, "optimizer.lr") == "auto":
+        yield (
+            f"optimizer.lr=auto would change nothing: the scheduler has its own scheduler.{own}={cfg.scheduler[own]}; leave "
+            "one of them out."
+        )
     end, every = select(cfg, "trainer.max_epochs"), select(cfg, "trainer.check_val_every_n_epoch")
     monitors_val = str(select(cfg, "monitor")).startswith("val/")
     if monitors_val and isinstance(end, int) and isinstance(every, int) and 0 < end < every:
