@@ -127,7 +127,7 @@ def summary_values(
         "data": str(data.root.absolute()) if data.root is not None else data.record().dataset,
         "strategy": module.strategy.name,
         "groups": module.strategy_table(),
-        **({"lr": finder.lr} if finder is not None else {}),
+        **({"found_lr": finder.lr} if finder is not None else {}),
         "bad_files": len(data.bad_files),
         "findings": [finding.to_dict() for finding in findings],
         "seconds": clock.seconds(),

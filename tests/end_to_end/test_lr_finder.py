@@ -27,7 +27,7 @@ def test_a_run_that_searches_is_the_run_of_the_rate_that_it_records(
     found: tuple[Path, float], command: Command, photos: Path
 ) -> None:
     folder, lr = found
-    assert read_metrics(folder)["lr"] == lr
+    assert read_metrics(folder)["found_lr"] == lr
     assert (folder / "plots" / "lr_finder.png").stat().st_size > 1000
     given, code = command("train", *TINY, f"data.root={photos}", *AUTO, f"optimizer.lr={lr!r}")
     assert code == 0
@@ -42,9 +42,9 @@ def test_a_run_that_was_stopped_goes_on_at_its_rate(run_until: RunUntil, capsys:
     resumed = run_until(f"resume={half}")
     out = capsys.readouterr().out
     assert "\nRate " not in out
-    assert f"optimizer.lr stays {read_metrics(whole)['lr']}" in " ".join(out.split())
+    assert f"optimizer.lr stays {read_metrics(whole)['found_lr']}" in " ".join(out.split())
     assert_same_run(whole, resumed)
-    assert read_metrics(resumed)["lr"] == read_metrics(whole)["lr"]
+    assert read_metrics(resumed)["found_lr"] == read_metrics(whole)["found_lr"]
 
 
 def test_a_scheduler_with_a_rate_of_its_own_is_a_fault(photos: Path) -> None:
