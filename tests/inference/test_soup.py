@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune import load, train
+from finetune import evaluate, load, train
 from finetune import soup as command
 from finetune.inference import soup
 from finetune.inference.soup import greedy_soup
@@ -77,7 +77,9 @@ def test_what_takes_away_is_left_out(runs: list[Path], tmp_path: Path, monkeypat
     assert all(torch.equal(value, _state(runs[1])[name]) for name, value in _state(tmp_path / "soup.ckpt").items())
 
 
-def test_a_soup_loads_as_any_other_and_says_how_good_it_is(runs: list[Path], photos: Path, tmp_path: Path) -> None:
+def test_a_soup_loads_as_any_other_and_says_how_good_it_is(
+    runs: list[Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = greedy_soup(runs, tmp_path / "soup.ckpt", device="cpu")
     model = load(tmp_path / "soup.ckpt", device="cpu")
     images = sorted((photos / "val").rglob("*.png"))
@@ -85,6 +87,8 @@ def test_a_soup_loads_as_any_other_and_says_how_good_it_is(runs: list[Path], pho
     correct = sum(p.label == image.parent.name for p, image in zip(predicted, images, strict=True))
     assert found.acc == pytest.approx(correct / 12)
     assert found.acc >= max(found.single_acc)
+    evaluate.main([f"ckpt={tmp_path / 'soup.ckpt'}", "device=cpu", "report=false", f"hydra.run.dir={tmp_path / 'out'}"])
+    assert "when the soup was made: the same" in capsys.readouterr().out
     validation = model.module.metadata.validation
     assert (validation.results["acc"], validation.epoch) == (found.acc, None)
 
