@@ -48,6 +48,7 @@ from finetune.tracking.run_logger import TrackEpochs
 from finetune.training import ranking, resume_check
 from finetune.training.callbacks import BestCheckpoint, LastCheckpoint, SeedEveryBatch
 from finetune.training.history import History
+from finetune.training.lr_finder import AUTO, LRFinder
 from finetune.training.module import FineTuner
 from finetune.training.out_of_fold import OutOfFoldValidation
 from finetune.training.progress import EpochSummary, ProgressBar
@@ -81,6 +82,16 @@ def _factory(node: DictConfig, base: type, *own_keys: str) -> partial[Any] | Non
     """Return what `_target_` names as a partial, without the keys of this package; None where it names nothing."""
     values = {k: v for k, v in plain_values(node).items() if k not in own_keys}
     return instantiate.factory(values, base) if values.get("_target_") else None
+
+
+def _optimizer_factory(node: DictConfig) -> partial[Any] | None:
+    """Return the optimizer that `_target_` names as a partial; None where it names nothing."""
+    values = plain_values(node)
+    if values.get("lr") == AUTO:
+        values["lr"] = 1.0  # an optimizer may have no default; LRFinder replaces it before the first step
+    if isinstance(values.get("base"), dict):  # the optimizer that SAM steps
+        values["base"] = instantiate.factory(values["base"], Optimizer)
+    return instantiate.factory(values, Optimizer) if values.get("_target_") else None
 
 
 def data_options(cfg: DictConfig, preprocess: Preprocess | None = None) -> dict[str, Any]:
@@ -249,7 +260,7 @@ def make_module(cfg: DictConfig, data: ImageDataModule) -> FineTuner:
         weights=cfg.model.weights,
         head_init=cfg.model.head_init,
         preprocess=data.final_preprocess.to_dict(),
-        optimizer=_factory(cfg.optimizer, Optimizer),
+        optimizer=_optimizer_factory(cfg.optimizer),
         scheduler=_factory(cfg.scheduler, LRScheduler, "warmup", "interval"),
         scheduler_interval=cfg.scheduler.interval,
         warmup=cfg.scheduler.warmup,
@@ -303,7 +314,9 @@ def make_trainer(cfg: DictConfig, folder: Path, mode_of: Callable[[str], str]) -
     history = History(folder / "metrics.csv", cfg.monitor, mode_of(cfg.monitor))
     resumed_folder = paths.last_checkpoint_path(str(cfg.ckpt_path)).parent if cfg.ckpt_path is not None else None
     bar = [ProgressBar()] if make_console().is_terminal else []
+    searches = cfg.optimizer.get("lr") == AUTO
     callbacks: list[Callback] = [
+        *([LRFinder(folder / "config.yaml")] if searches else []),
         SeedEveryBatch(cfg.seed),
         *bar,
         *([OutOfFoldValidation()] if cfg.eval == "kfold" else []),

@@ -26,7 +26,9 @@ from finetune.cli.recipes import expand_recipes
 from finetune.runtime import process
 from finetune.runtime.suggestions import unknown_name
 
-COMMANDS = ("check", "rank", "train", "evaluate", "predict", "export", "report", "models", "compare", "cache", "demo")
+COMMANDS = (
+    "check", "rank", "train", "evaluate", "predict", "export", "report", "models", "compare", "soup", "cache", "demo",
+)  # fmt: skip
 
 
 def console_script() -> None:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from finetune.cli.arguments import SWEEP_RECORD, drop_sweep_words, override_key, unquote_path
 from finetune.cli.points import read_asked
 from finetune.runtime import process
+from finetune.runtime.mappings import select
 from finetune.runtime.passwords import without_password, without_passwords
 
 
@@ -261,6 +262,8 @@ def _holds_configuration(folder: Path, cfg: DictConfig) -> bool:
         return False
     both = (OmegaConf.load(record), cfg)
     recorded, wanted = (without_passwords(OmegaConf.to_container(each, resolve=True)) for each in both)
+    if select(wanted, "optimizer.lr") == "auto":  # the record has the rate that was found
+        recorded["optimizer"] = {**recorded["optimizer"], "lr": "auto"} if recorded.get("optimizer") else None
     return {**recorded, "logger": None} == {**wanted, "logger": None}
 
 

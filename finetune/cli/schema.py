@@ -93,7 +93,6 @@ RANGES: dict[str, tuple[type, float | None, float | None]] = {
     "data.image_size": (int, 1, 4096),
     "data.random_erasing": (float, 0, 1),
     "data.split_seed": (int, 0, None),
-    "optimizer.lr": (float, 0, None),
     "optimizer.weight_decay": (float, 0, None),
     "optimizer.momentum": (float, 0, 1),
     "scheduler.warmup": (float, 0, None),

@@ -201,6 +201,9 @@ def _validate_ranges(cfg: DictConfig) -> Iterator[str]:
     temperature = select(cfg, "temperature")
     if temperature != "checkpoint" and (fault := _range_fault(temperature, float, 0.001, 1000)):
         yield f"temperature must be checkpoint or {fault}, got {temperature}."
+    lr = select(cfg, "optimizer.lr")
+    if lr != "auto" and (fault := _range_fault(lr, float, 0, None)):
+        yield f"optimizer.lr must be auto or {fault}, got {lr}."
     devices = select(cfg, "trainer.devices")
     if isinstance(devices, int | float) and _range_fault(devices, int, 1, None) and devices != -1:
         yield f"trainer.devices must be auto, a whole number from 1 on, or a list of devices, got {devices}."
@@ -297,6 +300,12 @@ def _validate_combinations(cfg: DictConfig) -> Iterator[str]:
                 f"target_precision={cfg.target_precision} chooses among confidences at the checkpoint's temperature, and "
                 f"temperature={cfg.temperature} makes others: leave one of them out."
             )
+    own = next((key for key in ("max_lr", "base_lr") if select(cfg, f"scheduler.{key}") is not None), None)
+    if own and select(cfg, "optimizer.lr") == "auto":
+        yield (
+            f"optimizer.lr=auto would change nothing: the scheduler has its own scheduler.{own}={cfg.scheduler[own]}; leave "
+            "one of them out."
+        )
     end, every = select(cfg, "trainer.max_epochs"), select(cfg, "trainer.check_val_every_n_epoch")
     monitors_val = str(select(cfg, "monitor")).startswith("val/")
     if monitors_val and isinstance(end, int) and isinstance(every, int) and 0 < end < every:

@@ -176,6 +176,8 @@ class TrainingMetrics(nn.Module):
         super().__init__()
         self.loss = MeanMetric()
         self.acc = MulticlassAccuracy(num_classes, average="micro")
+        self.is_counting = True
+        """Whether `update` counts; not while a batch is computed once more."""
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor, images: Tensor | int) -> None:
         """Count a batch.
@@ -186,8 +188,9 @@ class TrainingMetrics(nn.Module):
             labels: (N,).
             images: how many images the loss is the mean of.
         """
-        self.loss.update(loss.detach(), weight=images)
-        self.acc.update(logits.detach(), labels)
+        if self.is_counting:
+            self.loss.update(loss.detach(), weight=images)
+            self.acc.update(logits.detach(), labels)
 
     def compute(self) -> dict[str, Tensor]:
         """Return loss and accuracy."""

@@ -102,6 +102,8 @@ def _choices(run: Run) -> dict[str, Any]:
     """Return key -> value of a run's configuration, without what does not change its result."""
     values: Any = OmegaConf.to_container(OmegaConf.create(run.config), resolve=False)
     flat = {k: v for k, v in _flatten(values, "").items() if not k.startswith(NOT_A_CHOICE)}
+    if "found_lr" in run.metrics:  # the choice was to search
+        flat["optimizer.lr"] = "auto"
     library, name = flat.pop("model.library", "torchvision"), flat.pop("model.name", None)
     model = name if library == "torchvision" else f"{library}:{name}"
     first = {"model": model, "strategy": run.metrics["strategy"]}

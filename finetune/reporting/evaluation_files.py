@@ -66,7 +66,8 @@ def print_evaluation(values: dict[str, Any], folder: Path) -> None:
         text = (
             "the same" if run["same"] else f"accuracy {run['acc']:.4f} and loss {run['loss']:.4f}, on {run['device']}"
         )
-        echo(field_line("", f"in epoch {run['epoch']} of the run: {text}"))
+        where = "when the soup was made" if run["epoch"] is None else f"in epoch {run['epoch']} of the run"
+        echo(field_line("", f"{where}: {text}"))
     top = next(name for name in values if name.startswith("top_"))
     auroc = f", AUROC {values['auroc']:.4f}" if values["auroc"] is not None else ""
     echo(field_line("Also", f"top-{top[4:]} {values[top]:.4f}, macro F1 {values['f1']:.4f}{auroc}"))

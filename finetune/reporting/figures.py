@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from finetune.metrics.calibration import Coverage
 from finetune.metrics.statistics import wilson_interval
@@ -113,6 +113,40 @@ def curve_figures(rows: Sequence[Row], best_epoch: int | None = None) -> list[Fi
             figures.append(Figure(figsize=(4.4, 3.0), layout="constrained"))
             draw(figures[-1].subplots())
     return figures
+
+
+def lr_finder_figure(rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], lr: float) -> Figure:
+    """Draw the losses of a learning rate range test.
+
+    Args:
+        rates: that were tried.
+        losses: after a step at each.
+        smoothed: the same, averaged.
+        lr: the rate that was chosen; it is marked.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 3.2), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(rates, losses, lw=0.8, color=_COLOURS["train"], label="each step")
+        axes.plot(rates, smoothed, lw=1.5, color=_COLOURS["val"], label="averaged")
+        axes.axvline(lr, color=_COLOURS["val"], lw=0.8, ls=":", label=f"chosen: {lr:.3g}")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+        # what diverges at the end would flatten all that comes before
+        low, high = min(smoothed), max(smoothed[: max(1, len(smoothed) // 2)])
+        margin = max(high - low, 1e-6)
+        axes.set_ylim(low - 0.1 * margin, high + 0.5 * margin)
+        axes.set_xlabel("learning rate")
+        axes.set_title("training loss at a rising learning rate")
+        axes.legend(loc="lower left")
+    return figure
+
+
+def save_lr_finder(
+    rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], lr: float, path: Path
+) -> None:
+    """Draw the losses of a learning rate range test into a PNG file; see `lr_finder_figure`."""
+    _save(lr_finder_figure(rates, losses, smoothed, lr), path)
 
 
 _SHARES = LinearSegmentedColormap.from_list("shares", [(0.12, 0.43, 0.92, 0.0), (0.12, 0.43, 0.92, 1.0)])

@@ -23,6 +23,7 @@ from finetune.runtime.console import echo, echo_link, field_line
 from finetune.runtime.timing import PhaseTimer
 from finetune.training.callbacks import BestCheckpoint
 from finetune.training.history import History, find_history
+from finetune.training.lr_finder import find_lr_finder
 from finetune.training.module import FineTuner
 from finetune.training.out_of_fold import OutOfFoldValidation
 from finetune.training.time_limit import find_time_limit
@@ -85,6 +86,7 @@ def write_summary(
         if write_page is not None and history.rows:
             with clock("plots"):
                 _draw_plots(history, best.get("epoch"), data, folder / "plots")
+                _draw_lr_finder(trainer, folder / "plots")
         values = summary_values(trainer, module, data, findings, clock, command)
         values["calibration"] = _calibration(folder / "checkpoints" / "best.ckpt")
         write_json(values, folder / "metrics.json")
@@ -109,7 +111,7 @@ def summary_values(
     command: Sequence[str],
 ) -> dict[str, Any]:
     """Return what `metrics.json` holds; epochs count from 1."""
-    history, limit = find_history(trainer), find_time_limit(trainer)
+    history, limit, finder = find_history(trainer), find_time_limit(trainer), find_lr_finder(trainer)
     results, callbacks = history.best_results, trainer.callbacks  # type: ignore[attr-defined]
     return {
         "monitor": history.monitor,
@@ -131,6 +133,7 @@ def summary_values(
         "data": str(data.root.absolute()) if data.root is not None else data.record().dataset,
         "strategy": module.strategy.name,
         "groups": module.strategy_table(),
+        **({"found_lr": finder.lr} if finder is not None else {}),
         "bad_files": len(data.bad_files),
         "findings": [finding.to_dict() for finding in findings],
         "seconds": clock.seconds(),
@@ -160,6 +163,13 @@ def _draw_plots(history: History, best: int | None, data: ImageDataModule, folde
         matrix = history.best_results["confusion_matrix"]
         title = [] if data.splits["val"] else ["Training images, out of fold"]
         figures.save_confusion_matrix(matrix, data.classes, folder / "confusion_matrix.png", *title)
+
+
+def _draw_lr_finder(trainer: Trainer, folder: Path) -> None:
+    finder = find_lr_finder(trainer)
+    if finder is not None and finder.lr is not None and finder.curve is not None:
+        curve = finder.curve
+        figures.save_lr_finder(curve.rates, curve.losses, curve.smoothed(), finder.lr, folder / "lr_finder.png")
 
 
 def print_results(values: dict[str, Any], folder: Path) -> None:

@@ -20,6 +20,10 @@ DIVERGED_HINT = (
 )
 
 
+class DivergedError(ValueError):
+    """The loss of a training step is not finite."""
+
+
 def rescale_loss(loss: Tensor, targets: Tensor, criterion: Any, trainer: Trainer | None) -> tuple[Tensor, Tensor | int]:
     """Scale a mean over this process's images such that the mean over all processes is that over all their images.
 
@@ -73,10 +77,10 @@ def require_finite_loss(loss: Tensor, module: LightningModule, batch_idx: int) -
     """Stop a training that has diverged.
 
     Raises:
-        ValueError: the loss is not finite; says where, and what to do.
+        DivergedError: the loss is not finite; says where, and what to do.
     """
     if not torch.isfinite(loss):
-        raise ValueError(f"The loss is {loss.item()} {describe_step(module.trainer, batch_idx)} {DIVERGED_HINT}")
+        raise DivergedError(f"The loss is {loss.item()} {describe_step(module.trainer, batch_idx)} {DIVERGED_HINT}")
 
 
 def describe_step(trainer: Trainer, batch_idx: int) -> str:

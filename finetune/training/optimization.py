@@ -27,7 +27,9 @@ from finetune.runtime.suggestions import unknown_name
 from finetune.training.interface import TrainableClassifier
 from finetune.training.param_groups import group_names
 from finetune.training.run_length import steps_left
+from finetune.training.sam import SAM, require_two_passes
 from finetune.training.schedule import FreezeSchedule
+from finetune.training.uncounted import uncounted
 
 INTERVALS = ("auto", "step", "epoch")
 """How often a scheduler is stepped: after every optimizer step, after every epoch, or as follows from it."""
@@ -70,12 +72,16 @@ def configure_optimizers(module: TrainableClassifier, lr: float | None, trainer:
             f"The loss {type(module.criterion).__name__} has parameters of its own ({', '.join(trained)}), which no group "
             "trains: override configure_optimizers, or switch their requires_grad off."
         )
-    optimizer = make_optimizer(module.make_optimizer, module.schedule, lr)
+    optimizer = make_module_optimizer(module, trainer, lr)
     if module.make_scheduler is None:
         return optimizer
     monitor, mode = module.monitor, module.metrics.monitor_mode(module.monitor)
     keywords = getattr(module.make_scheduler, "keywords", {})
-    if lr is not None and (own := next((name for name in _BASE_RATES if name in keywords), None)) is not None:
+    if (
+        lr is not None
+        and not math.isnan(lr)
+        and (own := next((name for name in _BASE_RATES if name in keywords), None)) is not None
+    ):
         echo(
             field_line("Note", f"module.lr={lr:.3g} changes nothing: the scheduler has its own {own}={keywords[own]}.")
         )
@@ -83,6 +89,19 @@ def configure_optimizers(module: TrainableClassifier, lr: float | None, trainer:
         module.make_scheduler, optimizer, module.schedule, trainer, module.scheduler_interval, monitor, mode
     )
     return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+def make_module_optimizer(module: TrainableClassifier, trainer: Trainer, lr: float | None) -> Optimizer:
+    """Make the optimizer of a module as a Trainer steps it; see `make_optimizer`.
+
+    Raises:
+        ValueError: the two do not go together.
+    """
+    optimizer = make_optimizer(module.make_optimizer, module.schedule, lr)
+    if isinstance(optimizer, SAM):
+        require_two_passes(trainer, module)
+        optimizer.second_pass = partial(uncounted, module)
+    return optimizer
 
 
 def make_optimizer(make: Callable[[Any], Optimizer] | None, schedule: FreezeSchedule, lr: float | None) -> Optimizer:
@@ -114,9 +133,9 @@ def make_optimizer(make: Callable[[Any], Optimizer] | None, schedule: FreezeSche
 
 
 def base_lr(optimizer: Optimizer) -> float | None:
-    """Return the rate that the groups' rates are multiples of; None for an optimizer without one."""
+    """Return the rate that the groups' rates are multiples of; None for one without, or whose rate is still to be found."""
     lr = optimizer.defaults.get("lr")
-    return None if lr is None else float(lr)
+    return None if lr is None or math.isnan(lr) else float(lr)
 
 
 def follows(optimizer: Any, schedule: FreezeSchedule) -> bool:

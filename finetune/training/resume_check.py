@@ -92,7 +92,14 @@ def _differences(checkpoint: Checkpoint, module: TrainableClassifier, data: Data
     elif stored_data.content is not None and data.content is not None and stored_data.content != data.content:
         yield "its training images have other pixels"
     stored_config, config = checkpoint.metadata.config, module.metadata.config
-    for key in ("optimizer._target_", "scheduler._target_", "scheduler.interval", "loss._target_", "monitor"):
+    for key in (
+        "optimizer._target_",
+        "optimizer.base._target_",
+        "scheduler._target_",
+        "scheduler.interval",
+        "loss._target_",
+        "monitor",
+    ):
         default = _DEFAULTS.get(key)
         stored, given = select(stored_config, key) or default, select(config, key) or default
         if stored_config and stored != given:

@@ -29,5 +29,6 @@ def test_console_help_lists_the_commands(monkeypatch: pytest.MonkeyPatch, capsys
         main.console_script()
     assert stop.value.code == 0
     assert (
-        "check, rank, train, evaluate, predict, export, report, models, compare, cache, demo" in capsys.readouterr().out
+        "check, rank, train, evaluate, predict, export, report, models, compare, soup, cache, demo"
+        in capsys.readouterr().out
     )

@@ -115,6 +115,22 @@ def test_a_requeued_job_knows_its_folder_whose_configuration_stands_there_withou
         run_folder.claim_folder(other, tmp_path)
 
 
+def test_a_requeued_job_knows_its_folder_in_which_the_rate_that_it_found_stands(
+    slurm: Callable[..., None], tmp_path: Path
+) -> None:
+    slurm(JOB_ID=42, RESTART_COUNT=1)
+    (tmp_path / "config.yaml").write_text("seed: 1\noptimizer: {_target_: torch.optim.SGD, lr: 0.0123}\n")
+
+    def claim(target: str, lr: float | str) -> None:
+        cfg = OmegaConf.create({"seed": 1, "optimizer": {"_target_": target, "lr": lr}})
+        run_folder.claim_folder(cfg, tmp_path)
+
+    claim("torch.optim.SGD", "auto")
+    for target, lr in (("torch.optim.SGD", 0.5), ("torch.optim.Adam", "auto")):
+        with pytest.raises(FileExistsError, match="holds another run"):
+            claim(target, lr)
+
+
 ONE, TWO = ({"trainer": {"devices": devices, "num_nodes": 1}} for devices in (1, 2))
 
 

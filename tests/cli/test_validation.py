@@ -34,10 +34,10 @@ WRONG = {
     "strategy.groups=[{match:'@head',rate:1}]": "no key 'strategy.groups[0].rate'",
     "strategy.groups=[{match:'@head',lr:-1}]": "strategy.groups[0].lr must be a number from 0 on, got -1",
     "strategy.groups=[{match:'@head',start:abc}]": "strategy.groups[0].start must be a number from 0 on, got abc",
-    "optimizer.lr=-1": "optimizer.lr must be a number from 0 on, got -1",
-    "optimizer.lr=abc": "optimizer.lr must be a number from 0 on, got abc",
-    "optimizer.lr=nan": "optimizer.lr must be a number from 0 on, got nan",
-    "optimizer.lr=inf": "optimizer.lr must be a number from 0 on, got inf",
+    "optimizer.lr=-1": "optimizer.lr must be auto or a number from 0 on, got -1",
+    "optimizer.lr=abc": "optimizer.lr must be auto or a number from 0 on, got abc",
+    "optimizer.lr=nan": "optimizer.lr must be auto or a number from 0 on, got nan",
+    "optimizer.lr=inf": "optimizer.lr must be auto or a number from 0 on, got inf",
     "optimizer.lr=null": "optimizer.lr must not be null",
     "optimizer.momentum=2": "optimizer.momentum must be a number from 0 to 1",
     "seed=-1": "seed must be a whole number from 0 to 4294967295, got -1",
@@ -175,7 +175,7 @@ def test_check_reports_all_faults_at_once() -> None:
     assert first == "4 things are wrong:"
     assert len(lines) == 4
     assert "nearest are trivial" in lines[0]
-    assert "- optimizer.lr must be a number from 0 on, got -1." in lines
+    assert "- optimizer.lr must be auto or a number from 0 on, got -1." in lines
     assert "- data.batch_size must be a whole number from 1 on, got 0." in lines
     assert "- trainer.max_epochs must be a whole number from -1 on, got abc." in lines
 

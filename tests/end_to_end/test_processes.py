@@ -56,6 +56,8 @@ HALF_FROZEN = "strategy.groups=[{match:'@head'},{match:'@norm',start:null},{matc
         ["strategy=finetune", HALF_FROZEN],
         ["strategy=finetune", HALF_FROZEN, "loss.class_weights=auto", "loss.label_smoothing=0.1"],
         ["strategy=feature_extract", "trainer.accumulate_grad_batches=2"],
+        ["strategy=finetune", HALF_FROZEN, "+callbacks=l2_sp", "callbacks.l2_sp.alpha=1"],
+        ["strategy=finetune", HALF_FROZEN, "optimizer=sam", "optimizer.rho=0.5"],
     ],
 )
 def test_two_processes_give_the_numbers_of_one(

@@ -35,6 +35,7 @@ CASES = {
     "step": (*FULL, "scheduler=step", "scheduler.step_size=1"),
     "plateau": (*FULL, "scheduler=plateau", "scheduler.patience=0", "+scheduler.threshold=10"),
     "ema": (*FULL, "+callbacks=ema"),
+    "l2_sp": (*FULL, "+callbacks=l2_sp", "callbacks.l2_sp.alpha=1"),
     "accumulate": (*FULL, "trainer.accumulate_grad_batches=2", "data.batch_size=4"),
     "adamw": (*FULL, "optimizer=adamw", "optimizer.lr=0.001", "loss.mixup=0.2"),
     "lp_ft": ("strategy=lp_ft", "trainer.max_epochs=4"),  # frozen and on kept features, then all of it

@@ -69,6 +69,15 @@ def test_groups_are_means_over_seeds(tmp_path: Path) -> None:
     assert [len(g.accuracies) for g in comparison.group_seeds(found)] == [2, 1, 3]
 
 
+def test_seeds_whose_rates_were_found_are_of_one_configuration(tmp_path: Path) -> None:
+    found = [
+        make_run(tmp_path, str(s), [1, 0], f"seed: {s}\noptimizer: {{lr: 0.0{s + 1}}}", found_lr=0.01) for s in range(2)
+    ]
+    comparison.label_runs(found)
+    assert [len(g.accuracies) for g in comparison.group_seeds(found)] == [2]
+    assert comparison.differing_keys(found) == ["seed"]
+
+
 def test_the_interval_of_a_mean_is_by_students_t_and_two_runs_are_too_few() -> None:
     half = 4.303 * 0.1 / 3**0.5
     assert comparison.SeedGroup("a", [0.4, 0.5, 0.6], 1.0).interval == pytest.approx((0.5 - half, 0.5 + half))

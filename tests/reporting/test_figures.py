@@ -33,6 +33,14 @@ def test_cost_figure_joins_what_nothing_beats() -> None:
     assert list(line.get_xdata()) == [1.0, 3.0]  # type: ignore[arg-type]
 
 
+def test_lr_finder_figure_marks_the_rate_and_is_not_flattened_by_what_diverges() -> None:
+    rates, losses = [1e-4, 1e-3, 1e-2, 1e-1], [1.0, 0.5, 0.75, 1e6]
+    axes = figures.lr_finder_figure(rates, losses, losses, 1e-3).axes[0]
+    assert axes.get_xscale() == "log"
+    assert list(axes.lines[2].get_xdata()) == [1e-3, 1e-3]  # type: ignore[arg-type]
+    assert axes.get_ylim() == pytest.approx((0.45, 1.25))
+
+
 def test_groups_figure_has_a_colour_for_each_group_and_a_line_for_each_run() -> None:
     rows: list[dict[str, float]] = [
         {"epoch": 1, "val/acc": 0.2},
