@@ -23,6 +23,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import signal
 import statistics
 import subprocess
@@ -59,7 +60,10 @@ RIVALS = {
     "fastai": ("fastai_fine_tune.py", "fastai"),
     "logistic_regression": ("logistic_regression.py", "plain"),
     "torchvision": ("torchvision_recipe.py", "plain"),
-    "timm": ("timm_train.py", "plain"),
+    "timm": (
+        "timm_train.py",
+        "plain",
+    ),  # its package has no squeezenet1_1, and no train.py: TIMM_TRAIN says where one is
 }
 """The file of a rival, and the environment that it runs in."""
 
@@ -153,7 +157,7 @@ def run_ours(job: Job, data: Path, shared: Path, folder: Path, limit: float) -> 
     """Train with our command, in a process of its own."""
     model, weights = TRUNKS[job.trunk]
     command = [
-        sys.executable, "-m", "finetune.train", *job.contender.split(), f"model={model}",
+        sys.executable, "-m", "finetune.train", *shlex.split(job.contender), f"model={model}",
         f"model.weights={shared / 'weights' / weights if weights else 'none'}", "data=imagefolder", f"data.root={data}",
         f"seed={job.seed}", f"hydra.run.dir={folder / 'run'}",
     ]  # fmt: skip
@@ -162,7 +166,7 @@ def run_ours(job: Job, data: Path, shared: Path, folder: Path, limit: float) -> 
     row: Row = {"val": found["best"]["val/acc"], "val_best": found["best"]["val/acc"], "versions": found["versions"]}
     if "test/acc" in found["test"]:
         row["test"] = found["test"]["test/acc"]
-    row["epochs"] = found["last"].get("epoch")
+    row |= {"val_last": found["last"].get("val/acc"), "epochs": found["last"].get("epoch")}
     return {**row, "seconds": seconds - found["seconds"].get("test", 0.0)}
 
 
@@ -229,7 +233,8 @@ def plan(options: argparse.Namespace) -> Iterator[Job]:
         range(options.first_seed, options.first_seed + options.seeds),
         options.data, options.per_class, options.trunks, contenders,
     ):  # fmt: skip
-        yield Job(data, count, trunk, contender, seed)
+        if (contender, trunk) != ("timm", "squeezenet1_1"):
+            yield Job(data, count, trunk, contender, seed)
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -302,7 +307,7 @@ def group_rows(rows: Sequence[Row]) -> dict[Cell, dict[str, dict[int, Row]]]:
 
 def figure(row: Row) -> float:
     """Return the accuracy of a run: on the test images where there are some."""
-    return float(row.get("test", row["val"]))
+    return float(row["test"] if "test" in row else row["val"])
 
 
 def half_width(values: Sequence[float]) -> float | None:
@@ -332,37 +337,45 @@ def format_table(rows: Sequence[Row], rivals: Sequence[str]) -> str:
     """Return the rows as Markdown: a table of all, one of the means over what was compared, and what failed."""
     head = ["data", "images a class", "trunk", "contender", "accuracy", "on", "best epoch, val", "seeds", "seconds"]
     head += [word for rival in rivals for word in (f"- {rival}", f"time / {rival}")]
-    lines, compared = [markdown(head), markdown(["---"] * len(head))], {}
-    for (data, count, trunk), contenders in sorted(
-        group_rows(rows).items(), key=lambda item: (item[0][0], item[0][2], item[0][1] or math.inf)
-    ):
+    lines = [markdown(head), markdown(["---"] * len(head))]
+    compared: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    cells = group_rows(rows)
+    for data, count, trunk in sorted(cells, key=lambda cell: (cell[0], cell[2], cell[1] or math.inf)):
+        contenders = cells[data, count, trunk]
         for name, runs in contenders.items():
-            some = next(iter(runs.values()))
-            split = "test" if "test" in some else "val"
-            cells = [
-                data, str(count or "all"), trunk, f"`{name}`", with_interval([figure(r) for r in runs.values()]),
-                f"{split}, {some[f'n_{split}']}", f"{statistics.mean(r['val_best'] for r in runs.values()):.3f}",
-                str(len(runs)), f"{statistics.median(r['seconds'] for r in runs.values()):.0f}",
-            ]  # fmt: skip
+            words = [Path(data).name, str(count or "all"), trunk, f"`{name}`", *format_runs(list(runs.values()))]
             for rival in rivals:
                 found = against(runs, contenders.get(rival, {})) if rival != name else None
-                cells += ["", ""] if found is None else [with_interval(found[0], "+"), f"{found[1]:.2f}"]
+                words += ["", ""] if found is None else [with_interval(found[0], "+"), f"{found[1]:.2f}"]
                 if found is not None:
                     compared.setdefault((name, rival), []).append((statistics.mean(found[0]), found[1]))
-            lines.append(markdown(cells))
-    if compared:
-        lines += [
-            "",
-            "| contender | against | rows compared | accuracy, mean difference | worst | time, median ratio |",
-            "|---|---|---|---|---|---|",
-        ]
-    for (name, rival), found_all in compared.items():
-        differences, ratios = zip(*found_all, strict=True)
-        lines.append(
-            f"| `{name}` | {rival} | {len(ratios)} | {statistics.mean(differences):+.3f} | {min(differences):+.3f} "
-            f"| {statistics.median(ratios):.2f} |"
-        )
-    return "\n".join([*lines, *notes(rows)])
+            lines.append(markdown(words))
+    return "\n".join([*lines, *format_comparisons(compared), *notes(rows)])
+
+
+def format_runs(runs: Sequence[Row]) -> list[str]:
+    """Return what the table says about the runs of a contender on one data set: accuracy, on what, seeds, seconds."""
+    split = "test" if "test" in runs[0] else "val"
+    return [
+        with_interval([figure(row) for row in runs]),
+        f"{split}, {runs[0][f'n_{split}']}",
+        f"{statistics.mean(row['val_best'] for row in runs):.3f}",
+        str(len(runs)),
+        f"{statistics.median(row['seconds'] for row in runs):.0f}",
+    ]
+
+
+def format_comparisons(compared: dict[tuple[str, str], list[tuple[float, float]]]) -> list[str]:
+    """Return the lines of a table: each contender against each rival, over all rows of the first table with both."""
+    if not compared:
+        return []
+    head = ["contender", "against", "rows", "accuracy, mean difference", "worst difference", "time, median ratio"]
+    lines = ["", markdown(head), markdown(["---"] * len(head))]
+    for (name, rival), found in compared.items():
+        differences, ratios = zip(*found, strict=True)
+        means = [f"{statistics.mean(differences):+.3f}", f"{min(differences):+.3f}", f"{statistics.median(ratios):.2f}"]
+        lines.append(markdown([f"`{name}`", rival, str(len(found)), *means]))
+    return lines
 
 
 def markdown(cells: Sequence[str]) -> str:
@@ -382,7 +395,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
     done = {job_of(row) for row in good}
     failed = {job_of(row): row["error"] for row in rows if "error" in row and job_of(row) not in done}
     lines += [
-        f"- failed: {j.data} {j.per_class or 'all'} {j.trunk} `{j.contender}` seed {j.seed}: {e}"
+        f"- failed: {Path(j.data).name} {j.per_class or 'all'} {j.trunk} `{j.contender}` seed {j.seed}: {e}"
         for j, e in failed.items()
     ]
     return lines

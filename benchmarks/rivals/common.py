@@ -44,7 +44,7 @@ def rival(description: str | None, train: Callable[[argparse.Namespace], dict[st
     parser.parse_args().out.write_text(json.dumps(row) + "\n")
 
 
-def load_torchvision_trunk(weights: Path) -> nn.Module:
+def load_torchvision_trunk(weights: Path) -> models.SqueezeNet:
     """Return torchvision's squeezenet1_1 with pretrained `features` and a fresh classifier."""
     model = models.squeezenet1_1()
     missing, unknown = model.load_state_dict(torch.load(weights, weights_only=True), strict=False)
@@ -62,9 +62,10 @@ def build_network(trunk: str, weights: Path, num_classes: int) -> tuple[nn.Modul
     """Return a pretrained network with a fresh head, and its preprocessing (mean, std, interpolation, resize, size)."""
     if trunk in TIMM_NAMES:
         import timm
+        from timm.data.config import resolve_model_data_config
 
         model = timm.create_model(**timm_arguments(trunk, weights), num_classes=num_classes)
-        own = timm.data.resolve_model_data_config(model)
+        own = resolve_model_data_config(model)
         how = {
             "mean": own["mean"],
             "std": own["std"],
@@ -75,7 +76,7 @@ def build_network(trunk: str, weights: Path, num_classes: int) -> tuple[nn.Modul
     head = nn.Conv2d(512, num_classes, kernel_size=1)  # as torchvision begins its own
     nn.init.normal_(head.weight, mean=0.0, std=0.01)
     nn.init.zeros_(head.bias)  # type: ignore[arg-type]
-    model.classifier[1] = head  # type: ignore[operator,index]
+    model.classifier[1] = head
     how = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     return model, {**how, "interpolation": transforms.InterpolationMode.BILINEAR, "resize": 256, "size": 224}
 
