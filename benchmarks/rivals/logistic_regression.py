@@ -2,9 +2,11 @@
 
     python logistic_regression.py --data DIR --trunk squeezenet1_1 --weights FILE --seed 0 --out row.json
 
-The features of each image are computed once, preprocessed as the weights say, without augmentation. They are standardised;
-of ten strengths between 1e-4 and 1e4 the one with the best accuracy in 5 stratified folds of the training images is taken
-(fewer folds where a class has fewer images). The validation images choose nothing.
+The features of each image are computed once, preprocessed as the weights say, without augmentation, and go in as they are. Of ten
+values of C between 1e-4 and 1e4 the one with the smallest log loss in 5 stratified folds of the training images is taken (fewer
+folds where a class has fewer images). The validation images choose nothing. Why log loss: by accuracy many values of C are equal
+on few images, and which one is taken is luck. On 244 ants and bees three draws of the folds then took 0.0001, 0.0008 and 0.006
+(squeezenet1_1), by log loss always the same.
 """
 
 from __future__ import annotations
@@ -26,14 +28,13 @@ from common import (
 )
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 STRENGTHS = np.logspace(-4, 4, 10)
 FOLDS = 5
+MAX_STEPS = 5000
 
 
 def train(options: argparse.Namespace) -> dict[str, Any]:
@@ -47,17 +48,22 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     features, labels = compute_features(network, sets["train"])
     folds = min(FOLDS, int(np.bincount(labels).min()))
     row: dict[str, Any] = {"folds": folds}
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+    classifier = LogisticRegression(max_iter=MAX_STEPS)
     if folds > 1:
         splitter = StratifiedKFold(folds, shuffle=True, random_state=options.seed)
-        classifier = GridSearchCV(classifier, {"logisticregression__C": STRENGTHS}, cv=splitter)
+        classifier = GridSearchCV(classifier, {"C": STRENGTHS}, cv=splitter, scoring="neg_log_loss")
     classifier.fit(features, labels)
-    row["C"] = float(classifier.best_params_["logisticregression__C"]) if folds > 1 else 1.0
-    row["val"] = row["val_best"] = float(classifier.score(*compute_features(network, sets["val"])))
+    row["C"] = float(classifier.best_params_["C"]) if folds > 1 else 1.0
+    row["val"] = row["val_best"] = accuracy(classifier, network, sets["val"])
     if (test := sets["test"]) is not None:
-        score, row["test_seconds"] = timed(lambda: classifier.score(*compute_features(network, test)))
-        row["test"] = float(score)
+        row["test"], row["test_seconds"] = timed(lambda: accuracy(classifier, network, test))
     return row
+
+
+def accuracy(classifier: Any, network: nn.Module, images: ImageFolder) -> float:
+    """Return the share of images that are labelled correctly (`score` of a grid search would be the log loss)."""
+    features, labels = compute_features(network, images)
+    return float((classifier.predict(features) == labels).mean())
 
 
 @torch.no_grad()
