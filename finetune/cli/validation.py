@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from finetune.cli.acceptance_keys import find_acceptance_faults
 from finetune.cli.fold_keys import find_fold_faults
 from finetune.cli.instantiate import allowed_prefixes, describe_allowed_targets
 from finetune.cli.logger_keys import find_missing_extras
@@ -69,6 +70,7 @@ def find_faults(cfg: DictConfig, command: str) -> Iterator[str]:
     yield from _validate_reading(cfg)
     yield from find_fold_faults(cfg) if command != "evaluate" else _validate_unused(cfg)
     yield from _validate_combinations(cfg)
+    yield from find_acceptance_faults(cfg)
 
 
 def _validate_interpolations(cfg: DictConfig) -> Iterator[str]:
@@ -292,14 +294,6 @@ def _validate_combinations(cfg: DictConfig) -> Iterator[str]:
             yield f"resize=shared is for format=onnx and torch_export, whose graphs can resize, not for {select(cfg, 'format')}."
         if select(cfg, "quantize") is not None:
             yield f"quantize={cfg.quantize} takes images that are resized already: leave resize=shared out, or quantize."
-    if select(cfg, "target_precision") is not None:
-        if select(cfg, "min_confidence") is not None:
-            yield "min_confidence and target_precision both say which predictions are accepted: leave one of them out."
-        if select(cfg, "temperature") != "checkpoint":
-            yield (
-                f"target_precision={cfg.target_precision} chooses among confidences at the checkpoint's temperature, and "
-                f"temperature={cfg.temperature} makes others: leave one of them out."
-            )
     own = next((key for key in ("max_lr", "base_lr") if select(cfg, f"scheduler.{key}") is not None), None)
     if own and select(cfg, "optimizer.lr") == "auto":
         yield (

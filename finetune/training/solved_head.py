@@ -36,6 +36,9 @@ RESIDENT_BYTES = 1 << 30
 
 EMPTY = torch.empty(0, dtype=torch.int64)
 
+STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+"""L2 strengths to choose from: twice as many as a ranking has, since one head is solved and not one for each network."""
+
 DEFAULT_STRENGTH = 0.01
 """L2 strength where there are too few images to choose it by cross-validation."""
 
@@ -142,7 +145,7 @@ def _solve(module: Any, trainer: Trainer, objective: Objective) -> _SolvedHead:
     if folds is not None:
         rows = _rows_to_choose_on(folds)
         chosen_on, some = labels[rows], [folds[i] for i in rows.tolist()]
-        found = linear_probe.cross_validate(features[rows], chosen_on, number, some, objective=objective)
+        found = linear_probe.cross_validate(features[rows], chosen_on, number, some, STRENGTHS, objective)
         strength, logits = sorted(found.strengths)[len(found.strengths) // 2], found.logits
     head = linear_probe.fit_logistic(features, labels, number, strength, objective=objective)
     seconds = time.perf_counter() - began

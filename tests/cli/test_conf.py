@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from finetune.cli import factories, groups, instantiate, validation
 from finetune.cli.logger_keys import EXTRAS
+from finetune.cli.recipes import expand_recipes
 from finetune.io import paths
 from finetune.metrics.classification import monitor_mode
 from finetune.training.strategy import ParamGroup, Strategy, strategy_names
@@ -78,7 +79,8 @@ def test_every_yaml_composes_and_passes_the_check(path: str) -> None:
     if group == "logger" and name in EXTRAS:
         pytest.importorskip(name, reason=f"the extra {name} is not installed")
     root = ["data.root=."] if path in ("data/imagefolder.yaml", "data/csv.yaml") else []
-    cfg = compose_train(f"{'+' if group in ('callbacks', 'metrics') else ''}{group}={name}", *root)
+    word = f"{'+' if group in ('callbacks', 'metrics') else ''}{group}={name}"
+    cfg = compose_train(*(expand_recipes([f"preset={name}"]) if group == "presets" else [word]), *root)
     validation.validate(cfg)
     visible = {k: v for k, v in cfg.items() if k != "logger"}  # loggers name the run folder, which is not there yet
     OmegaConf.to_container(OmegaConf.create(visible), resolve=True, throw_on_missing=True)
@@ -98,7 +100,7 @@ def test_strategies_are_the_same_with_and_without_hydra(name: str) -> None:
 @pytest.mark.usefixtures("hydra_configuration")
 def test_values_that_strategies_share_are_the_defaults_of_the_class() -> None:
     shared: Any = OmegaConf.to_container(OmegaConf.load(paths.CONF / "strategy" / "_base.yaml"))
-    assert list(shared) == ["pretrained", "frozen_norm", "decay", "cache", "views", "cache_dtype"]
+    assert list(shared) == ["pretrained", "frozen_norm", "decay", "cache", "views", "cache_dtype", "solve_head"]
     assert shared.items() <= Strategy([ParamGroup(match=".*")]).to_dict().items()
 
 

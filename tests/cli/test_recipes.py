@@ -158,7 +158,7 @@ def test_every_preset_composes_what_its_file_says(name: str) -> None:
     assert cfg.preset == name
     for entry in file.pop("defaults"):
         ((group, option),) = entry.items()
-        assert cfg.hydra.runtime.choices[group.removeprefix("override /")] == option
+        assert cfg.hydra.runtime.choices[group.removeprefix("override ").removeprefix("/")] == option
     flat = pd.json_normalize(file).iloc[0].to_dict() if file else {}
     assert {key: OmegaConf.select(cfg, key) for key in flat} == flat
 

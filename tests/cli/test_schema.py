@@ -29,7 +29,7 @@ from finetune.models.backbone import HEAD_INITS
 
 
 def test_known_fields_are_those_of_the_classes() -> None:
-    fields = "groups pretrained frozen_norm layer_decay decay cache views cache_dtype name"
+    fields = "groups pretrained frozen_norm layer_decay decay cache views cache_dtype solve_head name"
     assert tuple(fields.split()) == schema.STRATEGY_FIELDS
     assert schema.GROUP_FIELDS == ("match", "depth", "lr", "start", "warmup", "weight_decay", "name", "optional")
     assert tuple(f.name for f in dataclasses.fields(Preprocess)) == schema.PREPROCESS_FIELDS
