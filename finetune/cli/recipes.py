@@ -28,8 +28,11 @@ _NOT_OF_A_RECIPE = ("hydra", "experiment", "preset", "paths", "logger", "sweep",
 
 DEFAULT_PRESET = "good"
 
-_TRAINS_ALREADY = ("strategy", "experiment", "resume", "ckpt_path", "sweep", "sweep.space")
-"""Keys beside which no preset is taken by default."""
+_SAYS_HOW_TO_TRAIN = (
+    "strategy", "optimizer", "scheduler", "loss", "callbacks", "trainer.max_epochs", "trainer.max_steps", "data.augment",
+    "experiment", "resume", "ckpt_path", "sweep", "eval",
+)  # fmt: skip
+"""Keys, and all below them, beside which no preset is taken by default."""
 
 
 def write_recipe(run: Path, path: Path, comment: str) -> None:
@@ -135,7 +138,7 @@ def _changes(values: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, 
 def expand_preset(argv: Sequence[str]) -> list[str]:
     """Put the choices that a preset stands for before the other arguments, which override them.
 
-    Without a preset, a strategy or anything else that says how to train, it is `DEFAULT_PRESET`.
+    Where nothing says how to train, no strategy, optimizer or number of epochs say, it is `DEFAULT_PRESET`.
 
     Raises:
         ValueError: there is no such preset, it is swept over, or there is an experiment beside it.
@@ -143,7 +146,7 @@ def expand_preset(argv: Sequence[str]) -> list[str]:
     words = [word for word in argv if override_key(word) == "preset"]
     rest = [word for word in argv if word not in words]
     keys = {plain_key(word) for word in rest}
-    if not words and keys & {*_TRAINS_ALREADY}:
+    if not words and any(f"{key}.".startswith(f"{said}.") for key in keys for said in _SAYS_HOW_TO_TRAIN):
         return list(argv)
     name = words[-1].partition("=")[2].strip("'\"") if words else DEFAULT_PRESET
     if name in ("", "null"):

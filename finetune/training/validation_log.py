@@ -41,10 +41,11 @@ class ValidationLog:
         """Return whether each image was predicted correctly in each validation, (validations, N) bool.
 
         Args:
-            epochs: those that were validated; None is returned where one of them was not kept, as in a run that was begun by
+            epochs: those that were validated; None is returned where there are none, or one of them was not kept, as in a run that was begun by
                 an earlier version, or where the number of images changed.
         """
-        if not set(epochs) <= {entry["epoch"] for entry in self.entries} or not self._is_even:
+        known = {entry["epoch"] for entry in self.entries}
+        if not known or not set(epochs) <= known or not self._is_even:
             return None
         rows = [np.unpackbits(e["correct"].numpy(), count=e["images"]) for e in self.entries]
         return np.array(rows, bool).reshape(len(rows), -1)

@@ -171,7 +171,7 @@ def test_without_a_word_on_training_the_preset_is_good() -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["strategy=finetune", "experiment=tutorial_finetune", "ckpt_path=a.ckpt", "resume=run", "preset=null", "sweep=random"]
+    "word", ["strategy=finetune", "optimizer.lr=0.1", "+trainer.max_steps=3", "scheduler=cosine", "+callbacks=ema", "data/augment=trivial", "experiment=tutorial_finetune", "ckpt_path=a.ckpt", "resume=run", "preset=null", "sweep=random"]
 )  # fmt: skip
 def test_whoever_says_how_to_train_gets_no_preset(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert recipes.expand_recipes(["seed=3", word]) == ["seed=3", word]
@@ -197,7 +197,7 @@ def test_explicit_keys_win_over_a_preset() -> None:
 def test_a_preset_is_announced_with_what_is_other_than_in_it(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg = composed(recipes.expand_recipes(words))
+    cfg = composed(recipes.expand_recipes(["preset=good", *words]))
     monkeypatch.setattr(HydraConfig, "get", lambda: cfg.hydra)
     assert capsys.readouterr().out == ""
     recipes.announce_preset(cfg)

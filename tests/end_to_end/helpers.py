@@ -90,6 +90,7 @@ def assert_same_run(whole: Path, rest: Path) -> None:
 
 
 TINY_RESNET = [
+    "preset=null",
     "model=resnet18",
     "model.weights=none",
     "data.image_size=32",

@@ -52,7 +52,7 @@ def test_train_user_errors_are_one_paragraph_and_exit_2(argv: list[str], parts: 
 def test_train_help_lists_groups_and_keys(tmp_path: Path) -> None:
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for word in ("lists the 80 of them", "feature_extract", "max_epochs: 15", "data.root=my_photos", "early_stopping"):
+    for word in ("lists the 80 of them", "feature_extract", "max_epochs: 6", "data.root=my_photos", "early_stopping"):
         assert word in done.stdout
     assert list(tmp_path.iterdir()) == []
 

@@ -66,7 +66,7 @@ def test_what_comes_before_the_training_does_not_outlast_the_limit(
 ) -> None:
     monkeypatch.setattr("finetune.training.feature_store.require_constant", lambda *args: time.sleep(60))
     began = time.monotonic()
-    _, code = command("train", *TINY, f"data.root={photos}", "time_limit=3s")
+    _, code = command("train", *TINY, f"data.root={photos}", "time_limit=3s", "paths.cache_dir=empty")
     assert (code, time.monotonic() - began < 5) == (2, True)
     assert "time_limit=3 seconds are too few: " in capsys.readouterr().err
 

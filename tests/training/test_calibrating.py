@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
@@ -170,9 +170,12 @@ def test_weights_that_have_moved_since_their_validation_have_no_temperature(
 def test_a_solved_head_without_a_validation_is_calibrated_in_its_first_epoch(
     trainer: Callable[..., Trainer], many: ImageDataModule, tmp_path: Path
 ) -> None:
+    class Solves(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+            pl_module.out_of_fold = _drawn(80)
+
     module: Any = _module(many)
-    module.out_of_fold = _drawn(80)
-    runner = trainer(max_epochs=1, limit_val_batches=0)
+    runner = trainer(max_epochs=1, limit_val_batches=0, callbacks=[Solves()])
     runner.fit(module, datamodule=many)
     module.save(tmp_path / "solved.ckpt")
     record = read_checkpoint(tmp_path / "solved.ckpt").metadata.calibration
