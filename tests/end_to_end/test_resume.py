@@ -61,6 +61,14 @@ def test_a_run_stopped_anywhere_goes_on_bit_for_bit(case: str, run_until: RunUnt
         assert_same_run(whole, run_until(f"resume={half}"))
 
 
+@pytest.mark.parametrize("place", [(0, 0), (0, 2)])
+def test_a_run_of_a_solved_head_goes_on_bit_for_bit(place: tuple[int, int], run_until: RunUntil) -> None:
+    whole = run_until("strategy=linear_probe")
+    assert len(timeless_rows(whole)) == 1
+    half = run_until("strategy=linear_probe", stop=place, code=143)
+    assert_same_run(whole, run_until(f"resume={half}"))
+
+
 @pytest.mark.slow
 def test_a_run_stopped_thrice_goes_on_bit_for_bit(run_until: RunUntil) -> None:
     whole = run_until(*CASES["cosine"])
@@ -293,7 +301,11 @@ def test_a_length_of_the_schedule_that_was_given_stays(run_until: RunUntil) -> N
 
 @pytest.mark.parametrize(
     "strategy",
-    [pytest.param(s, marks=[] if s == "gradual" else [pytest.mark.slow]) for s in group_options("strategy")],
+    [
+        pytest.param(s, marks=[] if s == "gradual" else [pytest.mark.slow])
+        for s in group_options("strategy")
+        if s != "linear_probe"  # which has one epoch
+    ],
 )
 def test_resume_continues_where_the_run_stopped(strategy: str, run_train: Callable[..., Path]) -> None:
     argv = [f"strategy={strategy}", "scheduler=constant", "model=squeezenet1_1", "optimizer.lr=0.01"]
