@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from finetune.checkpoints.format import Checkpoint, read_checkpoint
+from finetune.checkpoints.metadata import CalibrationRecord
 from finetune.data.datamodule import ImageDataModule
 from finetune.inference.classifier import BATCH, Classifier, load
 from finetune.inference.eval_data import EvalDataset, find_eval_data
-from finetune.inference.evaluation import evaluate
+from finetune.inference.evaluation import EvaluationResult, evaluate
+from finetune.training.calibrating import calibrate
 
 
 @dataclass(frozen=True)
@@ -57,25 +59,26 @@ def greedy_soup(
     _require_same_task(paths)
     first = read_checkpoint(paths[0])
     images = find_eval_data(first.metadata.data, first.model.classes, "val", data or ImageDataModule())
-    single = [_evaluate(load(p, device), images)["acc"] for p in paths]
+    single = [_evaluate(load(p, device, temperature=1), images).values["acc"] for p in paths]
     order = sorted(range(len(paths)), key=lambda i: -single[i])
-    model = load(paths[order[0]], device)
+    model = load(paths[order[0]], device, temperature=1)
     total, ingredients, best = _weights(paths[order[0]]), [paths[order[0]]], single[order[0]]
     for i in order[1:]:
         tried = {name: value + total[name] for name, value in _weights(paths[i]).items()}
         _put(model, tried, len(ingredients) + 1)
-        if (acc := _evaluate(model, images)["acc"]) >= best:
+        if (acc := _evaluate(model, images).values["acc"]) >= best:
             total, best = tried, acc
             ingredients.append(paths[i])
     _put(model, total, len(ingredients))
-    values = _evaluate(model, images)
-    _describe(model, values)
+    result = _evaluate(model, images)
+    values = result.values
+    _describe(model, values, calibrate(result.logits, torch.tensor(images.split.labels)))
     model.module.save(path)
     return Soup(model, ingredients, values["acc"], single)
 
 
-def _evaluate(model: Classifier, images: EvalDataset) -> dict[str, Any]:
-    return evaluate(model, images).values
+def _evaluate(model: Classifier, images: EvalDataset) -> EvaluationResult:
+    return evaluate(model, images)
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
@@ -92,14 +95,14 @@ def _put(model: Classifier, total: dict[str, Tensor], count: int) -> None:
             own[name].copy_(value / count)
 
 
-def _describe(model: Classifier, values: dict[str, Any]) -> None:
-    """Let the checkpoint say how it was validated: by this evaluation, in no epoch."""
+def _describe(model: Classifier, values: dict[str, Any], calibration: CalibrationRecord) -> None:
+    """Let the checkpoint say how it was validated and calibrated: by this evaluation, in no epoch."""
     validation = replace(
         model.module.metadata.validation, epoch=None, step=None, precision=model.precision, device=model.device.type,
         processes=1, batch_size=model.module.metadata.validation.batch_size or BATCH,
         results={name: float(values[name]) for name in ("acc", "loss", "f1")},
     )  # fmt: skip
-    model.module.metadata = replace(model.module.metadata, validation=validation)
+    model.module.metadata = replace(model.module.metadata, validation=validation, calibration=calibration)
 
 
 def _require_same_task(paths: Sequence[Path]) -> None:

@@ -17,7 +17,7 @@ from finetune.metrics.statistics import STUDENT_T, holm, mcnemar
 from finetune.reporting.runs import Run
 
 NOT_A_CHOICE = (
-    "paths", "hydra", "logger", "sweep", "report", "ckpt_path", "experiment", "data.num_workers", "data.root",
+    "paths", "hydra", "logger", "sweep", "report", "ckpt_path", "experiment", "preset", "data.num_workers", "data.root",
 )  # fmt: skip
 """Parts of a configuration that do not change the training."""
 

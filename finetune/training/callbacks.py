@@ -38,12 +38,15 @@ class BestCheckpoint(ModelCheckpoint):
         return (isinstance(interval, float) and interval == 1.0) or not str(self.monitor).startswith("val/")
 
     def _should_skip_saving_checkpoint(self, trainer: Trainer) -> bool:
-        """Return True too for weights that were not validated: a run that is stopped within an epoch ends with some."""
+        """Return True too for weights that were not validated, with which a run ends that is stopped within an epoch, and for an
+        epoch that cannot be compared with the others."""
         validation = getattr(getattr(trainer.lightning_module, "metadata", None), "validation", None)
         stale = (
             validation is not None and str(self.monitor).startswith("val/") and validation.step != trainer.global_step
         )
-        return stale or super()._should_skip_saving_checkpoint(trainer)
+        schedule = getattr(trainer.lightning_module, "schedule", None)
+        unfair = schedule is not None and not schedule.may_be_best(trainer.current_epoch, str(self.monitor))
+        return stale or unfair or super()._should_skip_saving_checkpoint(trainer)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best model and score of the run that is resumed."""

@@ -39,11 +39,14 @@ class History(Checkpoint):
         """All validation metrics of the best epoch, the per-class ones included."""
         self.validations = ValidationLog()
         """Which images each validation predicted correctly, in the order of `best.npz`."""
+        self._first_may_be_best = True
         self._validation: dict[str, Any] | None = None
         """Step, logged values and results of this epoch's validation, the best one where there are several."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to measure."""
+        schedule = getattr(pl_module, "schedule", None)
+        self._first_may_be_best = schedule is None or schedule.may_be_best(0, self.monitor)
         self._measure()  # `on_train_epoch_start` is not called in an epoch that is resumed
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -103,7 +106,8 @@ class History(Checkpoint):
 
     def best(self) -> dict[str, Any] | None:
         """Return the row of the best epoch so far; None where what is monitored was never measured."""
-        return best_epoch(self.rows, self.monitor, self.mode)
+        rows = [row for row in self.rows if row["epoch"] > 1 or self._first_may_be_best]
+        return best_epoch(rows, self.monitor, self.mode)
 
     def _is_better(self, values: Mapping[str, Any], than: Mapping[str, Any]) -> bool:
         """Return whether a validation is better than another; the later where what is monitored is no part of it."""

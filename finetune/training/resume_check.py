@@ -134,7 +134,9 @@ def _model_differences(stored: ModelRecord, module: TrainableClassifier) -> Iter
         pairs["image size"] = ((stored.preprocess or {}).get("size"), module.preprocess.size)
     for name, (then, now) in pairs.items():
         if then != now:
-            yield f"its {name} is {_short(then)}, this run's is {_short(now)}"
+            text = f"its {name} is {_short(then)}, this run's is {_short(now)}"
+            same = ", with other groups than that name has in this version" if _short(then) == _short(now) else ""
+            yield f"{text}{same}"
     depth = (stored.preprocess or {}).get("depth")
     if not is_same(depth, module.preprocess.depth):
         black, white = depth or UINT16

@@ -128,6 +128,13 @@ class FreezeSchedule:
         names = {n for group, own in self.groups if group.lr > 0 and self.has_gradients(group, epoch) for n in own}
         return names - self.frozen_by_hand
 
+    def may_be_best(self, epoch: int, monitor: str) -> bool:
+        """Return whether an epoch, counted from 0, can be compared with the others by a metric.
+
+        Training metrics of the epoch of a solved head cannot: they are of its optimum, without dropout and augmentation.
+        """
+        return self.only_solves_head or not (self._is_of_solved_head(epoch) and monitor.startswith("train/"))
+
     def _is_of_solved_head(self, epoch: int) -> bool:
         return self.strategy.solve_head and epoch == 0
 
@@ -240,7 +247,7 @@ class FreezeSchedule:
         its nearest ancestor with parameters; it is always active from the feature boundary on, and off before it
         while nothing there is trainable. In the epoch of a solved head nothing is active.
         """
-        trainable = self._moving_names(epoch)
+        trainable, solved = self._moving_names(epoch), self._is_of_solved_head(epoch)
         trunk_is_constant = not self.trunk_is_trainable(epoch)
         active: dict[str, bool] = {"": bool(trainable)}
         after_boundary = False
@@ -253,7 +260,7 @@ class FreezeSchedule:
                 active[path] = (after_boundary and bool(trainable)) or (
                     active[path.rpartition(".")[0]] and not trunk_is_constant
                 )
-            keeps_statistics = self.strategy.frozen_norm == "train" and is_norm(module)
+            keeps_statistics = self.strategy.frozen_norm == "train" and is_norm(module) and not solved
             module.training = active[path] or keeps_statistics
         if self.family.aux and self.unused_aux_parameters(epoch):
             self.network.training = False  # the flag of the root alone decides whether auxiliary heads run
@@ -279,7 +286,8 @@ class FreezeSchedule:
         """
         if self._is_of_solved_head(epoch):
             return [0.0] * len(self.groups)
-        overall = min(1.0, now / warmup) if warmup > 0 else 1.0
+        since = now - self.strategy.solve_head  # nothing is warmed up in the epoch in which nothing is trained
+        overall = min(1.0, since / warmup) if warmup > 0 else 1.0
         return [overall * self._ramp(g, now) if self.has_gradients(g, epoch) else 0.0 for g, _ in self.groups]
 
     def _ramp(self, group: ParamGroup, now: float) -> float:

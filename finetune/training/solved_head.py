@@ -168,7 +168,7 @@ def _require_differences(features: Tensor) -> None:
     Raises:
         ValueError: they are the same for all images.
     """
-    if bool((features == features[0]).all()):
+    if all(bool((block == features[0]).all()) for block in features.split(linear_probe.BLOCK_ROWS)):
         raise ValueError(
             f"All {len(features)} training images have the same features, so that no head can tell them apart: "
             "look at the weights, and at the images with finetune.check."
@@ -198,6 +198,11 @@ def _training_features(module: Any, trainer: Trainer) -> tuple[Tensor, Tensor, l
     features = _gather((inputs for inputs, *_ in passes), rows, data.cache.folder)
     if kept is None and data.augments(0):
         notes.append("the head is solved on the images without augmentation.")
+    if data.sampler != "none":
+        notes.append(
+            f"data.sampler={data.sampler} does not count in the solved head, which is of every image once; "
+            "loss.class_weights=auto does."
+        )
     views = rows // len(labels)
     folds = _folds(labels.tolist(), data, notes)
     return features, labels.repeat(views), folds if folds is None else folds * views, notes
@@ -282,11 +287,15 @@ def _folds(labels: list[int], data: ImageDataModule | None, notes: list[str]) ->
     folds = min(FOLDS, fewest)
     if folds >= 3:
         try:
-            return stratified_folds(labels, folds) if data is None else grouping.assign_folds(data, folds, data.seed)
+            found = stratified_folds(labels, folds) if data is None else grouping.assign_folds(data, folds, data.seed)
         except ValueError:  # fewer groups than folds
-            pass
+            found = []
+        spread = Counter(label for label, _ in set(zip(labels, found, strict=False)))
+        if found and min(spread.values()) > 1:
+            return found
     notes.append(
-        f"a class has {fewest} training image{'s' if fewest > 1 else ''}, too few to choose the L2 strength by "
+        f"a class has {fewest} training image{'s' if fewest > 1 else ''}"
+        f"{', or all of them in one group,' if folds >= 3 else ','} too few to choose the L2 strength by "
         f"cross-validation; it is {DEFAULT_STRENGTH:g}."
     )
     return None

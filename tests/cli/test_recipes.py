@@ -10,6 +10,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+import finetune
 from finetune.cli import compose, recipes
 from finetune.cli.arguments import prepare_arguments
 from finetune.io.paths import CONF
@@ -176,6 +177,12 @@ def test_without_a_word_on_training_the_preset_is_good() -> None:
 def test_whoever_says_how_to_train_gets_no_preset(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert recipes.expand_recipes(["seed=3", word]) == ["seed=3", word]
     assert capsys.readouterr().out == ""
+
+
+def test_a_strategy_with_dashes_is_one_too() -> None:
+    """As the agent of W&B sends its words."""
+    cfg = finetune.compose(["--strategy=finetune", "--seed=3"])
+    assert (cfg.preset, cfg.trainer.max_epochs, cfg.hydra.runtime.choices["strategy"]) == (None, 15, "finetune")
 
 
 def test_explicit_keys_win_over_a_preset() -> None:

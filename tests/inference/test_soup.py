@@ -12,7 +12,9 @@ from torch import Tensor
 
 from finetune import evaluate, load, train
 from finetune import soup as command
+from finetune.checkpoints.metadata import CalibrationRecord
 from finetune.inference import soup
+from finetune.inference.evaluation import EvaluationResult
 from finetune.inference.soup import greedy_soup
 from tests.helpers import TINY, save_small_checkpoint
 
@@ -42,9 +44,9 @@ def _scored(monkeypatch: pytest.MonkeyPatch, score: Callable[[Tensor], float]) -
     """Let the accuracy be a function of the bias of the head; return the biases that were evaluated."""
     seen: list[Tensor] = []
 
-    def evaluate(model: Any, images: Any) -> dict[str, float]:
+    def evaluate(model: Any, images: Any) -> EvaluationResult:
         seen.append(model.module.head.bias.detach().cpu().clone())
-        return {"acc": score(seen[-1]), "loss": 0.0, "f1": 0.0}
+        return EvaluationResult({"acc": score(seen[-1]), "loss": 0.0, "f1": 0.0}, torch.zeros(12, 3))
 
     monkeypatch.setattr(soup, "_evaluate", evaluate)
     return seen
@@ -113,3 +115,21 @@ def test_runs_of_other_images_or_another_model_are_refused(runs: list[Path], tmp
         greedy_soup([runs[0], tmp_path / "other.ckpt"], tmp_path / "soup.ckpt")
     with pytest.raises(ValueError, match="two checkpoints or more, got 1"):
         greedy_soup(runs[:1], tmp_path / "soup.ckpt")
+
+
+def test_a_soup_has_a_temperature_of_its_own(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of its first ingredient, whose logits were others."""
+    given: list[tuple[Tensor, Tensor]] = []
+
+    def calibrate(logits: Tensor, labels: Tensor) -> CalibrationRecord:
+        given.append((logits, labels))
+        return CalibrationRecord(temperature=1.5, images=len(labels))
+
+    monkeypatch.setattr(soup, "calibrate", calibrate)
+    greedy_soup(runs, tmp_path / "soup.ckpt", device="cpu")
+    ((logits, labels),) = given
+    assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert load(tmp_path / "soup.ckpt").temperature == 1.5
+    plain = load(tmp_path / "soup.ckpt", device="cpu", temperature=1)
+    assert plain.module.metadata.calibration.images == 12
+    assert logits.shape == (12, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from finetune import FineTuner, ImageDataModule
 from finetune.training import solved_head
+from finetune.training.callbacks import BestCheckpoint
+from finetune.training.history import History
 from finetune.training.losses import FocalLoss
 from tests.helpers import COLOURS, SMALLEST_OF_FAMILY, write_images
 
@@ -26,14 +29,15 @@ Fit = Callable[..., tuple[FineTuner, ImageDataModule]]
 def fit(photos: Path, trainer: Callable[..., Trainer], tmp_path: Path) -> Fit:
     def run(model: str = "squeezenet1_1", root: Path = photos, epochs: int = 2, **options: Any) -> Any:
         size = SMALLEST_OF_FAMILY.get(model, 32)
-        given = {key: options.pop(key) for key in ("augment", "loader") if key in options}
+        given = {key: options.pop(key) for key in ("augment", "sampler") if key in options}
+        callbacks = options.pop("callbacks", [])
         data = ImageDataModule(root, num_workers=0, image_size=size, cache_dir=tmp_path / "cache", **given)
         strategy = options.pop("strategy", "linear_probe")
         torch.manual_seed(0)
         module = FineTuner(
             model, data.prepare().classes, strategy, weights="none", preprocess={"size": size}, **options
         )
-        trainer(epochs).fit(module, datamodule=data)
+        trainer(epochs, callbacks=callbacks, enable_checkpointing=bool(callbacks)).fit(module, datamodule=data)
         return module.eval(), data
 
     return run
@@ -178,3 +182,42 @@ def test_many_rows_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert torch.equal(in_memory, torch.cat(parts))
     assert torch.equal(in_file, torch.cat(parts))
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_sampler_is_said_not_to_count(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(sampler="balanced")
+    assert "data.sampler=balanced does not count in the solved head" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_class_of_one_group_is_not_predicted_by_heads_that_have_never_seen_it() -> None:
+    """Its logits would be minus infinity, and the loss of the folds infinite."""
+    notes: list[str] = []
+    data: Any = SimpleNamespace(seed=0)
+    labels = [0, 1] * 6 + [2] * 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "finetune.training.solved_head.grouping.assign_folds", lambda *args: [i % 4 for i in range(12)] + [1] * 4
+        )
+        assert solved_head._folds(labels, data, notes) is None
+        assert "all of them in one group, too few to choose" in notes[0]
+        patch.setattr("finetune.training.solved_head.grouping.assign_folds", lambda *args: [i % 4 for i in range(16)])
+        assert solved_head._folds(labels, data, notes) == [i % 4 for i in range(16)]
+
+
+def test_statistics_of_a_frozen_trunk_stay_while_the_head_is_solved(fit: Fit) -> None:
+    groups = [{"match": "@head", "lr": 0.0}, {"match": ".*", "start": None}]
+    module, _ = fit("resnet18", strategy={"groups": groups, "solve_head": True, "frozen_norm": "train"})
+    assert int(module.backbone.get_buffer("bn1.num_batches_tracked")) == 0
+
+
+def test_training_metrics_do_not_make_the_solved_head_the_best(fit: Fit, tmp_path: Path) -> None:
+    """They are of its optimum, without dropout and augmentation, and no later epoch could reach them."""
+    history = History(tmp_path / "metrics.csv", "train/loss")
+    best = BestCheckpoint(tmp_path / "checkpoints", "train/loss")
+    fit("resnet18", epochs=3, strategy="lp_ft", callbacks=[history, best])
+    losses = [row["train/loss"] for row in history.rows]
+    assert min(losses) == losses[0]
+    chosen = history.best()
+    assert chosen is not None
+    assert chosen["epoch"] > 1
+    assert torch.load(best.best_model_path, weights_only=True)["epoch"] == chosen["epoch"] - 1
