@@ -158,7 +158,8 @@ def expand_preset(argv: Sequence[str]) -> list[str]:
         raise ValueError(unknown_name("preset", name, sorted(known), f"It is one of {', '.join(sorted(known))}."))
     if "experiment" in keys:
         raise ValueError(f"preset={name} and experiment= both say how to train: give one of them.")
-    kept, _ = _without_given(read_recipe(_preset_file(name)), rest)
+    # what a preset says of the data is not about which they are
+    kept, _ = _without_given(read_recipe(_preset_file(name)), [word for word in rest if plain_key(word) != "data"])
     return [f"preset={name}", *kept, *rest]
 
 

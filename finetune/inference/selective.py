@@ -68,7 +68,7 @@ def choose_threshold(record: CalibrationRecord, precision: float) -> Threshold:
     if not reaching:
         best = max(thresholds, key=lambda t: (t.correct / t.accepted, t.accepted))
         raise ValueError(
-            f"No threshold reaches target_precision={precision:g}. The best has {best.describe()}. "
+            f"No threshold that accepts {MIN_ACCEPTED} held-out images or more reaches target_precision={precision:g}. The best has {best.describe()}. "
             "Give a lower one, or min_confidence=..."
         )
     return max(reaching, key=lambda t: t.accepted)

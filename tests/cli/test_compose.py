@@ -63,7 +63,10 @@ def test_first_point_of_a_sweep(words: list[str], first: list[str] | None) -> No
     ("words", "message"),
     [
         (["sweep=optuna", "optimizer.lrr=interval(0,1)"], r"no key 'optimizer\.lrr'\. Did you mean optimizer\.lr"),
-        (["sweep=optuna", "optimizer.lr=interval(-2,-1)"], r"optimizer\.lr must be auto or a number from 0 on, got -2\.0"),
+        (
+            ["sweep=optuna", "optimizer.lr=interval(-2,-1)"],
+            r"optimizer\.lr must be auto or a number from 0 on, got -2\.0",
+        ),
         (["sweep=optuna", "sweep/space=haed"], r"no sweep/space 'haed'\. The nearest are head"),
         (["sweep=optuna", "sweep/space=head", "sweep.sampler=tpo"], r"no sweep\.sampler 'tpo'\. The nearest are tpe"),
         (["sweep=optuna", "sweep/space=head", "sweep.n_trials=0"], r"sweep\.n_trials must be a whole number from 1 on"),

@@ -179,6 +179,13 @@ def test_whoever_says_how_to_train_gets_no_preset(word: str, capsys: pytest.Capt
     assert capsys.readouterr().out == ""
 
 
+def test_the_augmentation_of_a_preset_is_for_all_data() -> None:
+    words = recipes.expand_recipes(["preset=best", "data=imagefolder", "data.root=photos"])
+    assert composed(words).hydra.runtime.choices["data/augment"] == "trivial"
+    own = recipes.expand_recipes(["preset=best", "data=imagefolder", "data.augment=none"])
+    assert composed(own).data.augment == "none"
+
+
 def test_a_strategy_with_dashes_is_one_too() -> None:
     """As the agent of W&B sends its words."""
     cfg = finetune.compose(["--strategy=finetune", "--seed=3"])

@@ -295,7 +295,7 @@ def test_predictions_are_accepted_by_their_confidence_or_by_the_precision_of_the
     assert marks.count("1") >= 35  # of the very images: all, but for one whose last digit is another here
     _, code = command("predict", ckpt, source, "target_precision=1")
     assert code == 2
-    assert "No threshold reaches target_precision=1." in capsys.readouterr().err
+    assert "No threshold that accepts 20 held-out images or more reaches target_precision=1." in capsys.readouterr().err
 
 
 def test_a_checkpoint_without_held_out_predictions_has_no_threshold(

@@ -55,13 +55,16 @@ def test_a_threshold_has_the_digits_of_a_table_and_accepts_what_it_was_chosen_by
 
 def test_precision_that_no_threshold_reaches_is_refused_with_the_best_one() -> None:
     with pytest.raises(
-        ValueError, match=r"No threshold reaches target_precision=0\.97\. .* \(48 of 50; .*min_confidence"
+        ValueError,
+        match=r"No threshold that accepts 20 held-out images or more reaches target_precision=0\.97\. .* \(48 of 50; .*min_confidence",
     ):
         selective.choose_threshold(RECORD, 0.97)
 
 
 def test_a_few_lucky_predictions_are_no_threshold() -> None:
-    with pytest.raises(ValueError, match="No threshold reaches target_precision=1"):
+    with pytest.raises(
+        ValueError, match="No threshold that accepts 20 held-out images or more reaches target_precision=1"
+    ):
         selective.choose_threshold(_record((0.99, 19, 19), (0.9, 50, 49)), 1.0)
     assert selective.choose_threshold(_record((0.99, 20, 20), (0.9, 50, 49)), 1.0).accepted == 20
 
