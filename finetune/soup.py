@@ -39,6 +39,12 @@ def soup(argv: Sequence[str] | None = None) -> None:
     echo(field_line("Soup", f"of {len(result.ingredients)} of {len(found)} runs, the best first:"))
     for path in result.ingredients:
         echo(field_line("", str(path.parent.parent)))
+    if len(result.ingredients) == 1:
+        echo(
+            field_line(
+                "Note", "no other run made it better: nothing was averaged, and the file is the best run's model."
+            )
+        )
     text = f"{result.acc:.4f}, of the best run alone {max(result.single_acc):.4f}; chosen on the same images, and so too good"
     echo(field_line("val/acc", text))
     echo_link("Model", options.out)

@@ -112,7 +112,6 @@ def split_images(
     elif options.val == NO_VALIDATION:
         every = [splits[name] for name in ("train", "val") if name in splits]
         splits["train"], splits["val"] = join("train", every), every[0].take([], "val")
-        result.notes.append(f"All {len(splits['train'])} images but those of test are trained on; none is held out.")
     elif options.val in splits:
         splits["val"] = replace(splits.pop(options.val), name="val")
     else:
@@ -120,6 +119,10 @@ def split_images(
     if options.per_class is not None:
         train = splits["train"]
         splits["train"] = train.take(sample_per_class(train.labels, options.per_class, options.split_seed))
+    if options.val == NO_VALIDATION and options.folds is None:
+        others = " but those of test" if "test" in splits else ""
+        part = "All" if options.per_class is None else f"{options.per_class} of each class,"
+        result.notes.append(f"{part} {len(splits['train'])} images{others} are trained on; none is held out.")
     result.splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
     are_held_out = options.folds is not None or options.val not in (*readable, NO_VALIDATION)
     result.notes += group_notes(result.splits, are_held_out)

@@ -17,6 +17,7 @@ from finetune.reporting.data_files import write_bad_files, write_split
 from finetune.runtime import hardware
 from finetune.runtime.console import echo, field_line
 from finetune.training.module import FineTuner
+from finetune.training.time_limit import find_time_limit
 
 
 def print_header(
@@ -42,7 +43,8 @@ def print_header(
     module.schedule.attach(trainer)
     lines = [*data_lines(data), *finding_lines(findings, data), *model_lines(module)]
     if module.schedule.max_epochs is None:
-        lines.append(field_line("Note", "no end was given (trainer.max_epochs=-1): Ctrl-C ends the run and saves it."))
+        ends = "time_limit" if find_time_limit(trainer) is not None else "Ctrl-C"
+        lines.append(field_line("Note", f"no end was given (trainer.max_epochs=-1): {ends} ends the run and saves it."))
     echo("\n".join([*lines, field_line("Device", f"{describe_device(trainer)} {_explain_device(trainer, data)}")]))
     write_split(data, folder / "split.csv")
     if data.bad_files:

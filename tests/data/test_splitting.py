@@ -63,6 +63,9 @@ def test_all_images_but_those_of_test_may_be_trained_on() -> None:
     assert "All 6 images but those of test are trained on; none is held out." in result.notes
     alone = split_images({"train": found("train", dog=3, cat=2)}, SplitOptions(val="none"), {}, None)
     assert [len(split) for split in alone.splits.values()] == [5, 0]
+    assert "All 5 images are trained on; none is held out." in alone.notes
+    few = split_images({"train": found("train", dog=3, cat=2)}, SplitOptions(val="none", per_class=1), {}, None)
+    assert "1 of each class, 2 images are trained on; none is held out." in few.notes
 
 
 def test_per_class_limits_what_is_trained_on_and_not_what_is_validated_on() -> None:
