@@ -23,14 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.cli import compose, errors, groups, jobs, validation
-from finetune.cli.arguments import (
-    SWEEP_FLAGS,
-    SWEEP_GROUPS,
-    is_hydra_flag,
-    override_key,
-    prepare_arguments,
-    strip_dashes,
-)
+from finetune.cli.arguments import SWEEP_FLAGS, SWEEP_GROUPS, is_hydra_flag, override_key, prepare_arguments
 from finetune.cli.errors import HYDRA_COMMANDS, SOME_FAILED, TERMINATED, Exit
 from finetune.cli.recipes import expand_recipes
 from finetune.cli.run_folder import STATE
@@ -84,7 +77,7 @@ def compose_from_python(
         escaped = str(folder).replace("'", "\\'")
         search = [f"hydra.searchpath=['file://{escaped}']"]
     with kept_process():
-        words = expand_recipes(strip_dashes(words)) if command == "train" else words
+        words = expand_recipes(words) if command == "train" else words
         prepared = prepare_arguments(command, words)
         if SWEEP_FLAGS & set(prepared):  # the name of a sweep asks for it, or its folder
             named = [word for word in words if override_key(word) in (*SWEEP_GROUPS, "resume")]

@@ -19,7 +19,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 from finetune.cli import errors, groups, help, run_folder
-from finetune.cli.arguments import prepare_arguments, strip_dashes
+from finetune.cli.arguments import prepare_arguments
 from finetune.cli.errors import TERMINATED, USER_ERROR, Exit
 from finetune.cli.jobs import JobRunner, Task, run_jobs
 from finetune.cli.recipes import expand_recipes
@@ -66,7 +66,7 @@ def hydra_command(
     typed = list(shell_argv[1:] if argv is None else argv)
     try:
         with errors.exit_codes(name), _signals_end_command():
-            overrides = prepare_arguments(name, expand_recipes(strip_dashes(typed)) if name == "train" else typed)
+            overrides = prepare_arguments(name, expand_recipes(typed) if name == "train" else typed)
             run_folder.STATE.start(typed, overrides)
             _prepare_hydra()
             sys.argv = [shell_argv[0], *overrides]  # from which `hydra.main` reads its own

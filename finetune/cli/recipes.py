@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.cli import compose
-from finetune.cli.arguments import format_value, override_key, plain_key, quote_paths
+from finetune.cli.arguments import format_value, override_key, plain_key, quote_paths, strip_dashes
 from finetune.io.files import write_atomically
 from finetune.io.paths import CONF, PATH_KEY, absolute_paths
 from finetune.runtime.console import echo, field_line
@@ -138,7 +138,7 @@ def _changes(values: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, 
 def expand_preset(argv: Sequence[str]) -> list[str]:
     """Put the choices that a preset stands for before the other arguments, which override them.
 
-    Where nothing says how to train, no strategy, optimizer or number of epochs say, it is `DEFAULT_PRESET`.
+    Where no key says how to train (a strategy, an optimizer, a number of epochs), it is `DEFAULT_PRESET`.
 
     Raises:
         ValueError: there is no such preset, it is swept over, or there is an experiment beside it.
@@ -175,17 +175,12 @@ def announce_preset(cfg: DictConfig) -> None:
     comment = path.read_text(encoding="utf-8").partition("defaults:")[0].splitlines()
     meaning = " ".join(line.removeprefix("# ") for line in comment if not line.startswith("# @"))
     echo(field_line("Preset", f"{cfg.preset}: {meaning} Another preset=, or a strategy=, is taken instead."))
-    values: Any = OmegaConf.to_container(OmegaConf.load(path))
-    values.pop("defaults")
-    wanted = OmegaConf.create(values)
-    others = [word.lstrip("+") for word in _value_words(values, "", path)]
-    keys = [word.partition("=")[0] for word in others]
-    own = [f"{key}={select(cfg, key)}" for key in keys if select(cfg, key) != select(wanted, key)]
-    choices = HydraConfig.get().runtime.choices
-    for word in (word for word in read_recipe(path) if "." not in word.partition("=")[0]):
-        group, _, option = word.lstrip("+").partition("=")
-        if str(choices.get(group)) not in (option, f"[{option}]"):
-            own.append(f"{group}={choices.get(group)}")
+    wanted, choices, own = OmegaConf.load(path), HydraConfig.get().runtime.choices, []
+    for word in read_recipe(path):
+        key, _, option = word.lstrip("+").partition("=")
+        here, there = (select(cfg, key), select(wanted, key)) if "." in key else (choices.get(key), option)
+        if here != there:
+            own.append(f"{key}={here}")
     if own:
         echo(field_line("", f"other than in the preset: {' '.join(own)}"))
 
@@ -203,7 +198,7 @@ def expand_recipes(argv: Sequence[str]) -> list[str]:
         FileNotFoundError: there is no such file.
         ValueError: it is no recipe.
     """
-    argv = expand_preset(argv)
+    argv = expand_preset(strip_dashes(argv))
     files = [word for word in argv if override_key(word) == "experiment" and _is_file(word)]
     rest = [word for word in argv if word not in files]
     words: list[str] = []

@@ -43,10 +43,13 @@ class History(Checkpoint):
         self._validation: dict[str, Any] | None = None
         """Step, logged values and results of this epoch's validation, the best one where there are several."""
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to measure."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ask the module, also of a run in which nothing is left to train, whether its first epoch may be the best."""
         schedule = getattr(pl_module, "schedule", None)
         self._first_may_be_best = schedule is None or schedule.may_be_best(0, self.monitor)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to measure."""
         self._measure()  # `on_train_epoch_start` is not called in an epoch that is resumed
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
