@@ -40,13 +40,13 @@ def test_the_logged_model_is_used_as_the_page_says(
     (tmp_path / "photos").symlink_to(photos)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    before = mlflow.get_tracking_uri()
     document = Document.parse(str(PAGE), PythonCodeBlockParser())
     try:
         for example in document:
             example.evaluate()
     finally:
-        mlflow.set_tracking_uri(before)
+        # none, as before: whatever is set here holds for the whole process, and goes before the environment variable
+        mlflow.set_tracking_uri(None)
     answers = document.namespace["answers"]
     assert list(answers.columns)[:2] == ["label", "confidence"]
     expected = document.namespace["done"].module.classes
