@@ -34,6 +34,7 @@ def fit(cfg: DictConfig) -> TrainingRun:
         from finetune.reporting import header, result, run_report, summary
         from finetune.runtime import timing
         from finetune.tracking import run_logger
+        from finetune.training import distributed
 
     factories.prepare_process()
     recipes.announce_preset(cfg)
@@ -57,6 +58,7 @@ def fit(cfg: DictConfig) -> TrainingRun:
             if error.code not in (1, INTERRUPTED, TERMINATED):
                 raise  # of submitit, which starts the job again
             saved = isinstance(error, SystemExit) and error.code in (INTERRUPTED, TERMINATED)
+            distributed.leave_group(saved)  # all processes have agreed to end
             code = TERMINATED if error.code == TERMINATED else INTERRUPTED
             raise Exit(summary.describe_interruption(folder, saved), code) from error
         write_page = run_report.try_report if cfg.report else None

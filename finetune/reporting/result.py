@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from finetune.data.datamodule import ImageDataModule
+from finetune.training.distributed import leave_group
 from finetune.training.history import History, find_history
 from finetune.training.module import FineTuner
 
@@ -43,7 +44,7 @@ class TrainingRun:
 
 
 def collect(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder: Path) -> TrainingRun:
-    """Return the results of a training that has ended.
+    """Return the results of a training that has ended, and leave the group of its processes.
 
     Args:
         trainer: after `fit`, and after `test` where there are test images.
@@ -52,6 +53,7 @@ def collect(trainer: Trainer, module: FineTuner, data: ImageDataModule, folder: 
         folder: of the run; the result names that of the first process.
     """
     folder = Path(trainer.strategy.broadcast(str(folder)))
+    leave_group()  # that was the last word between them
     history = find_history(trainer)
     metrics = history.best() or {}
     value = metrics.get(history.monitor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
@@ -18,6 +19,24 @@ DIVERGED_HINT = (
     "Try a smaller optimizer.lr (a tenth), or scheduler.warmup=1. The checkpoints written so far are good, and none was "
     "written after this."
 )
+
+
+def leave_group(all_are_here: bool = True) -> None:
+    """End the connection to the other processes of a run on CPUs; nothing where there is none.
+
+    Lightning does so for NCCL alone. A thread of gloo may still hold the last tensor that was sent, and gives it back to
+    Python; where Python is already being shut down, that aborts the process: "terminate called without an active
+    exception", exit code 134 (PyTorch's issue 190489). Here it is waited for.
+
+    Args:
+        all_are_here: False leaves all as it is: one that waits for a process that is gone would wait for long.
+    """
+    distributed = torch.distributed
+    if not all_are_here or not (distributed.is_available() and distributed.is_initialized()):
+        return
+    if distributed.get_backend() == "gloo":
+        gc.collect()  # what the wrapped network still holds of the group would be freed with Python's lock held, and block
+        distributed.destroy_process_group()
 
 
 class DivergedError(ValueError):

@@ -170,6 +170,21 @@ def test_a_process_that_is_killed_ends_the_others(who: str, start: Start, tmp_pa
     assert weights(tmp_path / "out")
 
 
+def test_a_run_has_left_its_group_before_python_ends(start: Start, tmp_path: Path) -> None:
+    """Else a thread of gloo may abort the process then, with exit code 134."""
+    (tmp_path / "witness.py").write_text(
+        "import atexit, sys, torch\n"
+        "from lightning.pytorch import Callback\n"
+        "class Witness(Callback):\n"
+        "    def on_train_end(self, trainer, module):\n"
+        "        assert torch.distributed.is_initialized()\n"
+        "        atexit.register(lambda: print('in a group:', torch.distributed.is_initialized(), file=sys.stderr))\n"
+    )
+    environment = {**os.environ, "FINETUNE_ALLOW": "witness", "PYTHONPATH": str(tmp_path)}
+    errors = finished(start(*TWO, "hydra.run.dir=out", "+callbacks.w._target_=witness.Witness", env=environment))
+    assert errors.count("in a group: False") == 2
+
+
 def test_an_error_in_one_process_is_told_and_ends_the_others(start: Start, tmp_path: Path) -> None:
     (tmp_path / "breaker.py").write_text(
         "from lightning.pytorch import Callback\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune import ImageDataModule
-from finetune.training.distributed import rescale_loss
+from finetune.training.distributed import leave_group, rescale_loss
 from finetune.training.losses import FocalLoss
 
 
@@ -64,3 +65,15 @@ def test_a_loss_of_ones_own_is_the_mean_over_the_images_of_all_processes() -> No
         rescale_loss(losses[part].mean(), labels[part], FocalLoss(), trainer)[0] for part in (slice(0, 3), slice(3, 5))
     ]
     torch.testing.assert_close(torch.stack(scaled).mean(), losses.mean())
+
+
+def test_the_group_of_processes_on_cpus_is_left_where_there_is_one(tmp_path: Path) -> None:
+    leave_group()  # there is none
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        torch.distributed.all_reduce(torch.ones(3))
+        leave_group()
+        assert not torch.distributed.is_initialized()
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
