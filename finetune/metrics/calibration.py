@@ -111,6 +111,24 @@ def is_at_bound(temperature: float) -> bool:
     return temperature <= low or temperature >= high
 
 
+def cross_fitted_losses(logits: Tensor, labels: Tensor, folds: int = 10) -> tuple[float, float]:
+    """Return the log loss as it is, and that of images that are scaled by the temperature of the other folds' images.
+
+    Images whose label has a logit of minus infinity are left out, as in `fit_temperature`.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,).
+        folds: every how many images there is one of the same fold; at least 2, at most N.
+    """
+    possible = logits.gather(1, labels[:, None]).squeeze(1).isfinite()
+    logits, labels = logits[possible].double(), labels[possible]
+    fold, scaled = torch.arange(len(labels)) % folds, logits.clone()
+    for i in range(folds):
+        scaled[fold == i] /= fit_temperature(logits[fold != i], labels[fold != i])
+    return log_loss(logits, labels), log_loss(scaled, labels)
+
+
 def scale_probabilities(probabilities: Tensor, temperature: float) -> Tensor:
     """Return the probabilities (N, classes) float64 of logits that are divided by a temperature, from those without it."""
     return (log_probabilities(probabilities) / temperature).softmax(dim=1)

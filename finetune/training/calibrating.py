@@ -19,12 +19,17 @@ MAX_IMAGES = 10_000
 """Number of held-out images from which a temperature is fitted, evenly spaced among more: it is exact to a percent then."""
 
 
+CROSS_FITTED_IMAGES = 1_000
+"""Number of held-out images from which on a temperature is taken without asking whether it helps on others: one number that
+is fitted on so many is right for others too."""
+
+
 def calibrate(logits: Tensor, labels: Tensor, out_of_fold: bool = False) -> CalibrationRecord:
     """Fit a temperature on held-out predictions, and keep how sure and how right they are.
 
     Where every image is correct, the log loss falls down to the lower bound of a temperature, at which nothing but certainty
     would ever be predicted: the temperature is 1 then. At the upper one, where the predictions say nothing of the labels, it
-    stays at the bound.
+    stays at the bound. Of few images, a temperature is kept only where it helps on those that it was not fitted on.
 
     Args:
         logits: (N, classes); logarithms of probabilities are logits too.
@@ -57,6 +62,14 @@ def calibrate(logits: Tensor, labels: Tensor, out_of_fold: bool = False) -> Cali
                 else f"the predictions say next to nothing of the labels, and it is at its bound {high:g}"
             )
             temperature = 1.0 if is_low else high
+        elif count < CROSS_FITTED_IMAGES:
+            before, after = calibration.cross_fitted_losses(logits, labels)
+            if after >= before:
+                problem = (
+                    f"{temperature:.2f}, which {count} held-out images ask for, does not help on images that it was not "
+                    f"fitted on (log loss {after:.4f}, without it {before:.4f})"
+                )
+                temperature = 1.0
     confidences = (logits / temperature).softmax(dim=1).amax(dim=1).float()
     return CalibrationRecord(temperature, images, out_of_fold, problem, confidences, correct)
 

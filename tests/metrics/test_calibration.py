@@ -162,3 +162,17 @@ def test_coverage_counts_what_reaches_each_confidence() -> None:
     assert curve.thresholds.tolist() == pytest.approx([0.9, 0.75, 0.6, 0.5])
     assert curve.accepted.tolist() == [1, 3, 4, 5]  # two have 0.75
     assert curve.correct.tolist() == [1, 2, 3, 3]
+
+
+def test_cross_fitted_loss_is_that_of_a_plain_loop() -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits, labels = 3 * torch.randn(23, 3, generator=generator), torch.randint(3, (23,), generator=generator)
+    logits[4, labels[4]] = -math.inf  # of a class that a fold had not: left out of both
+    kept = [i for i in range(23) if i != 4]
+    losses = []
+    for place, image in enumerate(kept):
+        others = [j for other, j in enumerate(kept) if other % 10 != place % 10]
+        scaled = logits[image].double().numpy() / calibration.fit_temperature(logits[others], labels[others])
+        losses.append(np.log(np.exp(scaled).sum()) - scaled[labels[image]])
+    plain = [float(torch.nn.functional.cross_entropy(logits[i].double(), labels[i])) for i in kept]
+    assert calibration.cross_fitted_losses(logits, labels) == pytest.approx((np.mean(plain), np.mean(losses)))

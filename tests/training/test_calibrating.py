@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -78,6 +79,20 @@ def test_what_no_temperature_can_be_fitted_on_is_said(
     assert (record.temperature, record.images) == (temperature, len(labels))
     assert problem in record.problem
     assert CalibrationRecord.from_dict(vars(record)) == record  # a file holds it
+
+
+def test_a_temperature_that_helps_no_other_image_is_not_kept() -> None:
+    """Labels that are drawn from the very probabilities that are predicted: what is left to fit is chance."""
+    generator, kept = torch.Generator().manual_seed(0), []
+    for _ in range(40):
+        logits = 2 * torch.randn(60, 3, generator=generator)
+        labels = torch.multinomial(logits.softmax(dim=1), 1, generator=generator).squeeze(1)
+        record = calibrating.calibrate(logits, labels)
+        kept.append(record.temperature != 1)
+        if not kept[-1]:
+            assert re.match(r"[\d.]+, which 60 held-out images ask for, does not help on images .*\)$", record.problem)
+    assert 0.05 < np.mean(kept) < 0.5
+    assert calibrating.calibrate(*_drawn(200)).temperature > 1.5  # and where it helps, it is
 
 
 def test_of_very_many_images_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
