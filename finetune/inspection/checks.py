@@ -50,6 +50,7 @@ def run_checks(
     """
     used = used or scan
     findings = [*_unreadable(scan), *duplicates(scan, phash_threshold), *_layout(scan), *_classes(scan)]
+    findings += _unmeasured(used, used.counts()) if used is not scan else []  # else `_classes` says so
     findings += [*_few(used, used.counts()), *_names(scan), *_balance(scan), *conversions(scan)]
     findings += shapes(scan, preprocess.fit) if preprocess is not None else []
     return by_severity([*findings, *_sizes(scan, preprocess), *_brightness(scan, preprocess)])
@@ -62,7 +63,9 @@ def run_training_checks(scan: DatasetScan, fit: str) -> list[Finding]:
         scan: with image info.
         fit: how an image becomes square, see `Preprocess`.
     """
-    findings = [*duplicates(scan, PHASH_THRESHOLD), *_few(scan, scan.counts()), *_names(scan), *_balance(scan)]
+    counts = scan.counts()
+    findings = [*duplicates(scan, PHASH_THRESHOLD), *_unmeasured(scan, counts), *_few(scan, counts)]
+    findings += [*_names(scan), *_balance(scan)]
     findings += shapes(scan, fit)
     return by_severity([finding for finding in findings if finding.severity != "note"])
 
@@ -157,6 +160,17 @@ def _few(scan: DatasetScan, counts: Mapping[str, Mapping[str, int]]) -> Iterator
                 f"few_{split}" if split in ("val", "test") else "few", "warning",
                 f"{f'In {split} ' if split else ''}{count_of(len(few), 'class')} {have(len(few))} fewer than {FEW} images to {purpose}: {list_names(few)}.",
                 "Little can be learned or measured of them; add some.",
+            )  # fmt: skip
+
+
+def _unmeasured(scan: DatasetScan, counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
+    """Yield a finding for each split that has no image of a class that is trained, of splits whose classes are the same."""
+    for split in (name for name in scan.classes if name in ("val", "test")):
+        unmeasured = [name for name, images in counts.items() if not images[split] and images.get("train")]
+        if unmeasured:
+            yield Finding(
+                f"unmeasured_{split}", "warning", f"{split} has no image of {list_names(unmeasured)}.",
+                "The accuracy for them is unknown, and that of the run says nothing of them; add some.",
             )  # fmt: skip
 
 

@@ -139,7 +139,8 @@ class EpochAveraging(WeightAveraging):
 
     def plan(self, end: int | None) -> None:
         """Find the first epoch that is averaged in a run of `end` epochs."""
-        self._first = int(self.start) if self.start >= 1 else round(self.start * (end or 0))
+        share = min(round(self.start * (end or 0)), max((end or 0) - 1, 0))  # the last epoch at least is averaged
+        self._first = int(self.start) if self.start >= 1 else share
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Add the weights at the end of an epoch, before they are validated."""

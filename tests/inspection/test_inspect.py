@@ -67,6 +67,16 @@ def test_classes_with_few_held_out_images_are_a_warning_of_check_as_of_training(
     assert few["few_val"] in [finding.message for finding in training]
 
 
+def test_a_class_that_nothing_is_held_out_of_is_named_by_check_and_by_training(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_images({"": {"cat": 30, "dog": 30, "yak": 1}})
+    said = "val has no image of yak."
+    assert [f.message for f in inspect_data(make_data(root, tmp_path)).findings if f.name == "unmeasured_val"] == [said]
+    training = training_findings(make_data(root, tmp_path).prepare())
+    assert [finding.message for finding in training if finding.name == "unmeasured_val"] == [said]
+
+
 def test_data_that_training_would_refuse_are_inspected_all_the_same(
     make_images: Callable[..., Path], tmp_path: Path
 ) -> None:
