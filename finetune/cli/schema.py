@@ -42,7 +42,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "model.head_init": ("default", "xavier_uniform", "xavier_normal", "zero"),
     "model.preprocess.interpolation": ("nearest", "bilinear", "bicubic"),
     "model.preprocess.fit": ("crop", "squash", "pad"),
-    "data.augment": ("auto", "none", "basic", "trivial", "rand", "augmix"),
+    "data.augment": ("auto", "none", "light", "basic", "trivial", "rand", "augmix"),
     "data.layout": ("auto", "classes", "splits", "inside_out"),
     "data.sampler": ("none", "sqrt", "balanced"),
     "data.resize": ("crop", "squash", "pad"),

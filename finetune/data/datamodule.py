@@ -143,8 +143,8 @@ class ImageDataModule(LightningDataModule):
                 `depth.TAIL` per cent of each), "full" (all of 16 bits, with the sign of the training images) or
                 [low, high]. Images that are no files need one of the last two.
             max_pixels: larger images are refused; None is `decode.MAX_PIXELS`.
-            augment: "none", "basic", "trivial", "rand", "augmix", or "auto": none in the epochs in which a FineTuner's
-                trunk is frozen, basic in others.
+            augment: "none", "basic", "trivial", "rand", "augmix", or none in the epochs in which a FineTuner's trunk is
+                frozen and in others basic ("auto") or light ("light": crops of at least half of an image).
             random_erasing: probability with which a rectangle of an augmented image is filled with the mean colour.
             train_transform: augmentation of your own in place of `augment`, in every epoch: any function of uint8 pixels
                 (3, H, W) to an image (C, size, size), uint8 or normalised floats; torchvision's v2 transforms are such.

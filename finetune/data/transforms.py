@@ -155,11 +155,11 @@ class ImageTransforms:
         """Return the first epoch, counted from 0, with augmentation; None if there is none.
 
         Args:
-            unaugmented_epochs: the first epochs, which have none with augment="auto".
+            unaugmented_epochs: the first epochs, which have none with augment="auto" or "light".
         """
         if self.name == "none":
             return None
-        return unaugmented_epochs if self.augment == "auto" and self.train is None else 0
+        return unaugmented_epochs if self.augment in ("auto", "light") and self.train is None else 0
 
     def for_evaluation(self, preprocess: Preprocess) -> Transform:
         """Return the transform of images that are evaluated, or trained on without augmentation."""
@@ -206,8 +206,8 @@ class ImageTransforms:
         first = self.first_augmented_epoch(unaugmented_epochs)
         if self.random_erasing and first:
             yield (
-                "data.random_erasing is for epochs with augmentation: data.augment=auto has none while the trunk is frozen, "
-                "data.augment=basic has it in all"
+                f"data.random_erasing is for epochs with augmentation: data.augment={self.augment} has none while the trunk is "
+                "frozen, data.augment=basic has it in all"
             )
 
     def require_repeatable(self, plain: Transform, pixels: Tensor) -> None:

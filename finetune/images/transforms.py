@@ -319,15 +319,20 @@ class _SquashedCrop(_Crop):
         }
 
 
-def _basic(p: Preprocess) -> list[nn.Module]:
+LIGHT_AREA = 0.5
+"""Share of an image that a crop of "light" has at least. Crops as for ImageNet take more epochs than a fine-tuning has."""
+
+
+def _basic(p: Preprocess, least_area: float = 0.0) -> list[nn.Module]:
     crop = _SquashedCrop if p.fit == "squash" else _Crop
-    cropped = crop([p.size, p.size], scale=(MIN_AREA[p.fit], 1.0), interpolation=p.mode)
+    cropped = crop([p.size, p.size], scale=(max(MIN_AREA[p.fit], least_area), 1.0), interpolation=p.mode)
     padded = [p.resized(p.resize)] if p.fit == "pad" else []
     return [*padded, cropped, v2.RandomHorizontalFlip()]
 
 
 AUGMENTATIONS: dict[str, Callable[[Preprocess], list[nn.Module]]] = {
     "none": lambda p: [],
+    "light": lambda p: _basic(p, LIGHT_AREA),
     "basic": _basic,
     "trivial": lambda p: [*_basic(p), v2.TrivialAugmentWide(interpolation=p.mode)],
     "rand": lambda p: [*_basic(p), v2.RandAugment(interpolation=p.mode)],
