@@ -454,14 +454,18 @@ class ImageDataModule(LightningDataModule):
         return [self.splits["train"].keys[i] for _, i, *_ in batch]
 
     def iterate_split(self, name: str, views: int = 1) -> Iterator[Tensor]:
-        """Yield the uint8 images of a split in batches, in order, once for each view (an epoch's augmentation)."""
-        every = ((view, i) for view in range(views) for i in range(len(self.splits[name])))
+        """Yield the uint8 images of a split in batches, in order: without augmentation, or once for each of several views.
+
+        A view has the augmentation of an epoch, the first view that of the first.
+        """
+        epochs = range(views) if views > 1 else (loaders.NEVER_AUGMENTED,)
+        every = ((epoch, i) for epoch in epochs for i in range(len(self.splits[name])))
         for images, _ in self._loader(name, loaders.in_order(every, self.evaluation_batch), persistent=False):
             yield images
 
-    def first_image(self, name: str) -> Tensor:
+    def first_image(self, name: str, views: int = 1) -> Tensor:
         """Return the first image of `iterate_split`, (1, 3, size, size)."""
-        return loaders.collate([self.image_dataset(name)[0, 0]])[0]
+        return loaders.collate([self.image_dataset(name)[0 if views > 1 else loaders.NEVER_AUGMENTED, 0]])[0]
 
     def sample(self, count: int) -> tuple[Tensor, list[int]]:
         """Return the first images of the first epoch as the network gets them: uint8 (N, 3, H, W), and their labels."""

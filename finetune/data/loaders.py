@@ -27,6 +27,10 @@ WORKER_TIMEOUT_S = 600
 # --- datasets ----------------------------------------------------------------------------------------------------
 
 
+NEVER_AUGMENTED = -1
+"""In place of an epoch, for `ImageDataset`: the image without augmentation."""
+
+
 class ImageDataset(Dataset[tuple[Tensor, int]]):
     """A split as transformed images and labels.
 

@@ -69,7 +69,7 @@ def extraction_spec(
         description=f"features of {module.model_name} before {split_point}, {number}",
         rows=len(data.splits[split]) * views,
         batches=lambda: map(to_network, data.iterate_split(split, views)),
-        probe=lambda: to_network(data.first_image(split)),
+        probe=lambda: to_network(data.first_image(split, views)),
         context=precision.forward_context,
         dtype=dtype,
         fuse=training,

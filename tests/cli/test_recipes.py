@@ -215,7 +215,7 @@ def test_explicit_keys_win_over_a_preset() -> None:
     [
         ([], ""),
         (["trainer.max_epochs=3"], "other than in the preset: trainer.max_epochs=3"),
-        (["optimizer=sgd"], "other than in the preset: optimizer=sgd optimizer.weight_decay=0"),
+        (["optimizer=sgd"], "other than in the preset: optimizer=sgd optimizer.lr=0.001 optimizer.weight_decay=0"),
     ],
 )
 def test_a_preset_is_announced_with_what_is_other_than_in_it(

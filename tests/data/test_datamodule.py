@@ -213,6 +213,20 @@ def test_a_train_transform_augments_every_epoch_and_evaluation_stays_as_it_is(ph
     assert torch.equal(data.image_dataset("val")[1][0], SMALL_PREPROCESS.eval_transform()(data.splits["val"].load(1)))
 
 
+@pytest.mark.parametrize("augment", ["auto", "light", "trivial"])
+def test_a_split_in_order_is_not_augmented_but_for_its_views(augment: str, photos: Path) -> None:
+    data = make_data(photos, augment=augment, batch_size=24)
+    data.adapt_to(data.classes, SMALL_PREPROCESS, unaugmented_epochs=0)  # of a trunk that is trained at once
+    split, plain = data.splits["train"], SMALL_PREPROCESS.eval_transform()
+    expected = torch.stack([plain(split.load(i)) for i in range(len(split))])
+    assert torch.equal(torch.cat(list(data.iterate_split("train"))), expected)
+    assert torch.equal(data.first_image("train"), expected[:1])
+    views = [data.image_dataset("train")[epoch, i][0] for epoch in (0, 1) for i in range(len(split))]
+    assert torch.equal(torch.cat(list(data.iterate_split("train", views=2))), torch.stack(views))
+    assert torch.equal(data.first_image("train", views=2), views[0][None])
+    assert not torch.equal(torch.stack(views[: len(split)]), expected)
+
+
 def noisy(pixels: torch.Tensor) -> torch.Tensor:
     noise = np.random.randint(0, 50, (3, 16, 16), np.uint8)
     return pixels[:, :16, :16] // 2 + torch.from_numpy(noise) + random.randrange(9)

@@ -57,6 +57,7 @@ def test_without_a_transform_of_ones_own_all_is_the_preprocessings() -> None:
     ("augment", "own", "unaugmented", "first"),
     [
         ("auto", None, 3, 3), ("basic", None, 3, 0), ("none", None, 3, None), ("auto", crop, 3, 0), ("auto", None, 0, 0),
+        ("light", None, 3, 3),
     ],
 )  # fmt: skip
 def test_the_first_augmented_epoch(augment: str, own: Any, unaugmented: int, first: int | None) -> None:

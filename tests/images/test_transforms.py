@@ -65,6 +65,22 @@ def test_augmentations_are_random_and_repeat_with_the_seed(augment: str, pixels:
     assert not torch.equal(draw(1), draw(2))
 
 
+@pytest.mark.parametrize(("augment", "least"), [("light", 0.5), ("basic", 0.08)])
+def test_a_crop_has_a_share_of_the_image_at_least(augment: str, least: float) -> None:
+    """Each pixel of a grey image is its own column or row, so that what is left tells how much was cut."""
+    side = 100
+    ramp = torch.arange(side, dtype=torch.uint8)
+    columns, rows = ramp.expand(side, side), ramp[:, None].expand(side, side)
+    transform = Preprocess(size=64, resize=64, mean=(0.0,) * 3, std=(1.0,) * 3).train_transform(augment)
+    shares = []
+    for _ in range(200):
+        seen = transform(torch.stack([columns, rows, rows])) * 255
+        width, height = (float(seen[i].max() - seen[i].min()) * 64 / 63 for i in (0, 1))
+        shares.append(width * height / side**2)
+    assert least * 0.9 < min(shares) < least * 1.6
+    assert max(shares) > 0.9
+
+
 def test_none_is_the_evaluation_transform(pixels: Tensor) -> None:
     p = Preprocess(size=32, resize=40)
     assert torch.equal(p.train_transform("none")(pixels), p.eval_transform()(pixels))

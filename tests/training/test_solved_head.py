@@ -59,6 +59,16 @@ def answers(module: FineTuner, data: ImageDataModule, split: str) -> Tensor:
         return torch.cat([module(images).double().softmax(dim=1) for images in data.iterate_split(split)])
 
 
+def test_the_head_is_solved_on_plain_images_whatever_augments_later(
+    fit: Fit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, data = fit("resnet18", augment="none")
+    assert "without augmentation" not in capsys.readouterr().out
+    augmented, _ = fit("resnet18", augment="trivial")
+    assert "the head is solved on the images without augmentation" in " ".join(capsys.readouterr().out.split())
+    torch.testing.assert_close(answers(augmented, data, "val"), answers(plain, data, "val"), atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("model", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "vgg11"])
 def test_the_network_answers_as_scikit_learns_logistic_regression(
     model: str, fit: Fit, capsys: pytest.CaptureFixture[str]
