@@ -180,6 +180,11 @@ class CalibrationRecord:
             return ""
         return f"out-of-fold answers of {images} training images" if self.out_of_fold else f"{images} validation images"
 
+    @property
+    def fitted_on(self) -> str:
+        """Return on which images the temperature was fitted, for people; empty where it is 1 because none could be."""
+        return "" if self.temperature == 1 and self.problem else self.origin
+
     @classmethod
     def from_dict(cls, stored: Any) -> Self:
         """Build the record; raises ValueError where it makes no sense."""

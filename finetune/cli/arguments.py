@@ -252,8 +252,8 @@ def _repeat_sweep(folder: Path, named: str, rest: Sequence[str]) -> list[str]:
 
 def _repeated(recorded: Sequence[str], rest: Sequence[str], *others: str) -> list[str]:
     """Return recorded overrides without those that are given anew."""
-    overridden = {override_key(word) for word in rest} | {"resume", *others}
-    return [word for word in recorded if override_key(word) not in overridden]
+    overridden = {plain_key(word) for word in rest} | {"resume", *others}
+    return [word for word in recorded if plain_key(word) not in overridden]
 
 
 def _recorded_overrides(words: Path, place: Path, key: str, named: str) -> list[str]:

@@ -159,7 +159,7 @@ def make_candidates(cfg: DictConfig) -> list[Candidate]:
 def make_ranked_data(cfg: DictConfig) -> ImageDataModule:
     """Find the images that backbones are ranked on; each network gets its own preprocessing later."""
     seed_everything(cfg.seed, workers=True, verbose=False)
-    if cfg.data.augment not in ("auto", "none") or cfg.data.random_erasing:
+    if cfg.data.augment not in ("auto", "light", "none") or cfg.data.random_erasing:
         echo(field_line("Note", "backbones are ranked on the plain images, without augmentation."))
     options = {**data_options(cfg), "augment": "auto", "random_erasing": 0.0}  # features are of the plain images
     return ImageDataModule(**options, seed=cfg.seed).prepare()

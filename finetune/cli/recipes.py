@@ -146,7 +146,8 @@ def expand_preset(argv: Sequence[str]) -> list[str]:
     words = [word for word in argv if override_key(word) == "preset"]
     rest = [word for word in argv if word not in words]
     keys = {plain_key(word) for word in rest}
-    if not words and any(f"{key}.".startswith(f"{said}.") for key in keys for said in _SAYS_HOW_TO_TRAIN):
+    says_how = any(f"{key}.".startswith(f"{said}.") for key in keys for said in _SAYS_HOW_TO_TRAIN)
+    if not words and (says_how or "trainer=debug" in rest):
         return list(argv)
     name = words[-1].partition("=")[2].strip("'\"") if words else DEFAULT_PRESET
     if name in ("", "null"):
@@ -160,7 +161,22 @@ def expand_preset(argv: Sequence[str]) -> list[str]:
         raise ValueError(f"preset={name} and experiment= both say how to train: give one of them.")
     # what a preset says of the data is not about which they are
     kept, _ = _without_given(read_recipe(_preset_file(name)), [word for word in rest if plain_key(word) != "data"])
+    if "trainer=debug" in rest:  # its one epoch is what it is for
+        kept = [word for word in kept if plain_key(word) != "trainer.max_epochs"]
+    if _data_file_augments(rest):
+        kept = [word for word in kept if plain_key(word) != "data.augment"]
     return [f"preset={name}", *kept, *rest]
+
+
+def _data_file_augments(words: Sequence[str]) -> bool:
+    """Return whether a data file of the user's own says how to augment, which a preset leaves as it is."""
+    spread = [part for word in words for part in word.split("=", 1)]
+    folders = [Path(spread[i + 1]) for i, part in enumerate(spread[:-1]) if part in ("--config-dir", "-cd")]
+    named = [word.partition("=")[2] for word in words if override_key(word) == "data"]
+    for path in (folder.expanduser() / "data" / f"{name}.yaml" for folder in folders for name in named[-1:]):
+        if path.is_file():
+            return select(OmegaConf.load(path), "augment") not in (None, "auto")
+    return False  # no file of ours does
 
 
 def _preset_file(name: str) -> Path:
@@ -179,7 +195,10 @@ def announce_preset(cfg: DictConfig) -> None:
     for word in read_recipe(path):
         key, _, option = word.lstrip("+").partition("=")
         here, there = (select(cfg, key), select(wanted, key)) if "." in key else (choices.get(key), option)
-        if here != there:
+        if here is None and "/" in key:  # the value was given in place of an option
+            key = key.replace("/", ".")
+            here = select(cfg, key)
+        if here != there and here is not None:  # what is None came with an option that another has replaced
             own.append(f"{key}={here}")
     if own:
         echo(field_line("", f"other than in the preset: {' '.join(own)}"))

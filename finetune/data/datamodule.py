@@ -190,7 +190,7 @@ class ImageDataModule(LightningDataModule):
         """Features in place of pixels, while a FineTuner's fit uses them."""
         self._network_preprocess: Preprocess | None = None
         self.unaugmented_epochs = 0
-        """With augment="auto", the first epochs in which images are not augmented."""
+        """With augment="auto" or "light", the first epochs in which images are not augmented."""
         self.classes: list[str] = []
         self.splits: dict[str, Split] = {}
         self.image_info: dict[str, ImageInfo] = {}
@@ -260,7 +260,7 @@ class ImageDataModule(LightningDataModule):
         Args:
             classes: of the network.
             preprocess: of its weights, used where none was given.
-            unaugmented_epochs: with augment="auto", the first epochs without augmentation.
+            unaugmented_epochs: with augment="auto" or "light", the first epochs without augmentation.
 
         Returns:
             The preprocessing that images really get: what was given to the data wins, `image_size` included.

@@ -187,10 +187,10 @@ class Preprocess:
             raise ValueError(unknown_name("augmentation", augment, AUGMENTATIONS))
         if augment == "none":
             return self.eval_transform()
-        if augment not in ("none", "basic") and self.channels not in (1, 3):
+        if augment not in ("none", "light", "basic") and self.channels not in (1, 3):
             raise ValueError(
                 f"data.augment={augment} changes the colours of images with one or three channels, and these have "
-                f"{self.channels}: take basic or none."
+                f"{self.channels}: take light, basic or none."
             )
         return self.around(AUGMENTATIONS[augment](self))
 

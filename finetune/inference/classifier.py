@@ -138,7 +138,7 @@ class Classifier:
         """uint8 pixels (3, H, W) to what `logits` takes a batch of."""
         self.temperature = _resolve_temperature(module, temperature)
         """Of all probabilities."""
-        self.temperature_origin = module.metadata.calibration.origin if temperature == CHECKPOINT else ""
+        self.temperature_origin = module.metadata.calibration.fitted_on if temperature == CHECKPOINT else ""
         """Which images it was fitted on, for people; empty where it was given, or where there is none."""
 
     @property

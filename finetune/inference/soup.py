@@ -59,6 +59,11 @@ def greedy_soup(
     _require_same_task(paths)
     first = read_checkpoint(paths[0])
     images = find_eval_data(first.metadata.data, first.model.classes, "val", data or ImageDataModule())
+    if not images.is_holdout:
+        raise ValueError(
+            f"A soup is chosen on the images that its runs held out, and those are not found{_where(data)}: other images would "
+            "choose, and those that were trained on among them."
+        )
     single = [_evaluate(load(p, device, temperature=1), images).values["acc"] for p in paths]
     order = sorted(range(len(paths)), key=lambda i: -single[i])
     model = load(paths[order[0]], device, temperature=1)
@@ -75,6 +80,10 @@ def greedy_soup(
     _describe(model, values, calibrate(result.logits, torch.tensor(images.split.labels)))
     model.module.save(path)
     return Soup(model, ingredients, values["acc"], single)
+
+
+def _where(data: ImageDataModule | None) -> str:
+    return "" if data is None or data.root is None else f" at {data.root}"
 
 
 def _evaluate(model: Classifier, images: EvalDataset) -> EvaluationResult:

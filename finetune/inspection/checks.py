@@ -50,8 +50,14 @@ def run_checks(
     """
     used = used or scan
     findings = [*_unreadable(scan), *duplicates(scan, phash_threshold), *_layout(scan), *_classes(scan)]
-    findings += _unmeasured(used, used.counts()) if used is not scan else []  # else `_classes` says so
-    findings += [*_few(used, used.counts()), *_names(scan), *_balance(scan), *conversions(scan)]
+    held_out = set(used.classes) - set(scan.classes)  # of the others, `_classes` says so
+    findings += [
+        *_unmeasured(used, used.counts(), held_out),
+        *_few(used, used.counts()),
+        *_names(scan),
+        *_balance(scan),
+        *conversions(scan),
+    ]
     findings += shapes(scan, preprocess.fit) if preprocess is not None else []
     return by_severity([*findings, *_sizes(scan, preprocess), *_brightness(scan, preprocess)])
 
@@ -64,7 +70,7 @@ def run_training_checks(scan: DatasetScan, fit: str) -> list[Finding]:
         fit: how an image becomes square, see `Preprocess`.
     """
     counts = scan.counts()
-    findings = [*duplicates(scan, PHASH_THRESHOLD), *_unmeasured(scan, counts), *_few(scan, counts)]
+    findings = [*duplicates(scan, PHASH_THRESHOLD), *_unmeasured(scan, counts, scan.classes), *_few(scan, counts)]
     findings += [*_names(scan), *_balance(scan)]
     findings += shapes(scan, fit)
     return by_severity([finding for finding in findings if finding.severity != "note"])
@@ -163,11 +169,11 @@ def _few(scan: DatasetScan, counts: Mapping[str, Mapping[str, int]]) -> Iterator
             )  # fmt: skip
 
 
-def _unmeasured(scan: DatasetScan, counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
-    """Yield a finding for each split that has no image of a class that is trained, of splits whose classes are the same."""
-    for split in (name for name in scan.classes if name in ("val", "test")):
+def _unmeasured(scan: DatasetScan, counts: Mapping[str, Mapping[str, int]], splits: Iterable[str]) -> Iterator[Finding]:
+    """Yield a finding for each of these splits that has images, but none of a class that is trained."""
+    for split in (name for name in scan.classes if name in splits and name in ("val", "test")):
         unmeasured = [name for name, images in counts.items() if not images[split] and images.get("train")]
-        if unmeasured:
+        if unmeasured and any(images[split] for images in counts.values()):
             yield Finding(
                 f"unmeasured_{split}", "warning", f"{split} has no image of {list_names(unmeasured)}.",
                 "The accuracy for them is unknown, and that of the run says nothing of them; add some.",

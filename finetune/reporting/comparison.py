@@ -225,7 +225,7 @@ class SeedGroup:
 def group_seeds(runs: Sequence[Run]) -> list[SeedGroup]:
     """Group runs by configuration and validation images, the best mean first; return [] if no two seeds share one."""
     groups: dict[str, dict[Any, Run]] = defaultdict(dict)
-    for run in runs:
+    for run in sorted(runs, key=lambda run: str(run.folder)):  # of a run that was repeated the last counts
         choices = {k: v for k, v in run.choices.items() if k != "seed"}
         groups[json.dumps([choices, run.val_images], sort_keys=True)][run.choices.get("seed")] = run
     if all(len(by_seed) < 2 for by_seed in groups.values()):

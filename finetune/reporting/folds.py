@@ -78,13 +78,15 @@ class FoldGroup:
 def group_folds(runs: Sequence[Run]) -> list[FoldGroup]:
     """Group the runs of cross-validations by configuration, the best mean first; see `comparison.label_runs`."""
     groups: dict[str, FoldGroup] = {}
-    for run in runs:
+    for run in sorted(
+        runs, key=lambda run: str(run.folder)
+    ):  # of a fold that was repeated the last counts, not the best
         if run.choices.get(FOLDS) is None:
             continue
         choices = {key: value for key, value in run.choices.items() if key != FOLD}
         label = label_without(run, FOLD)
         group = groups.setdefault(json.dumps(choices, sort_keys=True), FoldGroup(label, int(run.choices[FOLDS])))
-        group.runs.setdefault(int(run.choices.get(FOLD) or 0), run)
+        group.runs[int(run.choices.get(FOLD) or 0)] = run
     return sorted(groups.values(), key=lambda group: (bool(group.obstacle), -group.across.mean))
 
 

@@ -149,7 +149,7 @@ def _calibration(best: Path) -> dict[str, Any] | None:
     if not best.is_file():
         return None
     record = read_checkpoint(best).metadata.calibration
-    return {"temperature": record.temperature, "fitted_on": record.origin or None, "problem": record.problem or None}
+    return {"temperature": record.temperature, "fitted_on": record.fitted_on or None, "problem": record.problem or None}
 
 
 def _draw_plots(history: History, best: int | None, data: ImageDataModule, folder: Path) -> None:

@@ -203,6 +203,11 @@ def refuse_callbacks(trainer: Trainer) -> None:
                 f"{name} with update_starting_at_epoch averages after an epoch was validated, so that the weights that are "
                 "saved are not those that were validated. Give update_starting_at_step instead."
             )
+        if (step := getattr(callback, "update_starting_at_step", None)) and module.strategy.solve_head:
+            raise ValueError(
+                f"{name} with update_starting_at_step={step} would validate and save, until then, weights from before the head "
+                "was solved. Leave it out."
+            )
 
 
 class SeedEveryBatch(Callback):

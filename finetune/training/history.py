@@ -45,8 +45,9 @@ class History(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Ask the module, also of a run in which nothing is left to train, whether its first epoch may be the best."""
-        schedule = getattr(pl_module, "schedule", None)
-        self._first_may_be_best = schedule is None or schedule.may_be_best(0, self.monitor)
+        schedule = getattr(pl_module, "schedule", None)  # which may not know yet how long the run is
+        is_fair = schedule is None or schedule.may_be_best(0, self.monitor)
+        self._first_may_be_best = is_fair or trainer.max_epochs == 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to measure."""

@@ -278,7 +278,7 @@ def _note_equal_rates(scheduler: Any, before: Sequence[float], optimizer: Optimi
 def step_plateau(monitor: str, last_validated: int | None, trainer: Trainer) -> None:
     """Step a plateau scheduler at the end of an epoch, before its checkpoint and also in an epoch that was resumed.
 
-    Lightning does neither.
+    Lightning does neither. An epoch that cannot be compared with the others by the metric is left out.
 
     Args:
         monitor: the metric that it looks at.
@@ -291,6 +291,9 @@ def step_plateau(monitor: str, last_validated: int | None, trainer: Trainer) -> 
     ours: list[Any] = [c.scheduler for c in trainer.lr_scheduler_configs if c.frequency == STEPPED_BY_US]
     validated = last_validated == trainer.current_epoch + 1
     if not ours or not (validated or not monitor.startswith("val/")):
+        return
+    module: Any = trainer.lightning_module
+    if not module.schedule.may_be_best(trainer.current_epoch, monitor):
         return
     if monitor not in trainer.callback_metrics:
         known = ", ".join(sorted(trainer.callback_metrics))

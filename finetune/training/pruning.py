@@ -50,7 +50,9 @@ class TrialPruning(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report an epoch, where a metric of the training is monitored."""
-        if not self.monitor.startswith("val/"):
+        schedule = getattr(pl_module, "schedule", None)
+        is_fair = schedule is None or schedule.may_be_best(trainer.current_epoch, self.monitor)
+        if not self.monitor.startswith("val/") and is_fair:
             self._report(trainer)
 
     def _report(self, trainer: Trainer) -> None:

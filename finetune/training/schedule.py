@@ -131,9 +131,11 @@ class FreezeSchedule:
     def may_be_best(self, epoch: int, monitor: str) -> bool:
         """Return whether an epoch, counted from 0, can be compared with the others by a metric.
 
-        Training metrics of the epoch of a solved head cannot: they are of its optimum, without dropout and augmentation.
+        Training metrics of the epoch of a solved head cannot: they are of its optimum, and without dropout. Where there is no
+        other epoch, there is nothing to compare it with.
         """
-        return self.only_solves_head or not (self._is_of_solved_head(epoch) and monitor.startswith("train/"))
+        is_alone = self.only_solves_head or self.end == 1
+        return is_alone or not (self._is_of_solved_head(epoch) and monitor.startswith("train/"))
 
     def _is_of_solved_head(self, epoch: int) -> bool:
         return self.strategy.solve_head and epoch == 0
@@ -164,7 +166,7 @@ class FreezeSchedule:
         return self.end > 0 and self.trunk_is_trainable(self.end - 1)
 
     def unaugmented_epochs(self) -> int:
-        """Return how many epochs, from the first, are not augmented with `augment="auto"`: those with a frozen trunk.
+        """Return how many epochs, from the first, are not augmented with `augment="auto"` or "light": of a frozen trunk.
 
         A random crop is worth more than the plain one to a trunk that is trained, and less to a head alone (on
         hymenoptera 0.90 against 0.93). `strategy.views` above 1 asks for augmentation.

@@ -153,6 +153,8 @@ def _solve(module: Any, trainer: Trainer, objective: Objective) -> _SolvedHead:
     if logits is not None:
         correct = int((logits.argmax(dim=1) == chosen_on).sum())
         how = f"by cross-validation: {correct} of {len(chosen_on)} correct, {correct / len(chosen_on):.4f}"
+        if module.strategy.views > 1:  # of augmented images, each several times: no measure of how sure the head is
+            how, logits = f"{how} ({module.strategy.views} augmented views of each image)", None
     text = (
         f"solved on {len(features)} x {features.shape[1]} features in {seconds:.1f} s; L2 strength {strength:g}, {how}"
     )
@@ -198,6 +200,11 @@ def _training_features(module: Any, trainer: Trainer) -> tuple[Tensor, Tensor, l
     features = _gather((inputs for inputs, *_ in passes), rows, data.cache.folder)
     if kept is None and data.augments(0):
         notes.append("the head is solved on the images without augmentation.")
+    if kept is None and _takes_a_part(trainer):
+        notes.append(
+            "the head is solved on all training images: trainer.limit_train_batches and overfit_batches hold for the steps "
+            "only. data.per_class=N takes fewer images."
+        )
     if data.sampler != "none":
         notes.append(
             f"data.sampler={data.sampler} does not count in the solved head, which is of every image once; "
@@ -206,6 +213,11 @@ def _training_features(module: Any, trainer: Trainer) -> tuple[Tensor, Tensor, l
     views = rows // len(labels)
     folds = _folds(labels.tolist(), data, notes)
     return features, labels.repeat(views), folds if folds is None else folds * views, notes
+
+
+def _takes_a_part(trainer: Any) -> bool:
+    limit = trainer.limit_train_batches
+    return bool(trainer.overfit_batches) or limit != 1.0 or isinstance(limit, int)
 
 
 def _passes(module: Any, trainer: Trainer) -> Generator[tuple[Tensor, Tensor, Tensor]]:

@@ -152,6 +152,16 @@ def test_a_sweep_is_repeated_in_its_folder_with_paths_from_where_it_was_started(
     assert f"model.weights={tmp_path}/start/a,{tmp_path}/start/b" in expand_resume([f"resume={tmp_path}"])
 
 
+@pytest.mark.parametrize("given", ["data/augment=trivial", "data.augment=trivial"])
+@pytest.mark.parametrize("recorded", ["data.augment=basic", "data/augment=basic"])
+def test_an_option_replaces_the_value_of_the_same_name_that_was_recorded(
+    given: str, recorded: str, tmp_path: Path
+) -> None:
+    record = {"hydra": {"runtime": {"cwd": str(tmp_path)}, "overrides": {"task": ["seed=0", recorded]}}}
+    OmegaConf.save(OmegaConf.create(record), tmp_path / "multirun.yaml")
+    assert expand_resume([f"resume={tmp_path}", given])[:3] == ["-m", "seed=0", given]
+
+
 @pytest.mark.parametrize(
     ("word", "message"), [("hydra/launcher=joblib", "which is no choice of a run"), ("-m", "no choice")]
 )

@@ -182,7 +182,7 @@ def test_without_a_word_on_training_the_preset_is_good() -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["strategy=finetune", "optimizer.lr=0.1", "+trainer.max_steps=3", "scheduler=cosine", "+callbacks=ema", "data/augment=trivial", "experiment=tutorial_finetune", "ckpt_path=a.ckpt", "resume=run", "preset=null", "sweep=random"]
+    "word", ["strategy=finetune", "optimizer.lr=0.1", "+trainer.max_steps=3", "scheduler=cosine", "+callbacks=ema", "data/augment=trivial", "experiment=tutorial_finetune", "ckpt_path=a.ckpt", "resume=run", "preset=null", "sweep=random", "trainer=debug"]
 )  # fmt: skip
 def test_whoever_says_how_to_train_gets_no_preset(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert recipes.expand_recipes(["seed=3", word]) == ["seed=3", word]
@@ -194,6 +194,28 @@ def test_the_augmentation_of_a_preset_is_for_all_data() -> None:
     assert composed(words).hydra.runtime.choices["data/augment"] == "trivial"
     own = recipes.expand_recipes(["preset=best", "data=imagefolder", "data.augment=none"])
     assert composed(own).data.augment == "none"
+
+
+def test_a_data_file_of_ones_own_that_says_how_to_augment_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for augment in ("none", "auto"):
+        (tmp_path / "data" / f"{augment}.yaml").write_text(
+            f"defaults: [_base, _self_]\nroot: photos\naugment: {augment}\n"
+        )
+    assert {augment_of(path) for path in (CONF / "data").glob("*.yaml")} == {None, "auto"}
+    for flag in ([f"--config-dir={tmp_path}"], ["-cd", str(tmp_path)]):
+        assert "data/augment=light" in recipes.expand_recipes([*flag, "data=auto"])
+        words = recipes.expand_recipes([*flag, "data=none"])
+        assert words[0] == "preset=good"
+        assert not any("augment" in word for word in words)
+
+
+def augment_of(path: Path) -> Any:
+    return OmegaConf.select(OmegaConf.load(path), "augment")
+
+
+def test_a_debugging_run_of_a_preset_has_its_one_epoch() -> None:
+    assert composed(recipes.expand_recipes(["preset=good", "trainer=debug"])).trainer.max_epochs == 1
 
 
 def test_a_strategy_with_dashes_is_one_too() -> None:
@@ -215,6 +237,7 @@ def test_explicit_keys_win_over_a_preset() -> None:
     [
         ([], ""),
         (["trainer.max_epochs=3"], "other than in the preset: trainer.max_epochs=3"),
+        (["data.augment=basic"], "other than in the preset: data.augment=basic"),
         (["optimizer=sgd"], "other than in the preset: optimizer=sgd optimizer.lr=0.001 optimizer.weight_decay=0"),
     ],
 )

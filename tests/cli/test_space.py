@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from finetune.cli.space import Choice, Interval, Space, read_dimension, read_space, refuse_ranges, require_dimensions
+from finetune.io.paths import CONF
+from finetune.training.strategy import Strategy
 
 
 def read(word: str) -> Choice | Interval:
@@ -124,6 +128,16 @@ def test_key_that_the_command_line_fixes_leaves_the_space(
     space = space_of(FILE, *typed)
     assert list(space.dimensions) == varied
     assert space.left == left
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "sweep" / "space").glob("*.yaml")), ids=lambda path: path.stem)
+def test_groups_that_a_space_of_ours_tunes_are_trained(path: Path) -> None:
+    space: Any = OmegaConf.to_container(OmegaConf.load(path))
+    numbers = [int(key.split(".")[2]) for key in space if key.startswith("strategy.groups.")]
+    names = re.findall(r"[a-z_]+", str(space.get("strategy", "")).removeprefix("choice"))
+    assert bool(numbers) == (path.stem == "finetune")
+    for name in names if numbers else ():
+        assert all(Strategy.load(name).groups[number].start is not None for number in numbers)
 
 
 def test_option_of_a_group_fixes_the_value_of_the_same_name() -> None:

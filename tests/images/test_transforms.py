@@ -181,7 +181,9 @@ def test_images_of_other_channels_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=r"images have 3 channels, and the network takes 4 .*loader"):
             call()
-    with pytest.raises(ValueError, match=r"data.augment=trivial changes the colours.*have 4: take basic or none"):
+    with pytest.raises(
+        ValueError, match=r"data.augment=trivial changes the colours.*have 4: take light, basic or none"
+    ):
         p.train_transform("trivial")
     assert p.train_transform("basic")(torch.zeros(4, 9, 9, dtype=torch.uint8)).shape == (4, 4, 4)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from finetune import evaluate, load, train
 from finetune import soup as command
 from finetune.checkpoints.metadata import CalibrationRecord
+from finetune.data.datamodule import ImageDataModule
 from finetune.inference import soup
 from finetune.inference.evaluation import EvaluationResult
 from finetune.inference.soup import greedy_soup
@@ -115,6 +116,15 @@ def test_runs_of_other_images_or_another_model_are_refused(runs: list[Path], tmp
         greedy_soup([runs[0], tmp_path / "other.ckpt"], tmp_path / "soup.ckpt")
     with pytest.raises(ValueError, match="two checkpoints or more, got 1"):
         greedy_soup(runs[:1], tmp_path / "soup.ckpt")
+
+
+def test_images_that_were_not_held_out_do_not_choose(
+    runs: list[Path], make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    others = make_images({"": {"cat": 3, "dog": 3, "emu": 3}})
+    with pytest.raises(ValueError, match=r"chosen on the images that its runs held out, and those are not found at "):
+        greedy_soup(runs, tmp_path / "soup.ckpt", "cpu", ImageDataModule(others, num_workers=0))
+    assert not (tmp_path / "soup.ckpt").exists()
 
 
 def test_a_soup_has_a_temperature_of_its_own(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

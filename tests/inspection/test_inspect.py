@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,8 +33,8 @@ def test_verdict_counts_problems_and_warnings(problems: int, warnings: int, verd
     assert Inspection(DatasetScan(Path()), findings, {}, Preprocess(), seconds=0.0, data_words=[]).verdict == verdict
 
 
-def make_data(root: Path, tmp_path: Path) -> ImageDataModule:
-    return ImageDataModule(root, image_size=64, num_workers=0, cache_dir=tmp_path / "cache")
+def make_data(root: Path, tmp_path: Path, **options: Any) -> ImageDataModule:
+    return ImageDataModule(root, image_size=64, num_workers=0, cache_dir=tmp_path / "cache", **options)
 
 
 def test_inspection_decodes_every_image_in_full(ants_and_bees: Path, tmp_path: Path) -> None:
@@ -75,6 +76,8 @@ def test_a_class_that_nothing_is_held_out_of_is_named_by_check_and_by_training(
     assert [f.message for f in inspect_data(make_data(root, tmp_path)).findings if f.name == "unmeasured_val"] == [said]
     training = training_findings(make_data(root, tmp_path).prepare())
     assert [finding.message for finding in training if finding.name == "unmeasured_val"] == [said]
+    without = training_findings(make_data(root, tmp_path, val="none").prepare())
+    assert not [finding for finding in without if finding.name == "unmeasured_val"]
 
 
 def test_data_that_training_would_refuse_are_inspected_all_the_same(

@@ -73,6 +73,15 @@ def test_missing_folds_are_named_and_never_averaged_over(tmp_path: Path, capsys:
     assert "1, 3, 4 are missing" in (tmp_path / "compare.html").read_text(encoding="utf-8")
 
 
+def test_of_a_fold_that_was_repeated_the_last_counts_and_not_the_best(tmp_path: Path) -> None:
+    first = [fold_run(tmp_path / "a", k, correct) for k, correct in enumerate(CORRECT)]
+    again = fold_run(tmp_path / "b", 1, [0] * 10)
+    label_runs([*first, again])
+    (group,) = group_folds([*first, again])
+    assert group.runs[1] is again
+    assert group_folds([again, *first])[0].runs[1] is again
+
+
 def test_folds_that_share_images_are_not_averaged_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [fold_run(tmp_path, k, correct) for k, correct in enumerate(CORRECT)]
     runs[2].val_images = [*runs[2].val_images[:-1], runs[0].val_images[0]]

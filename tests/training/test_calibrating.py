@@ -81,6 +81,14 @@ def test_what_no_temperature_can_be_fitted_on_is_said(
     assert CalibrationRecord.from_dict(vars(record)) == record  # a file holds it
 
 
+def test_what_was_not_fitted_is_fitted_on_nothing() -> None:
+    few = calibrating.calibrate(torch.zeros(29, 2), torch.arange(29) % 2)
+    assert (few.origin, few.fitted_on) == ("29 validation images", "")
+    at_bound = calibrating.calibrate(torch.eye(2).repeat(20, 1), (torch.arange(40) + 1) % 2)
+    assert (at_bound.temperature, at_bound.fitted_on) == (20.0, "40 validation images")
+    assert calibrating.calibrate(*_drawn(200)).fitted_on == "200 validation images"
+
+
 def test_a_temperature_that_helps_no_other_image_is_not_kept() -> None:
     """Labels that are drawn from the very probabilities that are predicted: what is left to fit is chance."""
     generator, kept = torch.Generator().manual_seed(0), []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -115,10 +117,24 @@ def test_a_head_without_kept_features_is_the_same(fit: Fit, capsys: pytest.Captu
 
 def test_views_are_all_solved_for(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     strategy = {"groups": [{"match": "@head", "lr": 0.0}, {"match": ".*", "start": None}], "solve_head": True}
-    fit(strategy={**strategy, "views": 3}, augment="basic")
-    assert "solved on 72 x 512 features" in " ".join(capsys.readouterr().out.split())
+    module, _ = fit(strategy={**strategy, "views": 3}, augment="basic")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "solved on 72 x 512 features" in said
+    assert "(3 augmented views of each image)" in said
+    assert module.out_of_fold is None  # 72 answers of 24 images that nobody asks for are no measure of certainty
     fit(augment="basic")
     assert "the head is solved on the images without augmentation" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_part_of_the_batches_is_no_part_of_the_solved_head_and_it_says_so(
+    photos: Path, trainer: Callable[..., Trainer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ImageDataModule(photos, num_workers=0, image_size=32, batch_size=4)
+    module = FineTuner("resnet18", data.prepare().classes, "linear_probe", weights="none", preprocess={"size": 32})
+    trainer(1, limit_train_batches=2).fit(module, datamodule=data)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "solved on 24 x 512 features" in said
+    assert "the head is solved on all training images: trainer.limit_train_batches" in said
 
 
 def test_class_weights_move_the_head(fit: Fit) -> None:
@@ -231,3 +247,32 @@ def test_training_metrics_do_not_make_the_solved_head_the_best(fit: Fit, tmp_pat
     assert chosen is not None
     assert chosen["epoch"] > 1
     assert torch.load(best.best_model_path, weights_only=True)["epoch"] == chosen["epoch"] - 1
+
+
+def test_a_run_of_one_epoch_keeps_its_solved_head_whatever_is_monitored(fit: Fit, tmp_path: Path) -> None:
+    history = History(tmp_path / "metrics.csv", "train/loss")
+    best = BestCheckpoint(tmp_path / "checkpoints", "train/loss")
+    fit("resnet18", epochs=1, strategy="lp_ft", callbacks=[history, best])
+    chosen = history.best()
+    assert chosen is not None
+    assert chosen["epoch"] == 1
+    assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_a_plateau_is_not_measured_against_the_solved_head(fit: Fit) -> None:
+    """Its training loss is the optimum: with no patience at all, the rate would fall after every later epoch."""
+    plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.1)
+    optimizer = partial(torch.optim.SGD, lr=1e-6)
+    module, _ = fit(
+        "resnet18", epochs=2, strategy="lp_ft", optimizer=optimizer, scheduler=plateau, monitor="train/loss"
+    )
+    scheduler: Any = module.trainer.lr_scheduler_configs[0].scheduler
+    assert (scheduler.num_bad_epochs, scheduler.last_epoch) == (0, 1)
+
+
+def test_an_average_that_begins_late_is_refused(fit: Fit) -> None:
+    """Until then, it would be of the weights from before the head was solved."""
+    with pytest.raises(
+        ValueError, match=r"update_starting_at_step=5 would validate and save, until then, weights from before"
+    ):
+        fit("resnet18", strategy="lp_ft", callbacks=[EMAWeightAveraging(update_starting_at_step=5)])
