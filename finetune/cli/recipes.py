@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -186,6 +187,7 @@ def _preset_file(name: str) -> Path:
 def announce_preset(cfg: DictConfig) -> None:
     """Print which preset a run takes, what it does, and which of its choices are others here."""
     if cfg.preset is None:
+        _announce_none()
         return
     path = _preset_file(cfg.preset)
     comment = path.read_text(encoding="utf-8").partition("defaults:")[0].splitlines()
@@ -202,6 +204,22 @@ def announce_preset(cfg: DictConfig) -> None:
             own.append(f"{key}={here}")
     if own:
         echo(field_line("", f"other than in the preset: {' '.join(own)}"))
+
+
+def _announce_none() -> None:
+    """Print why a single run takes no preset, where a smaller word than a strategy has decided it."""
+    hydra = HydraConfig.get()
+    keys = {plain_key(word) for word in hydra.overrides.task}
+    said = sorted(key for key in keys if any(f"{key}.".startswith(f"{name}.") for name in _SAYS_HOW_TO_TRAIN))
+    decided = {"preset", "strategy", "experiment", "resume", "ckpt_path", "sweep"} & {key.split(".")[0] for key in keys}
+    if said and not decided and hydra.mode == RunMode.RUN:
+        echo(
+            field_line(
+                "Preset",
+                f"none, because {', '.join(said)} {'says' if len(said) == 1 else 'say'} how to train: "
+                f"strategy={hydra.runtime.choices['strategy']} is taken. preset={DEFAULT_PRESET} goes beside that.",
+            )
+        )
 
 
 # --- experiment=FILE -----------------------------------------------------------------------------------------------

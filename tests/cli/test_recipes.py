@@ -218,6 +218,28 @@ def test_a_debugging_run_of_a_preset_has_its_one_epoch() -> None:
     assert composed(recipes.expand_recipes(["preset=good", "trainer=debug"])).trainer.max_epochs == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trainer.max_epochs=3"], "Preset none, because trainer.max_epochs says how to train: strategy=feature_extract is taken."),
+        (["optimizer=adamw", "scheduler=cosine"], "Preset none, because optimizer, scheduler say how to train"),
+        (["strategy=finetune", "optimizer=adamw"], ""),
+        (["preset=null", "trainer.max_epochs=3"], ""),
+        (["model=resnet18", "preset=null"], ""),
+    ],
+)  # fmt: skip
+def test_a_run_says_which_word_has_taken_the_default_preset_away(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = composed(recipes.expand_recipes(words))
+    cfg.hydra.mode = "RUN"
+    monkeypatch.setattr(HydraConfig, "get", lambda: cfg.hydra)
+    recipes.announce_preset(cfg)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith(said)
+    assert bool(printed) == bool(said)
+
+
 def test_a_strategy_with_dashes_is_one_too() -> None:
     """As the agent of W&B sends its words."""
     cfg = finetune.compose(["--strategy=finetune", "--seed=3"])
