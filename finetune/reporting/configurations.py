@@ -120,9 +120,8 @@ class PairedDifference:
 def group_configurations(runs: Sequence[Run]) -> list[Configuration]:
     """Group runs by configuration, the best mean first; see `comparison.label_runs`."""
     groups: dict[str, Configuration] = {}
-    for run in sorted(
-        runs, key=lambda run: str(run.folder)
-    ):  # of a run that was repeated the last counts, not the best
+    # of a run that was repeated the last counts, not the best
+    for run in sorted(runs, key=lambda run: str(run.folder)):
         choices = {key: value for key, value in run.choices.items() if key not in REPEATS}
         group = groups.setdefault(json.dumps(choices, sort_keys=True), Configuration(label_without(run, *REPEATS)))
         group.runs[tuple(run.choices.get(key) for key in REPEATS)] = run

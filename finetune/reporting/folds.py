@@ -78,9 +78,8 @@ class FoldGroup:
 def group_folds(runs: Sequence[Run]) -> list[FoldGroup]:
     """Group the runs of cross-validations by configuration, the best mean first; see `comparison.label_runs`."""
     groups: dict[str, FoldGroup] = {}
-    for run in sorted(
-        runs, key=lambda run: str(run.folder)
-    ):  # of a fold that was repeated the last counts, not the best
+    # of a fold that was repeated the last counts, not the best
+    for run in sorted(runs, key=lambda run: str(run.folder)):
         if run.choices.get(FOLDS) is None:
             continue
         choices = {key: value for key, value in run.choices.items() if key != FOLD}
