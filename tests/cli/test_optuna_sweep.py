@@ -185,7 +185,7 @@ def test_space_of_a_file_varies_what_the_command_line_leaves(
     )
     assert {cfg.optimizer._target_ for cfg in seen} == {"torch.optim.SGD"}
     assert {cfg.optimizer.lr for cfg in seen} == {1e-3}  # the file's rates were those of AdamW
-    assert len({cfg.strategy.groups[1].lr for cfg in seen}) == 3
+    assert len({cfg.strategy.groups[2].lr for cfg in seen}) == 3
     assert {cfg.seed for cfg in seen} == {7}
     printed = " ".join(capsys.readouterr().out.split())
     assert "because the command line says otherwise: optimizer, optimizer.lr, optimizer.weight_decay." in printed
