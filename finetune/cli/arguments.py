@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,12 @@ def _is_verbatim(key: str) -> bool:
 def _quote(key: str, value: str) -> str:
     escaped = value.replace("\\", "\\\\") if value.endswith("\\") else value
     return f'{key}="{escaped.replace(chr(34), chr(92) + chr(34))}"'
+
+
+def config_folders(words: Sequence[str]) -> list[Path]:
+    """Return the folders of the user's own YAML files, in the order in which `--config-dir` or `-cd` names them."""
+    parts = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    return [Path(folder).expanduser() for flag, folder in pairwise(parts) if flag in ("--config-dir", "-cd")]
 
 
 def plain_key(override: str) -> str:

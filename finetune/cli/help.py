@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
-from pathlib import Path
 from textwrap import fill
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from finetune.cli.arguments import SWEEP_FLAGS
+from finetune.cli.arguments import SWEEP_FLAGS, config_folders
 from finetune.cli.groups import group_options
 from finetune.io import paths
 from finetune.models.specs import FAMILIES
@@ -47,10 +45,7 @@ def print_help(name: str, argv: list[str]) -> None:
     """Print groups and keys. Hydra's own help takes two seconds to list the groups, and more than 80 columns."""
     sweep = bool(SWEEP_FLAGS & set(argv))
     overrides = [word for word in argv if "=" in word and word[0] != "-" and not sweep]
-    parts = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    for flag, folder in pairwise(parts):
-        if flag in ("--config-dir", "-cd"):
-            overrides.append(f"hydra.searchpath=['file://{Path(folder).resolve()}']")
+    overrides += [f"hydra.searchpath=['file://{folder.resolve()}']" for folder in config_folders(argv)]
     with hydra.initialize_config_dir(str(paths.CONF), version_base="1.3"):
         composed = hydra.compose(name, overrides)
     examples = "\n".join(f"  python -m finetune.{name} {example}" for example in EXAMPLES[name])

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.cli import compose
-from finetune.cli.arguments import format_value, override_key, plain_key, quote_paths, strip_dashes
+from finetune.cli.arguments import config_folders, format_value, override_key, plain_key, quote_paths, strip_dashes
 from finetune.io.files import write_atomically
 from finetune.io.paths import CONF, PATH_KEY, absolute_paths
 from finetune.runtime.console import echo, field_line
@@ -34,6 +34,8 @@ _SAYS_HOW_TO_TRAIN = (
     "experiment", "resume", "ckpt_path", "sweep", "eval",
 )  # fmt: skip
 """Keys, and all below them, beside which no preset is taken by default."""
+
+_DEBUG = "trainer=debug"
 
 
 def write_recipe(run: Path, path: Path, comment: str) -> None:
@@ -146,9 +148,7 @@ def expand_preset(argv: Sequence[str]) -> list[str]:
     """
     words = [word for word in argv if override_key(word) == "preset"]
     rest = [word for word in argv if word not in words]
-    keys = {plain_key(word) for word in rest}
-    says_how = any(f"{key}.".startswith(f"{said}.") for key in keys for said in _SAYS_HOW_TO_TRAIN)
-    if not words and (says_how or "trainer=debug" in rest):
+    if not words and _says_how_to_train(rest):
         return list(argv)
     name = words[-1].partition("=")[2].strip("'\"") if words else DEFAULT_PRESET
     if name in ("", "null"):
@@ -158,26 +158,28 @@ def expand_preset(argv: Sequence[str]) -> list[str]:
     known = [path.stem for path in (CONF / "presets").glob("*.yaml")]
     if name not in known:
         raise ValueError(unknown_name("preset", name, sorted(known), f"It is one of {', '.join(sorted(known))}."))
-    if "experiment" in keys:
+    if "experiment" in {plain_key(word) for word in rest}:
         raise ValueError(f"preset={name} and experiment= both say how to train: give one of them.")
     # what a preset says of the data is not about which they are
     kept, _ = _without_given(read_recipe(_preset_file(name)), [word for word in rest if plain_key(word) != "data"])
-    if "trainer=debug" in rest:  # its one epoch is what it is for
-        kept = [word for word in kept if plain_key(word) != "trainer.max_epochs"]
-    if _data_file_augments(rest):
-        kept = [word for word in kept if plain_key(word) != "data.augment"]
-    return [f"preset={name}", *kept, *rest]
+    left = {"trainer.max_epochs"} if _DEBUG in rest else set()  # its one epoch is what it is for
+    left |= {"data.augment"} if _data_file_augments(rest) else set()
+    return [f"preset={name}", *(word for word in kept if plain_key(word) not in left), *rest]
+
+
+def _says_how_to_train(words: Sequence[str]) -> list[str]:
+    """Return what says how to train, beside which no preset is taken by default; sorted, without values."""
+    keys = {plain_key(word) for word in words}
+    said = [key for key in keys if any(f"{key}.".startswith(f"{name}.") for name in _SAYS_HOW_TO_TRAIN)]
+    return sorted([*said, *({_DEBUG} & {*words})])
 
 
 def _data_file_augments(words: Sequence[str]) -> bool:
     """Return whether a data file of the user's own says how to augment, which a preset leaves as it is."""
-    spread = [part for word in words for part in word.split("=", 1)]
-    folders = [Path(spread[i + 1]) for i, part in enumerate(spread[:-1]) if part in ("--config-dir", "-cd")]
     named = [word.partition("=")[2] for word in words if override_key(word) == "data"]
-    for path in (folder.expanduser() / "data" / f"{name}.yaml" for folder in folders for name in named[-1:]):
-        if path.is_file():
-            return select(OmegaConf.load(path), "augment") not in (None, "auto")
-    return False  # no file of ours does
+    files = [folder / "data" / f"{name}.yaml" for folder in config_folders(words) for name in named[-1:]]
+    # no file of ours does
+    return any(select(OmegaConf.load(path), "augment") not in (None, "auto") for path in files if path.is_file())
 
 
 def _preset_file(name: str) -> Path:
@@ -209,9 +211,9 @@ def announce_preset(cfg: DictConfig) -> None:
 def _announce_none() -> None:
     """Print why a single run takes no preset, where a smaller word than a strategy has decided it."""
     hydra = HydraConfig.get()
-    keys = {plain_key(word) for word in hydra.overrides.task}
-    said = sorted(key for key in keys if any(f"{key}.".startswith(f"{name}.") for name in _SAYS_HOW_TO_TRAIN))
-    decided = {"preset", "strategy", "experiment", "resume", "ckpt_path", "sweep"} & {key.split(".")[0] for key in keys}
+    said = _says_how_to_train(hydra.overrides.task)
+    groups = {plain_key(word).split(".")[0] for word in hydra.overrides.task}
+    decided = {"preset", "strategy", "experiment", "resume", "ckpt_path", "sweep"} & groups
     if said and not decided and hydra.mode == RunMode.RUN:
         echo(
             field_line(

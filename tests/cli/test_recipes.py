@@ -221,6 +221,7 @@ def test_a_debugging_run_of_a_preset_has_its_one_epoch() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["trainer=debug"], "Preset none, because trainer=debug says how to train"),
         (["trainer.max_epochs=3"], "Preset none, because trainer.max_epochs says how to train: strategy=feature_extract is taken."),
         (["optimizer=adamw", "scheduler=cosine"], "Preset none, because optimizer, scheduler say how to train"),
         (["strategy=finetune", "optimizer=adamw"], ""),
