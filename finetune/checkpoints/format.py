@@ -95,6 +95,14 @@ def read_run(entries: Mapping[str, Any]) -> RunRecord:
     return RunRecord() if run is None else RunRecord.from_dict(run)
 
 
+def read_flip(entries: Mapping[str, Any]) -> bool | None:
+    """Return whether a run took mirrored images for images of the same class, from upgraded entries; None where no one said."""
+    metadata = entries.get(METADATA)
+    data = metadata.get("data") if isinstance(metadata, Mapping) else None
+    flip = data.get("flip") if isinstance(data, Mapping) else None
+    return flip if isinstance(flip, bool) else None
+
+
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint of any format without running code that it may hold.
 

@@ -110,6 +110,8 @@ class DataRecord:
     """Perceptual hashes of those of them that show something, int64 (M,); None where they were not computed."""
     max_pixels: int | None = None
     """How many pixels an image might have; None is the usual limit."""
+    flip: bool | None = None
+    """Whether a mirrored image is one of the same class, as the user or a solved head has said; None where no one has."""
 
     @classmethod
     def from_dict(cls, stored: Any, num_classes: int) -> Self:
@@ -119,6 +121,7 @@ class DataRecord:
         texts = (record.root, record.dataset, record.digest, record.loader, record.content)
         _require(all(isinstance(value, str | None) for value in texts))
         _require(record.max_pixels is None or (type(record.max_pixels) is int and record.max_pixels > 0))
+        _require(record.flip is None or type(record.flip) is bool)
         for hashes in (record.trained_on, record.phashes):
             _require(
                 hashes is None or (isinstance(hashes, Tensor) and hashes.dtype == torch.int64 and hashes.ndim == 1)

@@ -161,7 +161,12 @@ def make_ranked_data(cfg: DictConfig) -> ImageDataModule:
     seed_everything(cfg.seed, workers=True, verbose=False)
     if cfg.data.augment not in ("auto", "light", "none") or cfg.data.random_erasing:
         echo(field_line("Note", "backbones are ranked on the plain images, without augmentation."))
-    options = {**data_options(cfg), "augment": "auto", "random_erasing": 0.0}  # features are of the plain images
+    options = {
+        **data_options(cfg),
+        "augment": "auto",
+        "random_erasing": 0.0,
+        "flip": "auto",
+    }  # features are of the plain images
     return ImageDataModule(**options, seed=cfg.seed).prepare()
 
 

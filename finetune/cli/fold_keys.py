@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
+from finetune.cli.contradictions import only_solves_head
 from finetune.runtime.mappings import select
 
 
@@ -28,9 +29,7 @@ def _find_kfold_faults(cfg: DictConfig) -> Iterator[str]:
     """Find why the folds of a solved head cannot say how good the run is."""
     if select(cfg, "eval") != "kfold":
         return
-    groups = select(cfg, "strategy.groups") or []
-    trains = any(isinstance(g, Mapping) and g.get("lr", 1) != 0 and g.get("start", 0) is not None for g in groups)
-    if select(cfg, "strategy.solve_head") is not True or trains:
+    if not only_solves_head(cfg):
         yield (
             "eval=kfold is for a head that is solved and not trained, strategy=linear_probe, whose folds cost nothing. Other "
             "strategies take a run for each fold, -m data.folds=5 'data.fold=range(5)', and one for the model of all "

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finetune.cli import compose
 from finetune.cli.arguments import config_folders, format_value, override_key, plain_key, quote_paths, strip_dashes
+from finetune.cli.contradictions import only_solves_head
 from finetune.io.files import write_atomically
 from finetune.io.paths import CONF, PATH_KEY, absolute_paths
 from finetune.runtime.console import echo, field_line
@@ -34,6 +35,9 @@ _SAYS_HOW_TO_TRAIN = (
     "experiment", "resume", "ckpt_path", "sweep", "eval",
 )  # fmt: skip
 """Keys, and all below them, beside which no preset is taken by default."""
+
+_OF_A_TRAINING = ("optimizer", "scheduler", "trainer.max_epochs", "trainer.max_steps", "loss.mixup", "loss.cutmix")
+"""Keys that change nothing where the head is solved and nothing is trained."""
 
 _DEBUG = "trainer=debug"
 
@@ -187,7 +191,9 @@ def _preset_file(name: str) -> Path:
 
 
 def announce_preset(cfg: DictConfig) -> None:
-    """Print which preset a run takes, what it does, and which of its choices are others here."""
+    """Print which preset a run takes, what it does, and which of its choices are others here, or change nothing."""
+    if only_solves_head(cfg):
+        _announce_unused()
     if cfg.preset is None:
         _announce_none()
         return
@@ -206,6 +212,20 @@ def announce_preset(cfg: DictConfig) -> None:
             own.append(f"{key}={here}")
     if own:
         echo(field_line("", f"other than in the preset: {' '.join(own)}"))
+
+
+def _announce_unused() -> None:
+    """Print which words are about a training, where there is none."""
+    words = [plain_key(word) for word in HydraConfig.get().overrides.task]
+    given = [key for key in words if key.split(".")[0] in _OF_A_TRAINING or key in _OF_A_TRAINING]
+    # those of a preset stand for it, and a recipe may be of another strategy
+    if given and "experiment" not in words:
+        verb = "changes" if len(given) == 1 else "change"
+        echo(
+            field_line(
+                "Note", f"{', '.join(dict.fromkeys(given))} {verb} nothing: the head is solved, and nothing is trained."
+            )
+        )
 
 
 def _announce_none() -> None:

@@ -112,7 +112,7 @@ def train_words() -> list[str]:
     """
     hydra_config = HydraConfig.get()
     words = STATE.argv if hydra_config.mode != RunMode.MULTIRUN else list(hydra_config.overrides.task)
-    augmentation = ("data.augment", "data/augment", "data.random_erasing")
+    augmentation = ("data.augment", "data/augment", "data.random_erasing", "data.flip")
     common = [
         unquote_path(word)
         for word in words

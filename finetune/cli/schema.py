@@ -57,6 +57,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "trainer.compile": ("auto", True, False),
     "sweep.sampler": ("tpe", "gp", "cmaes", "nsgaii", "random"),
     "sweep.pruner": ("none", "median", "percentile", "halving", "hyperband"),
+    "data.flip": ("auto", True, False),
     "sweep.retry": (True, False),
     "split": ("val", "test"),
     "quantize": ("int8",),

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.cli.acceptance_keys import find_acceptance_faults
+from finetune.cli.contradictions import find_contradictions
 from finetune.cli.fold_keys import find_fold_faults
 from finetune.cli.instantiate import allowed_prefixes, describe_allowed_targets
 from finetune.cli.logger_keys import find_missing_extras
@@ -69,7 +70,7 @@ def find_faults(cfg: DictConfig, command: str) -> Iterator[str]:
     yield from _validate_data(cfg, command)
     yield from _validate_reading(cfg)
     yield from find_fold_faults(cfg) if command != "evaluate" else _validate_unused(cfg)
-    yield from _validate_combinations(cfg)
+    yield from find_contradictions(cfg)
     yield from find_acceptance_faults(cfg)
 
 
@@ -284,32 +285,6 @@ def _validate_unused(cfg: DictConfig) -> Iterator[str]:
         for key in keys:
             if select(cfg, f"data.{key}") not in (None, "none", "auto"):
                 yield f"data.{key} changes nothing in evaluate: {reason}."
-
-
-def _validate_combinations(cfg: DictConfig) -> Iterator[str]:
-    if select(cfg, "quantize") is not None and select(cfg, "format") != "onnx":
-        yield f"quantize={cfg.quantize} is for format=onnx, not for {select(cfg, 'format')}."
-    if select(cfg, "resize") == "shared":
-        if select(cfg, "format") not in ("onnx", "torch_export"):
-            yield f"resize=shared is for format=onnx and torch_export, whose graphs can resize, not for {select(cfg, 'format')}."
-        if select(cfg, "quantize") is not None:
-            yield f"quantize={cfg.quantize} takes images that are resized already: leave resize=shared out, or quantize."
-    own = next((key for key in ("max_lr", "base_lr") if select(cfg, f"scheduler.{key}") is not None), None)
-    if own and select(cfg, "optimizer.lr") == "auto":
-        yield (
-            f"optimizer.lr=auto would change nothing: the scheduler has its own scheduler.{own}={cfg.scheduler[own]}; leave "
-            "one of them out."
-        )
-    end, every = select(cfg, "trainer.max_epochs"), select(cfg, "trainer.check_val_every_n_epoch")
-    monitors_val = str(select(cfg, "monitor")).startswith("val/")
-    if monitors_val and isinstance(end, int) and isinstance(every, int) and 0 < end < every:
-        yield (
-            f"monitor={cfg.monitor} would never be measured: trainer.check_val_every_n_epoch={every} in {end} epochs; "
-            "give monitor=train/loss, or validate more often."
-        )
-    for key, value in (("trainer.limit_val_batches", 0), ("data.val", "none")):
-        if monitors_val and select(cfg, key) == value and select(cfg, "eval") != "kfold":
-            yield f"monitor={cfg.monitor} would never be measured: {key}={value}; give monitor=train/loss."
 
 
 def _validate_required(cfg: DictConfig, command: str) -> Iterator[str]:

@@ -93,6 +93,7 @@ class ImageDataModule(LightningDataModule):
         max_pixels: int | None = None,
         augment: str = "auto",
         random_erasing: float = 0.0,
+        flip: bool | str = "auto",
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
         cache_images: str = "auto",
@@ -146,6 +147,8 @@ class ImageDataModule(LightningDataModule):
             augment: "none", "basic", "trivial", "rand", "augmix", or none in the epochs in which a FineTuner's trunk is
                 frozen and in others basic ("auto") or light ("light": crops of at least half of an image).
             random_erasing: probability with which a rectangle of an augmented image is filled with the mean colour.
+            flip: whether half of the augmented images are mirrored. "auto" is yes; but where a solved head takes mirrored
+                training images for those of other classes (digits, arrows), it is no.
             train_transform: augmentation of your own in place of `augment`, in every epoch: any function of uint8 pixels
                 (3, H, W) to an image (C, size, size), uint8 or normalised floats; torchvision's v2 transforms are such.
                 Random numbers of torch, numpy and Python are seeded for each image.
@@ -167,7 +170,7 @@ class ImageDataModule(LightningDataModule):
             ValueError: an unknown choice, or a number out of range.
         """
         super().__init__()
-        self.transforms = ImageTransforms(augment, random_erasing, train_transform, eval_transform)
+        self.transforms = ImageTransforms(augment, random_erasing, train_transform, eval_transform, flip)
         self.root = Path(root).expanduser() if root is not None else None
         self.dataset, self.split_arguments = dataset, splits
         self.archive = download.Archive(url, sha1=sha1, sha256=sha256, tree_sha256=tree_sha256) if url else None
@@ -319,7 +322,7 @@ class ImageDataModule(LightningDataModule):
                 if files is None or self.loader
                 else info.short_hashes([f.phash for f in files if f.phash]),
             )
-        return self._record
+        return replace(self._record, flip=None if self.transforms.flip == "auto" else bool(self.transforms.flip))
 
     # --- what an epoch needs -----------------------------------------------------------------------------------
 
@@ -354,6 +357,11 @@ class ImageDataModule(LightningDataModule):
     def augment(self) -> str:
         """Return the augmentation as it was given, by name."""
         return self.transforms.augment
+
+    def set_flip(self, flip: bool) -> None:
+        """Set whether augmented images are mirrored, where that was left open."""
+        if self.transforms.flip == "auto":
+            self.transforms = replace(self.transforms, flip=flip)
 
     def augments(self, epoch: int) -> bool:
         """Return whether the training images of an epoch, counted from 0, are changed at random."""
@@ -453,13 +461,14 @@ class ImageDataModule(LightningDataModule):
         batch: Any = next(islice(self._training_batches(), batch_idx, None))
         return [self.splits["train"].keys[i] for _, i, *_ in batch]
 
-    def iterate_split(self, name: str, views: int = 1) -> Iterator[Tensor]:
+    def iterate_split(self, name: str, views: int = 1, positions: Sequence[int] | None = None) -> Iterator[Tensor]:
         """Yield the uint8 images of a split in batches, in order: without augmentation, or once for each of several views.
 
-        A view has the augmentation of an epoch, the first view that of the first.
+        A view has the augmentation of an epoch, the first view that of the first. `positions` are those of some images.
         """
         epochs = range(views) if views > 1 else (loaders.NEVER_AUGMENTED,)
-        every = ((epoch, i) for epoch in epochs for i in range(len(self.splits[name])))
+        chosen = range(len(self.splits[name])) if positions is None else positions
+        every = ((epoch, i) for epoch in epochs for i in chosen)
         for images, _ in self._loader(name, loaders.in_order(every, self.evaluation_batch), persistent=False):
             yield images
 

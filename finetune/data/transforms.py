@@ -20,6 +20,7 @@ from finetune.runtime.suggestions import unknown_name
 
 Transform = Callable[[Tensor], Tensor]
 AUGMENT = ("auto", *AUGMENTATIONS)
+FLIP = (True, False, "auto")
 REPETITIONS = 8
 """How often a transform for evaluation is tried: one that mirrors half of the time is found but once in 128 times."""
 
@@ -109,8 +110,19 @@ class ImageTransforms:
     random_erasing: float = 0.0
     train: Transform | None = None
     evaluation: Transform | None = None
+    flip: bool | str = "auto"
+    """Whether half of the augmented images are mirrored; "auto" is yes, until someone finds that they must not be."""
 
     def __post_init__(self) -> None:
+        if self.flip not in FLIP:
+            raise ValueError(f"data.flip must be true, false or auto, got {self.flip}.")
+        if self.flip != "auto" and self.train is not None:
+            raise ValueError(
+                f"data.flip={str(self.flip).lower()} is for the augmentations by name, and "
+                f"{describe_own('train_transform', self.train)} is one of your own, which mirrors or does not."
+            )
+        if self.flip is True and self.augment == "none":
+            raise ValueError("data.flip=true changes nothing with data.augment=none; give data.augment=basic.")
         if self.augment not in AUGMENT:
             hint = "A YAML file of your own is data/augment=NAME, a transform in Python train_transform=."
             raise ValueError(unknown_name("augmentation", str(self.augment), AUGMENT, hint))
@@ -173,7 +185,7 @@ class ImageTransforms:
             return None
         transform: Transform
         if self.train is None:
-            transform = preprocess.train_transform(self.name)
+            transform = preprocess.train_transform(self.name, bool(self.flip))
         else:
             transform = OwnTransform("train_transform", self.train, preprocess, is_random=True)
         return Erasing(transform, self.random_erasing, preprocess.mean) if self.random_erasing else transform
@@ -196,7 +208,10 @@ class ImageTransforms:
             except ValueError as error:
                 text = f"{describe_own(argument, transform)} cannot be told from another one ({error})"
                 raise ValueError(f"{text}; torchvision's v2 transforms can") from error
-        return {**key, **({"random_erasing": self.random_erasing} if views > 1 and self.random_erasing else {})}
+        if views > 1:
+            key |= {"random_erasing": self.random_erasing} if self.random_erasing else {}
+            key |= {"flip": False} if self.flip is False else {}
+        return key
 
     def notes(self, unaugmented_epochs: int) -> Iterator[str]:
         """Yield sentences on what a user might not expect."""

@@ -174,11 +174,12 @@ class Preprocess:
             return f"longer side resized to {self.size} {how}, centred in {size} of the colour ({colour})"
         return f"shorter side resized to {self.resize} {how}, centre {size}"
 
-    def train_transform(self, augment: str) -> v2.Transform:
+    def train_transform(self, augment: str, flip: bool = True) -> v2.Transform:
         """Return a random transform of pixels (C, H, W), see `around`, to (C, size, size).
 
         Args:
             augment: a name of `AUGMENTATIONS`.
+            flip: whether half of the images are mirrored.
 
         Raises:
             ValueError: `augment` is not one of `AUGMENTATIONS`, or changes colours that the images do not have.
@@ -192,7 +193,8 @@ class Preprocess:
                 f"data.augment={augment} changes the colours of images with one or three channels, and these have "
                 f"{self.channels}: take light, basic or none."
             )
-        return self.around(AUGMENTATIONS[augment](self))
+        steps = AUGMENTATIONS[augment](self)
+        return self.around([step for step in steps if flip or not isinstance(step, v2.RandomHorizontalFlip)])
 
     def around(self, steps: Sequence[Callable[[Any], Any]]) -> v2.Transform:
         """Return transforms of an image, with what the network needs before and after them.

@@ -133,6 +133,16 @@ class SplitMetrics(nn.Module):
         """Return the names under which something was counted: the split, and its further loaders."""
         return [n for n in self.of_split if n.split("/")[0] == split and self[n].update_called]
 
+    def scalars(self, split: str) -> dict[str, Tensor]:
+        """Compute the metrics of one value of what was counted for a split so far, by the names under which they are logged."""
+        computed = {name: self[name].compute() for name in self.started(split)}
+        return {
+            f"{n}/{metric}": value
+            for n, values in computed.items()
+            for metric, value in values.items()
+            if value.ndim == 0
+        }
+
     def finish(self, split: str) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor]]:
         """Compute and reset what was counted for a split.
 

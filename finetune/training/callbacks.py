@@ -14,7 +14,6 @@ from finetune.io.files import copy_file
 from finetune.io.paths import PREDICTIONS_FILE
 from finetune.metrics.classification import monitor_mode
 from finetune.runtime.seeding import derive_seed, seed_cpu
-from finetune.training.run_length import resolve_max_epochs
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -103,74 +102,6 @@ _CHECKPOINT_OPTIONS: dict[str, Any] = {
 }
 
 
-class EpochAveraging(WeightAveraging):
-    """Validates and saves the mean of the weights at the ends of the last epochs: stochastic weight averaging.
-
-    Lightning's `StochasticWeightAveraging` averages after the last checkpoint was written, and its `WeightAveraging` after
-    the validation of an epoch; here the weights that are validated are those that are saved.
-
-    Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", 2018.
-    """
-
-    def __init__(self, start: float = 0.75) -> None:
-        """Set how many epochs come before the first that is averaged; below 1 a share of the run.
-
-        Raises:
-            ValueError: it is negative.
-        """
-        if start < 0:
-            raise ValueError(f"EpochAveraging: start must be 0 or more, got {start}.")
-        super().__init__()
-        self.start, self._first, self._last_batch = start, 0, False
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the average, and find its first epoch.
-
-        Raises:
-            ValueError: the start is a share of a run without an end.
-        """
-        super().setup(trainer, pl_module, stage)
-        end = resolve_max_epochs(trainer.max_epochs)
-        if 0 < self.start < 1 and end is None:
-            raise ValueError(f"EpochAveraging: start={self.start} is a share of the run, which has no end.")
-        self.plan(end)
-        if stage == "fit" and end is not None and self._first >= end > 0:
-            raise ValueError(f"EpochAveraging: start={self.start:g} lies beyond the {end} epochs of the run.")
-
-    def plan(self, end: int | None) -> None:
-        """Find the first epoch that is averaged in a run of `end` epochs."""
-        share = min(round(self.start * (end or 0)), max((end or 0) - 1, 0))  # the last epoch at least is averaged
-        self._first = int(self.start) if self.start >= 1 else share
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Add the weights at the end of an epoch, before they are validated."""
-        is_averaged = self._has_begun or trainer.current_epoch >= self._first  # a longer run does not leave off
-        self._last_batch = trainer.is_last_batch and is_averaged
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Return whether an epoch that is averaged has just ended."""
-        return step_idx is not None and self._last_batch
-
-    @property
-    def _has_begun(self) -> bool:
-        return self._average_model is not None and int(self._average_model.n_averaged) > 0
-
-    def _swap_models(self, pl_module: LightningModule) -> None:
-        if self._has_begun:
-            super()._swap_models(pl_module)
-
-    def _copy_average_to_current(self, pl_module: LightningModule) -> None:
-        if self._has_begun:
-            super()._copy_average_to_current(pl_module)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the average, or before it has begun the weights themselves."""
-        if self._average_model is not None and not self._has_begun:
-            self._average_model.module.load_state_dict(pl_module.state_dict())
-        super().on_save_checkpoint(trainer, pl_module, checkpoint)
-
-
 def refuse_callbacks(trainer: Trainer) -> None:
     """Refuse callbacks of Lightning that would make a number wrong.
 
@@ -196,7 +127,7 @@ def refuse_callbacks(trainer: Trainer) -> None:
         if isinstance(callback, StochasticWeightAveraging):
             raise ValueError(
                 f"{name} averages after the last checkpoint was written, so that no file would hold the average. Give "
-                "finetune.training.callbacks.EpochAveraging (+callbacks=swa) instead."
+                "finetune.training.averaging.EpochAveraging (+callbacks=swa) instead."
             )
         if getattr(callback, "update_starting_at_epoch", None) is not None:
             raise ValueError(

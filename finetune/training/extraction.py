@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,15 +35,7 @@ def extraction_spec(
     training = split == "train"
     views = (views or module.strategy.views) if training else 1
     dtype = module.strategy.cache_dtype if training else "float32"  # evaluation is exact
-    precision, device = trainer.precision_plugin, module.device
-
-    def to_network(images: Tensor) -> Tensor:
-        images = images.to(device, non_blocking=True)
-        if images.dtype == torch.uint8:  # a transform of the user's own may have normalised them
-            images = module.preprocess.normalize(images)
-        converted: Tensor = precision.convert_input(images)
-        return converted
-
+    enter = partial(to_network, module=module, trainer=trainer)
     key = {
         "model": module.model_name,
         **({"options": module._backbone.options} if module._backbone.options else {}),
@@ -51,7 +44,7 @@ def extraction_spec(
         "transform_input": bool(module.transform_input),
         "split_point": split_point,
         "preprocess": [data.final_preprocess.to_dict(), module.preprocess.to_dict()],
-        "device": device.type,
+        "device": module.device.type,
         "images": data.fingerprint(split),
         **data.transforms.key(views),
         "augmentation": {"views": views, "kind": data.transforms.name, "seed": data.seed} if views > 1 else None,
@@ -68,9 +61,18 @@ def extraction_spec(
         key=key,
         description=f"features of {module.model_name} before {split_point}, {number}",
         rows=len(data.splits[split]) * views,
-        batches=lambda: map(to_network, data.iterate_split(split, views)),
-        probe=lambda: to_network(data.first_image(split, views)),
-        context=precision.forward_context,
+        batches=lambda: map(enter, data.iterate_split(split, views)),
+        probe=lambda: enter(data.first_image(split, views)),
+        context=trainer.precision_plugin.forward_context,
         dtype=dtype,
         fuse=training,
     )
+
+
+def to_network(images: Tensor, module: Any, trainer: Trainer) -> Tensor:
+    """Return images as they enter the network: on its device, normalised, and in the type of the Trainer's precision."""
+    images = images.to(module.device, non_blocking=True)
+    if images.dtype == torch.uint8:  # a transform of the user's own may have normalised them
+        images = module.preprocess.normalize(images)
+    converted: Tensor = trainer.precision_plugin.convert_input(images)
+    return converted

@@ -76,7 +76,10 @@ class History(Checkpoint):
         found = {"step": trainer.global_step, "values": values, "results": results}
         predictions = getattr(pl_module, "val_predictions", None)
         if predictions is not None:  # every process has them all
-            self.validations.add(trainer.current_epoch + 1, trainer.global_step, *_in_order(predictions, trainer))
+            # beside the weights, their average may have been validated: the best of both is the best of two
+            for found_of in (predictions, getattr(pl_module, "rejected_predictions", None)):
+                if found_of is not None:
+                    self.validations.add(trainer.current_epoch + 1, trainer.global_step, *_in_order(found_of, trainer))
         if self._validation is not None and not self._is_better(values, self._validation["values"]):
             return
         self._validation = found

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from lightning.pytorch import Trainer
 
-from finetune.checkpoints.format import read_progress, read_run
+from finetune.checkpoints.format import read_flip, read_progress, read_run
 from finetune.checkpoints.metadata import RunRecord
 from finetune.metrics.classification import TrainingMetrics
 from finetune.runtime.console import echo, field_line
@@ -27,6 +27,8 @@ class ResumeState:
     batches: int = 0
     """Of that epoch, done before the stop."""
     run: RunRecord = field(default_factory=RunRecord)
+    flip: bool | None = None
+    """Whether mirrored images were found to be of the same class, see `training.flips`; None where no one has looked."""
     is_new: bool = True
 
     @classmethod
@@ -44,7 +46,7 @@ class ResumeState:
             raise ValueError(
                 "The checkpoint holds weights but not the state of a run; start from it with FineTuner.load_from_checkpoint."
             )
-        state = cls(*read_progress(entries), read_run(entries), is_new=False)
+        state = cls(*read_progress(entries), read_run(entries), read_flip(entries), is_new=False)
         if state.batches and state.run.processes != processes:
             raise ValueError(
                 f"The checkpoint was written within an epoch by {state.run.processes} processes, and there are {processes}."

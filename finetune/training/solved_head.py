@@ -21,7 +21,7 @@ from finetune.data.datamodule import ImageDataModule
 from finetune.models import partition
 from finetune.runtime.console import echo, field_line
 from finetune.runtime.seeding import stratified_folds
-from finetune.training import batches, linear_probe
+from finetune.training import batches, flips, linear_probe
 from finetune.training.extraction import extraction_spec
 from finetune.training.linear_probe import LinearHead, Objective
 from finetune.training.resume import ResumeState
@@ -81,7 +81,10 @@ def solve(module: Any, trainer: Trainer, resume: ResumeState) -> tuple[Tensor, T
         ValueError: the head is no single linear layer, the loss is not cross entropy, or features are equal or not finite.
     """
     only_solved = module.schedule.only_solves_head
-    if not module.strategy.solve_head or not (resume.is_new or only_solved):
+    if not module.strategy.solve_head:
+        return None
+    if not (resume.is_new or only_solved):
+        flips.settle(module, trainer, resume.flip, None)
         return None
     layers = _linear_layers(module)
     objective = _objective(module, layers)
@@ -97,7 +100,11 @@ def solve(module: Any, trainer: Trainer, resume: ResumeState) -> tuple[Tensor, T
     if resume.is_new:
         _set_weights(layers, result.head)
         _lift_maps(module, trainer, layers, result.head)
-    return (result.logits, result.labels) if only_solved and result.logits is not None else None
+    out_of_fold = None if result.logits is None else (result.logits, result.labels)
+    if only_solved:
+        return out_of_fold
+    flips.settle(module, trainer, resume.flip, out_of_fold)
+    return None
 
 
 def _linear_layers(module: Any) -> list[nn.Linear | nn.Conv2d]:

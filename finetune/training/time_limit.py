@@ -22,7 +22,8 @@ from finetune.data import loaders
 from finetune.runtime.console import echo, field_line
 from finetune.runtime.timing import format_duration
 from finetune.training import optimization
-from finetune.training.callbacks import BestCheckpoint, EpochAveraging, LastCheckpoint
+from finetune.training.averaging import EpochAveraging
+from finetune.training.callbacks import BestCheckpoint, LastCheckpoint
 from finetune.training.resume import rescale_schedulers
 from finetune.training.run_length import resolve_max_epochs
 

@@ -27,7 +27,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
 
 from finetune import FineTuner, ImageDataModule
 from finetune.data import trainer_state
-from finetune.training.callbacks import BestCheckpoint, EpochAveraging
+from finetune.training.averaging import EpochAveraging
+from finetune.training.callbacks import BestCheckpoint
 from tests.helpers import CLASSES, Functional, SmallNetwork, make_batches, make_finetuner
 from tests.training.helpers import changed_tensors, snapshot
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 
-from finetune.training.callbacks import EpochAveraging, LastCheckpoint, SeedEveryBatch
+from finetune.training.callbacks import LastCheckpoint, SeedEveryBatch
 
 
 def _trainer(epoch: int, rank: int = 0) -> Any:
@@ -34,12 +33,3 @@ def test_a_resumed_run_does_not_take_over_the_files_of_the_one_before(tmp_path: 
     before = callback.state_dict()
     callback.load_state_dict({**before, "best_model_path": "/elsewhere/last.ckpt", "dirpath": "/elsewhere"})
     assert callback.state_dict() == before
-
-
-@pytest.mark.parametrize(
-    ("start", "end", "first"), [(0.67, 15, 10), (0.67, 2, 1), (0.67, 1, 0), (0.99, 3, 2), (2, 3, 2)]
-)
-def test_a_share_of_the_run_always_leaves_an_epoch_to_average(start: float, end: int, first: int) -> None:
-    averaging = EpochAveraging(start)
-    averaging.plan(end)
-    assert averaging._first == first

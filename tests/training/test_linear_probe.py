@@ -182,3 +182,24 @@ def test_a_class_of_one_image_does_not_stop_it() -> None:
     result = cross_validate(features, labels, 4, stratified_folds(labels.tolist(), 3))
     assert int(result.logits[0].argmax()) != 3
     assert all(np.isfinite(result.strengths))
+
+
+def test_of_many_images_all_folds_choose_one_strength_as_a_plain_loop_with_scikit_learn_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(linear_probe, "NESTED_ROWS", 50)
+    features, labels = blobs()
+    folds = stratified_folds(labels.tolist(), 5)
+    strengths = (10.0, 1.0, 0.1, 0.01, 0.001)
+    found = cross_validate(features, labels, 3, folds, strengths)
+    fold_of, losses, predicted = torch.tensor(folds), {}, {}
+    for l2 in strengths:
+        logits = torch.empty(len(labels), 3, dtype=torch.float64)
+        for fold in range(5):
+            rows = fold_of != fold
+            logits[~rows] = sklearn_head(features[rows], labels[rows], l2).logits(features[~rows])
+        losses[l2], predicted[l2] = float(nn.functional.cross_entropy(logits, labels)), logits
+    best = min(losses, key=lambda l2: losses[l2])
+    assert found.strengths == [best] * 5
+    expected = predicted[best].softmax(dim=1)
+    torch.testing.assert_close(found.logits.softmax(dim=1), expected, atol=1e-3, rtol=0)

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from finetune import FineTuner
-from finetune.training.callbacks import EpochAveraging
+from finetune.training.averaging import EpochAveraging
 from finetune.training.shutdown import SAVE_EVERY_S, GracefulShutdown
 from tests.helpers import make_batches, make_finetuner
 

@@ -17,7 +17,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from finetune import FineTuner, ImageDataModule
 from finetune.training import time_limit
-from finetune.training.callbacks import BestCheckpoint, EpochAveraging, LastCheckpoint
+from finetune.training.averaging import EpochAveraging
+from finetune.training.callbacks import BestCheckpoint, LastCheckpoint
 from finetune.training.history import History, find_history
 from finetune.training.time_limit import TimeLimit
 

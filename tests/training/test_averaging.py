@@ -1,0 +1,131 @@
+"""Test `finetune.training.averaging`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch.optim import SGD
+
+from finetune import FineTuner, ImageDataModule
+from finetune.training.averaging import EMA, AveragingBeside, EpochAveraging
+from finetune.training.history import History
+
+Make = Callable[..., Trainer]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "first"), [(0.67, 15, 10), (0.67, 2, 1), (0.67, 1, 0), (0.99, 3, 2), (2, 3, 2)]
+)
+def test_a_share_of_the_run_always_leaves_an_epoch_to_average(start: float, end: int, first: int) -> None:
+    averaging = EpochAveraging(start)
+    averaging.plan(end)
+    assert averaging._first == first
+
+
+class Recorder(Callback):
+    """Keeps the weights of the head after each epoch, and their average computed by hand."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.average: Tensor | None = None
+        self.ends: list[tuple[Tensor, Tensor]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        now = pl_module.head.weight.detach().clone()
+        self.average = now if self.average is None else self.decay * self.average + (1 - self.decay) * now
+        if trainer.is_last_batch:
+            self.ends.append((now, self.average))
+
+
+def log_loss(weight: Tensor, module: FineTuner, data: ImageDataModule) -> float:
+    """Validation loss with a head, by hand."""
+    losses = []
+    with torch.no_grad():
+        kept = module.head.get_parameter("weight").clone()
+        module.head.get_parameter("weight").copy_(weight)
+        labels = torch.tensor(data.splits["val"].labels)
+        logits = torch.cat([module(images) for images in data.iterate_split("val")])
+        losses.append(float(torch.nn.functional.cross_entropy(logits, labels)))
+        module.head.get_parameter("weight").copy_(kept)
+    return losses[0]
+
+
+def make(photos: Path) -> tuple[FineTuner, ImageDataModule]:
+    torch.manual_seed(0)
+    data = ImageDataModule(
+        photos, num_workers=0, image_size=32, augment="none", batch_size=8, cache_dir=photos.parent / "cache"
+    )
+    module = FineTuner(
+        "resnet18", data.prepare().classes, "feature_extract", weights="none", preprocess={"size": 32},
+        optimizer=partial(SGD, lr=0.05), monitor="val/loss",
+    )  # fmt: skip
+    module.head.get_parameter("bias").requires_grad_(False)  # so that the weight is all that changes
+    return module, data
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.999])
+def test_the_better_of_the_weights_and_their_average_is_logged_and_saved(
+    decay: float, photos: Path, trainer: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a decay near 1 the average is far behind in a short run, and the weights are better."""
+    module, data = make(photos)
+    recorder, history = Recorder(decay), History(tmp_path / "metrics.csv", "val/loss")
+    every = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    trainer(
+        3, callbacks=[recorder, EMA(decay=decay, update_every_n_steps=1), history, every], enable_checkpointing=True
+    ).fit(module, datamodule=data)
+    better = []
+    for epoch, (raw, average) in enumerate(recorder.ends):
+        losses = [log_loss(raw, module, data), log_loss(average, module, data)]
+        saved = torch.load(tmp_path / f"epoch={epoch}.ckpt", weights_only=True)["state_dict"]["backbone.fc.weight"]
+        torch.testing.assert_close(saved, (raw, average)[losses.index(min(losses))])
+        assert history.rows[epoch]["val/loss"] == pytest.approx(min(losses), rel=1e-4)
+        better.append(losses[1] <= losses[0])
+    assert f"in {sum(better)} of 3 validations" in " ".join(capsys.readouterr().out.split())
+    assert len(history.validations.entries) == 6  # the best of both is the best of two
+    torch.testing.assert_close(module.head.get_parameter("weight"), recorder.ends[-1][int(better[-1])])
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.999])
+def test_a_resumed_run_has_the_same_weights_and_average(
+    decay: float, photos: Path, trainer: Make, tmp_path: Path
+) -> None:
+    def run(epochs: int, folder: str, **options: Any) -> dict[str, Any]:
+        module, data = make(photos)
+        last = ModelCheckpoint(tmp_path / folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+        trainer(epochs, callbacks=[EMA(decay=decay), last], enable_checkpointing=True).fit(
+            module, datamodule=data, **options
+        )
+        content: dict[str, Any] = torch.load(tmp_path / folder / "last.ckpt", weights_only=True)
+        return content
+
+    whole = run(3, "whole")
+    run(2, "part")
+    resumed = run(3, "rest", ckpt_path=tmp_path / "part" / "last.ckpt", weights_only=True)
+    for key in ("state_dict", "current_model_state"):
+        torch.testing.assert_close(resumed[key], whole[key], rtol=0, atol=0)
+
+
+def test_a_step_of_ones_own_has_the_average_validated_alone(photos: Path, trainer: Make) -> None:
+    class Own(FineTuner):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            super().validation_step(batch, batch_idx, dataloader_idx)
+
+    _, data = make(photos)
+    module = Own("resnet18", data.classes, weights="none", preprocess={"size": 32}, optimizer=partial(SGD, lr=0.05))
+    averaging = EMA(decay=0.999)
+    trainer(2, callbacks=[averaging]).fit(module, datamodule=data)
+    assert averaging._validations == 0
+
+
+def test_both_averages_are_validated_beside_the_weights() -> None:
+    assert issubclass(EMA, AveragingBeside)
+    assert issubclass(EpochAveraging, AveragingBeside)
