@@ -207,6 +207,9 @@ def make_classifier(cfg: DictConfig) -> Classifier:
     text = f"{model.module.model_name} for {len(model.classes)} classes{trained}; here on {model.device.type}, {model.precision}"
     text += model.describe_temperature()
     echo(field_line("Model", text))
+    if cfg.tta == "flip" and model.module.metadata.data.flip is False:
+        text = "tta=flip averages over mirrored images, and the run took those for images of other classes (data.flip)."
+        echo(field_line("Note", text))
     return model
 
 

@@ -47,8 +47,20 @@ class AveragingBeside(WeightAveraging):
 
     @property
     def _is_swapped(self) -> bool:
-        """Return whether the average differs from the weights, so that they change places."""
-        return self._average_model is not None
+        """Return whether the average is validated now, and has changed places with the weights."""
+        return self._has_begun
+
+    @property
+    def _has_begun(self) -> bool:
+        return self._average_model is not None and int(self._average_model.n_averaged) > 0
+
+    def _swap_models(self, pl_module: LightningModule) -> None:
+        if self._is_swapped:
+            super()._swap_models(pl_module)
+
+    def _copy_average_to_current(self, pl_module: LightningModule) -> None:
+        if self._has_begun:
+            super()._copy_average_to_current(pl_module)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -111,7 +123,9 @@ class AveragingBeside(WeightAveraging):
         self._validations, self._raw_better = (state_dict.get(key, 0) for key in ("validations", "raw_better"))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the better of both as the weights of the checkpoint, and the other beside it."""
+        """Save the better of both as the weights of the checkpoint, and the other beside it; at first there is no average."""
+        if self._average_model is not None and not self._has_begun:
+            self._average_model.module.load_state_dict(pl_module.state_dict())
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if self._average_model is not None and self._raw_better_at == trainer.global_step:
             _exchange(checkpoint)
@@ -187,25 +201,3 @@ class EpochAveraging(AveragingBeside):
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Return whether an epoch that is averaged has just ended."""
         return step_idx is not None and self._last_batch
-
-    @property
-    def _has_begun(self) -> bool:
-        return self._average_model is not None and int(self._average_model.n_averaged) > 0
-
-    @property
-    def _is_swapped(self) -> bool:
-        return self._has_begun
-
-    def _swap_models(self, pl_module: LightningModule) -> None:
-        if self._has_begun:
-            super()._swap_models(pl_module)
-
-    def _copy_average_to_current(self, pl_module: LightningModule) -> None:
-        if self._has_begun:
-            super()._copy_average_to_current(pl_module)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the better of both, or before the average has begun the weights themselves."""
-        if self._average_model is not None and not self._has_begun:
-            self._average_model.module.load_state_dict(pl_module.state_dict())
-        super().on_save_checkpoint(trainer, pl_module, checkpoint)

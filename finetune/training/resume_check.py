@@ -105,7 +105,8 @@ def _differences(checkpoint: Checkpoint, module: TrainableClassifier, data: Data
         if stored_config and stored != given:
             yield f"its {key} is {stored}, this run's is {given}"
     callbacks = (config.get("callbacks") or {}).values()
-    averages = any("averaging" in str(callback.get("_target_")).lower() for callback in callbacks)
+    targets = [str(callback.get("_target_")) for callback in callbacks]
+    averages = any("averaging" in target.lower() or target.endswith(".RestartSoup") for target in targets)
     if checkpoint.averages_weights and not averages:
         yield "it keeps an average of the weights; give +callbacks=ema"
     if averages and not checkpoint.averages_weights:
