@@ -31,6 +31,7 @@ def draw(rows: int, features: int, classes: int, in_file: bool) -> tuple[Tensor,
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(classes, features)).astype(np.float32)
     labels = rng.integers(0, classes, rows)
+    whole: np.ndarray
     if in_file:
         with tempfile.TemporaryFile() as file:
             whole = np.memmap(file, np.float32, "w+", shape=(rows, features))

@@ -71,6 +71,11 @@ class Checkpoint:
         return "averaging_state" in self.entries
 
     @property
+    def callback_names(self) -> set[str]:
+        """Return the class names of the callbacks whose state it holds."""
+        return {str(key).partition("{")[0] for key in self.entries.get("callbacks") or {}}
+
+    @property
     def scheduler_states(self) -> list[Mapping[str, Any]]:
         """Return the state of each learning rate scheduler."""
         return list(self.entries["lr_schedulers"])
@@ -79,6 +84,10 @@ class Checkpoint:
     def progress(self) -> tuple[int, int]:
         """Return the epoch, counted from 0, in which its run goes on, and how many of its batches are done."""
         return read_progress(self.entries)
+
+
+RAW_IS_SAVED = "raw_weights_saved"
+"""Entry of a checkpoint whose weights are not the average that its run kept, which were worse there."""
 
 
 def read_progress(entries: Mapping[str, Any]) -> tuple[int, int]:

@@ -21,6 +21,14 @@ def find_contradictions(cfg: DictConfig) -> Iterator[str]:
             yield f"resize=shared is for format=onnx and torch_export, whose graphs can resize, not for {select(cfg, 'format')}."
         if select(cfg, "quantize") is not None:
             yield f"quantize={cfg.quantize} takes images that are resized already: leave resize=shared out, or quantize."
+    callbacks = (select(cfg, "callbacks") or {}).values()
+    if select(cfg, "time_limit") is not None and any(
+        str(c.get("_target_")).endswith(".ProgressiveResizing") for c in callbacks
+    ):
+        yield (
+            "time_limit plans from epochs that take equally long, and those of +callbacks=progressive take longer and longer: "
+            "leave one of them out."
+        )
     own = next((key for key in ("max_lr", "base_lr") if select(cfg, f"scheduler.{key}") is not None), None)
     if own and select(cfg, "optimizer.lr") == "auto":
         yield (
@@ -42,7 +50,9 @@ def find_contradictions(cfg: DictConfig) -> Iterator[str]:
 def only_solves_head(cfg: DictConfig) -> bool:
     """Return whether a run solves the head, and trains nothing."""
     groups = select(cfg, "strategy.groups") or []
-    trains = any(isinstance(g, Mapping) and g.get("lr", 1) != 0 and g.get("start", 0) is not None for g in groups)
+    trains = select(cfg, "strategy.layer_decay") is not None or any(
+        isinstance(g, Mapping) and g.get("lr", 1) != 0 and g.get("start", 0) is not None for g in groups
+    )
     return select(cfg, "strategy.solve_head") is True and not trains
 
 

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finetune.cli import compose
 from finetune.io import paths
-from finetune.runtime import process
+from finetune.runtime import console, process
 from finetune.runtime.passwords import without_password
 
 HYDRA_COMMANDS = ("check", "train", "evaluate", "predict", "export", "rank")
@@ -46,7 +46,8 @@ class FailedPoint(Exception):
 def exit_codes(name: str) -> Iterator[None]:
     """End the process with a message and an exit code where the command `name` raises."""
     try:
-        yield
+        with console.unbroken_output():
+            yield
     except Exit as error:
         if not process.is_first_process():
             sys.exit(0)  # Lightning kills the first process where another one ends otherwise

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import signal
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
+from finetune import __version__
 from finetune.cli import errors, groups, help, run_folder
 from finetune.cli.arguments import prepare_arguments
 from finetune.cli.errors import TERMINATED, USER_ERROR, Exit
@@ -26,23 +26,46 @@ from finetune.cli.recipes import expand_recipes
 from finetune.runtime import process
 from finetune.runtime.suggestions import unknown_name
 
-COMMANDS = (
-    "check", "rank", "train", "evaluate", "predict", "export", "report", "models", "compare", "soup", "cache", "demo",
-)  # fmt: skip
+COMMANDS = {
+    "check": "look for what is wrong with the data, before anything is trained",
+    "rank": "which pretrained backbone suits the data",
+    "train": "train a model on a folder of images",
+    "evaluate": "how good a checkpoint is, on the images held out or on others",
+    "predict": "labels and probabilities of images",
+    "export": "a file for other programs: ONNX, torch.export, safetensors",
+    "report": "write the page of a run again",
+    "compare": "runs, sweeps or evaluations side by side",
+    "soup": "average the weights of several runs",
+    "models": "list the models by name",
+    "cache": "list or clear kept features, pixels and archives",
+    "demo": "what pretrained weights are worth, offline",
+}
+"""Name to what it does."""
 
 
 def console_script() -> None:
     """Run `finetune <command> ...`, the same as `python -m finetune.<command> ...`."""
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print(f"usage: finetune <command> [key=value ...]\n\ncommands: {', '.join(COMMANDS)}")
-        print("`finetune <command> --help` says more of each.")
-        sys.exit(0 if len(sys.argv) > 1 else USER_ERROR)
-    name = sys.argv[1]
+    first = sys.argv[1] if len(sys.argv) > 1 else ""
+    if first == "--version":
+        print(f"finetune {__version__}")
+        return
+    if first in ("", "-h", "--help"):
+        _print_usage()
+        sys.exit(0 if first else USER_ERROR)
+    name = first
     if name not in COMMANDS:
         errors.fail(unknown_name("command", name, COMMANDS))
     # `finetune.models` is a room too: its command is its __main__
     module = f"finetune.{name}.__main__" if name == "models" else f"finetune.{name}"
     importlib.import_module(module).main(sys.argv[2:])
+
+
+def _print_usage() -> None:
+    print("usage: finetune <command> [key=value ...]        (or python -m finetune.<command>)\n")
+    for name, meaning in COMMANDS.items():
+        print(f"  {name:<10}{meaning}")
+    print("\n`finetune <command> --help` says more of each, `finetune --version` which version this is.")
+    print("Begin with: finetune train data=imagefolder data.root=FOLDER")
 
 
 def hydra_command(
@@ -83,10 +106,7 @@ def hydra_command(
 def argparse_command(task: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
     """Run a command with positional arguments; errors are shown as `hydra_command` shows them."""
     with errors.exit_codes(""):
-        try:
-            task(argv)
-        except BrokenPipeError:  # the reader, `head` for example, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        task(argv)
 
 
 def _prepare_hydra() -> None:

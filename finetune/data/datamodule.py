@@ -171,6 +171,7 @@ class ImageDataModule(LightningDataModule):
         """
         super().__init__()
         self.transforms = ImageTransforms(augment, random_erasing, train_transform, eval_transform, flip)
+        self._leaves_flip_open = flip == "auto"
         self.root = Path(root).expanduser() if root is not None else None
         self.dataset, self.split_arguments = dataset, splits
         self.archive = download.Archive(url, sha1=sha1, sha256=sha256, tree_sha256=tree_sha256) if url else None
@@ -358,10 +359,10 @@ class ImageDataModule(LightningDataModule):
         """Return the augmentation as it was given, by name."""
         return self.transforms.augment
 
-    def set_flip(self, flip: bool) -> None:
-        """Set whether augmented images are mirrored, where that was left open."""
-        if self.transforms.flip == "auto":
-            self.transforms = replace(self.transforms, flip=flip)
+    def set_flip(self, flip: bool | None) -> None:
+        """Set whether augmented images are mirrored, where flip="auto" leaves that open; None is not known yet."""
+        if self._leaves_flip_open:
+            self.transforms = replace(self.transforms, flip="auto" if flip is None else flip)
 
     def augments(self, epoch: int) -> bool:
         """Return whether the training images of an epoch, counted from 0, are changed at random."""

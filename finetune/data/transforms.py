@@ -210,7 +210,7 @@ class ImageTransforms:
                 raise ValueError(f"{text}; torchvision's v2 transforms can") from error
         if views > 1:
             key |= {"random_erasing": self.random_erasing} if self.random_erasing else {}
-            key |= {"flip": False} if self.flip is False else {}
+            key |= {} if self.flip else {"flip": False}
         return key
 
     def notes(self, unaugmented_epochs: int) -> Iterator[str]:

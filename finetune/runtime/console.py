@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import wrap
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -84,6 +85,43 @@ def _is_shown(text: str) -> bool:
         return False
     _shown_notes.add(text)
     return True
+
+
+class _UnbrokenOutput:
+    """Standard output of which the other end may be closed: what is written then is lost, and the program goes on."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def _try(self, write: Callable[..., Any], *text: str) -> None:
+        try:
+            write(*text)
+        except (
+            BrokenPipeError
+        ):  # the reader, `head` for example, has seen enough; the interpreter would complain at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
+@contextmanager
+def unbroken_output() -> Iterator[None]:
+    """Let a command go on, and end as it would, where what reads its output has ended: `... | head`."""
+    before = sys.stdout
+    sys.stdout = cast(Any, _UnbrokenOutput(before))
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stdout = before
 
 
 def echo(text: str) -> None:

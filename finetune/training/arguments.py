@@ -133,6 +133,7 @@ def agree_with_data(module: TrainableClassifier, given: Mapping[str, Any], train
     agreed = agreed_preprocess(module.preprocess, given, images)
     require_size(module.model_name, module.family, module.backbone, agreed.size)
     if is_fit:
+        data.set_flip(None)  # what another network has found
         module.preprocess = agreed
         module.hparams["preprocess"] = agreed.to_dict()
         return

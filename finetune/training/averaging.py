@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
+from finetune.checkpoints.format import RAW_IS_SAVED
 from finetune.runtime.console import echo, field_line
 from finetune.training import batches
 from finetune.training.run_length import resolve_max_epochs
@@ -33,26 +36,22 @@ class AveragingBeside(WeightAveraging):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._raw_better_at, self._validations, self._raw_better = -1, 0, 0
+            trainer.precision_plugin.convert_module(self._other)  # as Lightning does with the module, later
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Put the average in place of the weights, which are validated beside it."""
-        super().on_validation_epoch_start(trainer, pl_module)
-        is_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        # a step of the user's own may log anything
-        is_ours = type(pl_module).validation_step.__module__ == "finetune.training.module"
-        self._is_beside = is_training and is_ours and self._is_swapped
-        pl_module.rejected_predictions = None
-        if self._average_model is not None:
-            self._average_model.module.eval()
+    @property
+    def _other(self) -> Any:
+        """Return the module that holds, during a validation, the weights, and else the average."""
+        assert self._average_model is not None
+        return self._average_model.module
+
+    @property
+    def _has_begun(self) -> bool:
+        return self._average_model is not None and int(self._average_model.n_averaged) > 0
 
     @property
     def _is_swapped(self) -> bool:
         """Return whether the average is validated now, and has changed places with the weights."""
         return self._has_begun
-
-    @property
-    def _has_begun(self) -> bool:
-        return self._average_model is not None and int(self._average_model.n_averaged) > 0
 
     def _swap_models(self, pl_module: LightningModule) -> None:
         if self._is_swapped:
@@ -61,6 +60,22 @@ class AveragingBeside(WeightAveraging):
     def _copy_average_to_current(self, pl_module: LightningModule) -> None:
         if self._has_begun:
             super()._copy_average_to_current(pl_module)
+
+    # --- validating both ---------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Put the average in place of the weights, which are validated beside it."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        super().on_validation_epoch_start(trainer, pl_module)
+        # a step of the user's own may log anything
+        is_ours = type(pl_module).validation_step.__module__ == "finetune.training.module"
+        self._is_beside = is_ours and self._is_swapped and not trainer.sanity_checking
+        pl_module.rejected_predictions = None
+        if self._is_beside:
+            self._other.eval()
+            self._other.preprocess = pl_module.preprocess  # it was copied before the data had their say
+            _reset(self._other.metrics)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -76,19 +91,12 @@ class AveragingBeside(WeightAveraging):
         with trainer.precision_plugin.val_step_context():
             self._other.metrics[name].update(self._other(images).float(), labels)
 
-    @property
-    def _other(self) -> Any:
-        """Return the module that holds, during a validation, the weights."""
-        assert self._average_model is not None
-        return self._average_model.module
-
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Hand over the better of both for what is logged, and put the weights back."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
         if self._is_beside:
-            averaged, raw = (module.metrics.scalars("val") for module in (pl_module, self._other))
-            monitor = pl_module.monitor
-            sign = -1 if pl_module.metrics.monitor_mode(monitor) == "min" else 1
-            is_raw = monitor in raw and sign * float(raw[monitor]) > sign * float(averaged[monitor])
+            is_raw = self._is_raw_better(pl_module)
             self._validations += 1
             self._raw_better += is_raw
             self._raw_better_at = trainer.global_step if is_raw else -1
@@ -96,19 +104,35 @@ class AveragingBeside(WeightAveraging):
                 pl_module.metrics, self._other.metrics = self._other.metrics, pl_module.metrics
             started = self._other.metrics.started("val")
             pl_module.rejected_predictions = self._other.metrics["val"].predictions() if "val" in started else None
-            self._other.metrics.finish("val")
-            self._is_beside = False
+            _reset(self._other.metrics)
+        pl_module.average_was_validated = self._is_swapped and not (self._is_beside and is_raw)
+        self._is_beside = False
         super().on_validation_epoch_end(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _is_raw_better(self, module: Any) -> bool:
+        averaged, raw = (each.metrics.scalars("val") for each in (module, self._other))
+        monitor = module.monitor
+        if monitor not in raw:
+            return False
+        sign = -1 if module.metrics.monitor_mode(monitor) == "min" else 1
+        return sign * float(raw[monitor]) > sign * float(averaged[monitor])
+
+    # --- saving the better -------------------------------------------------------------------------------------
+
+    def _saves_raw(self, trainer: Trainer) -> bool:
+        """Return whether the weights themselves are what counts now."""
+        return self._raw_better_at == trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Leave the better of both in the module, and print how often which one was better."""
-        if self._raw_better_at == trainer.global_step:
-            with torch.no_grad():
-                self._other.load_state_dict(pl_module.state_dict())
+        if self._saves_raw(trainer):
+            self._other.load_state_dict(pl_module.state_dict())
         else:
             super().on_train_end(trainer, pl_module)
+        pl_module.rejected_predictions, pl_module.average_was_validated = None, False
         if self._validations and trainer.is_global_zero:
-            text = f"better than the weights themselves in {self._validations - self._raw_better} of {self._validations} validations"
+            better = self._validations - self._raw_better
+            text = f"better than the weights themselves in {better} of {self._validations} validations"
             echo(field_line("Average", text))
 
     def state_dict(self) -> dict[str, Any]:
@@ -123,20 +147,28 @@ class AveragingBeside(WeightAveraging):
         self._validations, self._raw_better = (state_dict.get(key, 0) for key in ("validations", "raw_better"))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the better of both as the weights of the checkpoint, and the other beside it; at first there is no average."""
+        """Save what counts as the weights of the checkpoint, and the other beside it; at first there is no average."""
         if self._average_model is not None and not self._has_begun:
-            self._average_model.module.load_state_dict(pl_module.state_dict())
+            self._other.load_state_dict(pl_module.state_dict())
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        if self._average_model is not None and self._raw_better_at == trainer.global_step:
+        if self._average_model is not None and self._saves_raw(trainer):
             _exchange(checkpoint)
+            checkpoint[RAW_IS_SAVED] = True
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Load the weights and their average, whichever of both the checkpoint is of."""
-        own = checkpoint.get("callbacks", {}).get(self.state_key, {})
-        if own.get("raw_better_at", -1) == checkpoint["global_step"] and "current_model_state" in checkpoint:
+        """Load the weights and their average to go on with, whichever of both the checkpoint is of."""
+        if trainer.state.fn != TrainerFn.FITTING:  # where it is tested, what was saved is loaded
+            return
+        if checkpoint.get(RAW_IS_SAVED) and "current_model_state" in checkpoint:
             checkpoint = dict(checkpoint)
             _exchange(checkpoint)
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+def _reset(metrics: Any) -> None:
+    with torch.inference_mode(False):  # else a training could not count on
+        for counted in metrics.of_split.values():
+            counted.reset()
 
 
 def _exchange(checkpoint: dict[str, Any]) -> None:
@@ -145,12 +177,30 @@ def _exchange(checkpoint: dict[str, Any]) -> None:
     checkpoint["state_dict"], checkpoint["current_model_state"] = pair
 
 
-class EMA(AveragingBeside, EMAWeightAveraging):
-    """Keeps an exponential moving average of the weights, of all steps: `decay` of it stays in each."""
+class EMA(AveragingBeside):
+    """Keeps an exponential moving average of the weights of all steps.
 
-    def __init__(self, decay: float = 0.99, **options: Any) -> None:
-        """Set the decay; `options` are those of Lightning's `EMAWeightAveraging`."""
-        super().__init__(decay=decay, **options)
+    After step n, min(decay, (1 + n) / (10 + n)) of the average stays: in a short run, an average with a decay near 1 would mostly be the weights that the run
+    began with. Source: TensorFlow's ExponentialMovingAverage and timm's ModelEmaV3, which rise so too.
+    """
+
+    def __init__(self, decay: float = 0.99) -> None:
+        """Set the decay that is reached in the end.
+
+        Raises:
+            ValueError: it is not between 0 and 1.
+        """
+        if not 0 <= decay < 1:
+            raise ValueError(f"EMA: decay must be from 0 to below 1, got {decay}.")
+        super().__init__(multi_avg_fn=partial(_move, decay))
+
+
+def _move(decay: float, averages: list[Tensor], weights: list[Tensor], steps: Tensor) -> None:
+    """Move averages towards the weights after another step, in place; counts of batches are taken as they are."""
+    done = int(steps)
+    decay = min(decay, (1 + done) / (10 + done))
+    for average, weight in zip(averages, weights, strict=True):
+        average.lerp_(weight, 1 - decay) if average.is_floating_point() else average.copy_(weight)
 
 
 class EpochAveraging(AveragingBeside):

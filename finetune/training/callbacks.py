@@ -115,8 +115,17 @@ def refuse_callbacks(trainer: Trainer) -> None:
         raise ValueError(
             "With automatic_optimization=False the steps are yours, and so are their rates: leave warmup= out, and groups' too."
         )
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    averaging = [type(callback).__name__ for callback in callbacks if isinstance(callback, WeightAveraging)]
+    if len(averaging) > 1:
+        raise ValueError(f"{' and '.join(averaging)} would put their averages in each other's place: give one of them.")
+    for callback in callbacks:
         name = type(callback).__name__
+        if averaging and isinstance(callback, ModelCheckpoint) and callback.save_weights_only:
+            raise ValueError(
+                f"{name}(save_weights_only=True) would save the weights, and not the average that {averaging[0]} has validated: "
+                "leave it out. A checkpoint loads without the state of its run."
+            )
         if isinstance(callback, WeightAveraging):  # used in another fit before; what is resumed is restored later
             callback._latest_update_step = min(callback._latest_update_step, trainer.global_step)
         if isinstance(callback, BaseFinetuning):

@@ -83,7 +83,9 @@ def add_metadata(checkpoint: dict[str, Any], module: TrainableClassifier, traine
     )  # fmt: skip
     if trainer is not None:
         validation, calibration = metadata.validation, metadata.calibration
-        if validation.step != trainer.global_step:  # the weights have changed since
+        # of other weights: they have changed since, or it was their average, which this file does not hold
+        other = getattr(module, "average_was_validated", False) and "averaging_state" not in checkpoint
+        if validation.step != trainer.global_step or other:
             validation = replace(validation, results={})
             calibration = solved_calibration(module, trainer) or CalibrationRecord()
         record = getattr(getattr(trainer, "datamodule", None), "record", DataRecord)  # of an ImageDataModule

@@ -90,6 +90,10 @@ class ProgressiveResizing(Callback):
         """Leave images that are evaluated as they are."""
         self._share = None
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stand no longer before the network, which may be used on."""
+        self.teardown(trainer, pl_module, "fit")
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stand no longer before the network."""
         if self._hook is not None:

@@ -54,7 +54,7 @@ class RestartSoup(AveragingBeside):
             return
         if getattr(pl_module, "make_scheduler", None) is not None:
             raise ValueError("RestartSoup has rates of its own, which fall in each training: give scheduler=constant.")
-        self._beginning, self._first = {}, int(pl_module.strategy.solve_head)
+        self._beginning, self._first, self._is_end = {}, int(pl_module.strategy.solve_head), False
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Keep the weights that every training begins from."""
@@ -71,16 +71,16 @@ class RestartSoup(AveragingBeside):
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Set the rates of the step."""
         optimizer: Any = trainer.optimizers[0]
-        done = trainer.current_epoch - self._first
-        now = done % self.epochs + (batch_idx + 1) / max(1, int(trainer.num_training_batches)) if done >= 0 else 0.0
-        factor = self.rate_factor(now)
+        done, batches = trainer.current_epoch - self._first, max(1, int(trainer.num_training_batches))
+        factor = self.rate_factor(max(0, done) % self.epochs + batch_idx / batches, 1 / batches)
         for (group, _), options in zip(pl_module.schedule.groups, optimizer.param_groups, strict=True):
-            options["lr"] = optimizer.defaults["lr"] * group.lr * factor
+            # kept with the group: a resumed run goes on at the rate that it began with
+            options["lr"] = options.setdefault("base_lr", optimizer.defaults["lr"] * group.lr) * factor
 
-    def rate_factor(self, now: float) -> float:
-        """Return the factor of all rates in a training, `now` epochs after its beginning."""
-        falling = (1 + math.cos(math.pi * now / self.epochs)) / 2
-        return falling * (min(1.0, now / self.warmup) if self.warmup else 1.0)
+    def rate_factor(self, begin: float, length: float) -> float:
+        """Return the factor of all rates in a step that begins so many epochs after its training, and takes so much of one."""
+        falling = (1 + math.cos(math.pi * begin / self.epochs)) / 2
+        return falling * (min(1.0, (begin + length) / self.warmup) if self.warmup else 1.0)
 
     def _ends_training(self, epoch: int) -> bool:
         return epoch >= self._first and (epoch - self._first + 1) % self.epochs == 0
@@ -98,17 +98,14 @@ class RestartSoup(AveragingBeside):
     def _is_swapped(self) -> bool:
         return self._is_end
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Hand over the better of both; within a training that is its own weights."""
-        super().on_validation_epoch_end(trainer, pl_module)
-        if not self._is_end:
-            self._raw_better_at = trainer.global_step
+    def _saves_raw(self, trainer: Trainer) -> bool:
+        return not self._is_end or super()._saves_raw(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, the weights of the beginning included."""
-        return {**super().state_dict(), "beginning": self._beginning}
+        return {**super().state_dict(), "beginning": self._beginning, "is_end": self._is_end}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on."""
+        """Go on, also with a validation at the end of a training."""
         super().load_state_dict(dict(state_dict))
-        self._beginning = dict(state_dict.get("beginning", {}))
+        self._beginning, self._is_end = dict(state_dict["beginning"]), bool(state_dict["is_end"])

@@ -109,6 +109,11 @@ def _differences(checkpoint: Checkpoint, module: TrainableClassifier, data: Data
     averages = any("averaging" in target.lower() or target.endswith(".RestartSoup") for target in targets)
     if checkpoint.averages_weights and not averages:
         yield "it keeps an average of the weights; give +callbacks=ema"
+    names = [target.rpartition(".")[2] for target in targets]
+    kinds = {"EMA", "EpochAveraging", "RestartSoup", "EMAWeightAveraging"}
+    if checkpoint.averages_weights and averages and not checkpoint.callback_names & kinds & {*names}:
+        kept = ", ".join(sorted(checkpoint.callback_names & kinds))
+        yield f"its average of the weights is that of {kept or 'another callback'}, not of {', '.join(sorted(kinds & {*names}))}"
     if averages and not checkpoint.averages_weights:
         yield "it keeps no average of the weights; leave +callbacks=ema out"
     planned, max_epochs = checkpoint.run.max_epochs, _max_epochs(config)

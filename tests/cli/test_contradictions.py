@@ -45,3 +45,16 @@ def test_a_monitor_that_is_never_measured_is_refused(words: list[str], expected:
     (fault,) = faults_of("train", *WORDS, *words)
     assert fault.startswith("monitor=val/acc would never be measured: ")
     assert expected in fault
+
+
+def test_a_limit_of_time_beside_epochs_that_take_longer_and_longer_is_refused() -> None:
+    (fault,) = faults_of("train", *WORDS, "+callbacks=progressive", "time_limit=1m")
+    assert fault.startswith("time_limit plans from epochs that take equally long")
+
+
+def test_a_head_that_is_solved_before_layers_are_trained_is_not_only_solved() -> None:
+    words = [*WORDS, "strategy=layer_decay", "strategy.solve_head=true", "eval=kfold"]
+    assert any(
+        fault.startswith("eval=kfold is for a head that is solved and not trained")
+        for fault in faults_of("train", *words)
+    )

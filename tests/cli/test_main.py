@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
 import sys
 
 import pytest
 
+from finetune import __version__
 from finetune.cli import main
 
 
@@ -28,7 +31,24 @@ def test_console_help_lists_the_commands(monkeypatch: pytest.MonkeyPatch, capsys
     with pytest.raises(SystemExit) as stop:
         main.console_script()
     assert stop.value.code == 0
-    assert (
-        "check, rank, train, evaluate, predict, export, report, models, compare, soup, cache, demo"
-        in capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert all(f"\n  {name:<10}{meaning}\n" in said for name, meaning in main.COMMANDS.items())
+    assert max(map(len, said.splitlines())) <= 90
+
+
+def test_every_command_is_a_module() -> None:
+    for name in main.COMMANDS:
+        assert importlib.util.find_spec(f"finetune.{name}") is not None
+
+
+@pytest.mark.parametrize(
+    "words", [["-m", "finetune", "--version"], ["-m", "finetune", "models", "resnet18"], ["-m", "finetune", "--help"]]
+)
+def test_the_package_is_a_command_and_loads_no_torch_for_it(words: list[str]) -> None:
+    code = f"import runpy, sys; sys.argv = ['finetune', *{words[2:]!r}]\ntry: runpy.run_module('finetune', run_name='__main__')\nexcept SystemExit: pass"
+    code += "\nprint('torch' in sys.modules)" if "models" not in words else ""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"--version": f"finetune {__version__}", "models": "11.7 M", "--help": "usage: finetune"}[
+        words[2]
+    ] in done.stdout
+    assert "True" not in done.stdout.splitlines()[-1]

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim import SGD
 
-from finetune import FineTuner, ImageDataModule
+from finetune import FineTuner, ImageDataModule, Preprocess
 from finetune.training.averaging import EMA, AveragingBeside, EpochAveraging
 from finetune.training.history import History
 
@@ -40,7 +40,9 @@ class Recorder(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
         now = pl_module.head.weight.detach().clone()
-        self.average = now if self.average is None else self.decay * self.average + (1 - self.decay) * now
+        steps = trainer.global_step - 1
+        decay = min(self.decay, (1 + steps) / (10 + steps))
+        self.average = now if self.average is None else decay * self.average + (1 - decay) * now
         if trainer.is_last_batch:
             self.ends.append((now, self.average))
 
@@ -79,9 +81,9 @@ def test_the_better_of_the_weights_and_their_average_is_logged_and_saved(
     module, data = make(photos)
     recorder, history = Recorder(decay), History(tmp_path / "metrics.csv", "val/loss")
     every = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
-    trainer(
-        3, callbacks=[recorder, EMA(decay=decay, update_every_n_steps=1), history, every], enable_checkpointing=True
-    ).fit(module, datamodule=data)
+    trainer(3, callbacks=[recorder, EMA(decay=decay), history, every], enable_checkpointing=True).fit(
+        module, datamodule=data
+    )
     better = []
     for epoch, (raw, average) in enumerate(recorder.ends):
         losses = [log_loss(raw, module, data), log_loss(average, module, data)]
@@ -129,3 +131,63 @@ def test_a_step_of_ones_own_has_the_average_validated_alone(photos: Path, traine
 def test_both_averages_are_validated_beside_the_weights() -> None:
     assert issubclass(EMA, AveragingBeside)
     assert issubclass(EpochAveraging, AveragingBeside)
+
+
+def test_what_is_tested_after_a_fit_is_what_was_saved(photos: Path, trainer: Make, tmp_path: Path) -> None:
+    """Lightning would load the weights that are trained, and swap the average in again."""
+    module, data = make(photos)
+    best = ModelCheckpoint(tmp_path, "best", monitor="val/loss", save_on_train_epoch_end=True)
+    made = trainer(3, callbacks=[EMA(decay=0.3), best], enable_checkpointing=True)
+    made.fit(module, datamodule=data)
+    for _ in range(2):
+        (found,) = made.validate(module, data, ckpt_path="best", weights_only=True, verbose=False)
+        assert found["val/loss"] == pytest.approx(float(best.best_model_score or 0), rel=1e-5)
+
+
+def test_the_weights_are_validated_with_the_preprocessing_of_the_data(photos: Path, trainer: Make) -> None:
+    given = Preprocess(size=32, resize=36, mean=(0.1, 0.2, 0.3), std=(0.9, 0.9, 0.9))
+    data = ImageDataModule(photos, num_workers=0, batch_size=8, augment="none", preprocess=given)
+    module = FineTuner("resnet18", data.prepare().classes, "finetune", weights="none", optimizer=partial(SGD, lr=0.05))
+    averaging = EMA()
+    trainer(1, callbacks=[averaging]).fit(module, datamodule=data)
+    assert averaging._other.preprocess == module.preprocess
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_both_are_validated_in_the_precision_of_the_run(precision: Any, photos: Path, trainer: Make) -> None:
+    module, data = make(photos)
+    averaging = EMA(decay=0.3)
+    trainer(2, callbacks=[averaging], precision=precision).fit(module, datamodule=data)
+    assert averaging._validations == 2
+    assert averaging._other.head.weight.dtype == module.head.get_parameter("weight").dtype
+
+
+def test_two_averages_at_once_are_refused(photos: Path, trainer: Make) -> None:
+    module, data = make(photos)
+    with pytest.raises(ValueError, match="EMA and EpochAveraging would put their averages in each other's place"):
+        trainer(1, callbacks=[EMA(), EpochAveraging()]).fit(module, datamodule=data)
+
+
+def test_a_file_of_the_weights_alone_would_not_hold_the_average_and_is_refused(
+    photos: Path, trainer: Make, tmp_path: Path
+) -> None:
+    module, data = make(photos)
+    only = ModelCheckpoint(tmp_path, save_weights_only=True)
+    with pytest.raises(ValueError, match="would save the weights, and not the average that EMA has validated"):
+        trainer(1, callbacks=[EMA(), only], enable_checkpointing=True).fit(module, datamodule=data)
+
+
+def test_a_second_fit_without_an_average_knows_nothing_of_the_first(
+    photos: Path, trainer: Make, tmp_path: Path
+) -> None:
+    module, data = make(photos)
+    trainer(1, callbacks=[EMA()]).fit(module, datamodule=data)
+    history = History(tmp_path / "metrics.csv", "val/loss")
+    trainer(2, callbacks=[history], enable_checkpointing=True).fit(module, datamodule=data)
+    assert len(history.validations.entries) == 2
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_a_decay_out_of_range_is_refused(decay: float) -> None:
+    with pytest.raises(ValueError, match="EMA: decay must be from 0 to below 1"):
+        EMA(decay=decay)

@@ -115,3 +115,14 @@ def test_a_run_that_augments_nothing_does_not_look(tmp_path: Path, trainer: Make
     module, data = make(write_halves(tmp_path / "photos", sideways=True))
     trainer(1).fit(module, datamodule=data)
     assert data.transforms.flip == "auto"
+
+
+def test_what_one_network_has_found_is_not_taken_for_the_next(tmp_path: Path, trainer: Make) -> None:
+    root = write_halves(tmp_path / "photos", sideways=True)
+    module, data = make(root)
+    trainer(2).fit(module, datamodule=data)
+    assert data.record().flip is False
+    other = FineTuner(Patches(), data.classes, "finetune", head="fc", preprocess={"size": 32})
+    trainer(1).fit(other, datamodule=data)
+    assert data.record().flip is None
+    assert mirrors(data)

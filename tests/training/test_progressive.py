@@ -77,3 +77,15 @@ def test_other_inputs_pass_as_they_are() -> None:
     callback = ProgressiveResizing()
     callback._share = 0.5
     assert callback._resize(torch.nn.Identity(), (torch.zeros(2, 3),)) is None
+
+
+def test_after_an_error_the_network_sees_images_as_they_are(photos: Path, trainer: Make) -> None:
+    class Fails(Callback):
+        def on_before_optimizer_step(self, *args: Any) -> None:
+            raise RuntimeError("out of memory")
+
+    data = ImageDataModule(photos, num_workers=0, image_size=64, cache_dir=photos.parent / "cache")
+    module = FineTuner("resnet18", data.prepare().classes, "finetune", weights="none", preprocess={"size": 64})
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer(2, callbacks=[ProgressiveResizing(), Fails()]).fit(module, datamodule=data)
+    assert not module.backbone._forward_pre_hooks
