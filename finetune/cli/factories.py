@@ -161,12 +161,8 @@ def make_ranked_data(cfg: DictConfig) -> ImageDataModule:
     seed_everything(cfg.seed, workers=True, verbose=False)
     if cfg.data.augment not in ("auto", "light", "none") or cfg.data.random_erasing:
         echo(field_line("Note", "backbones are ranked on the plain images, without augmentation."))
-    options = {
-        **data_options(cfg),
-        "augment": "auto",
-        "random_erasing": 0.0,
-        "flip": "auto",
-    }  # features are of the plain images
+    # features are of the plain images
+    options = {**data_options(cfg), **dict.fromkeys(("augment", "flip"), "auto"), "random_erasing": 0.0}
     return ImageDataModule(**options, seed=cfg.seed).prepare()
 
 
@@ -205,11 +201,8 @@ def make_classifier(cfg: DictConfig) -> Classifier:
     epoch = model.module.metadata.validation.epoch
     trained = f", epoch {epoch} of its run" if epoch is not None else ""
     text = f"{model.module.model_name} for {len(model.classes)} classes{trained}; here on {model.device.type}, {model.precision}"
-    text += model.describe_temperature()
+    text += model.describe_temperature() + model.describe_flip()
     echo(field_line("Model", text))
-    if cfg.tta == "flip" and model.module.metadata.data.flip is False:
-        text = "tta=flip averages over mirrored images, and the run took those for images of other classes (data.flip)."
-        echo(field_line("Note", text))
     return model
 
 

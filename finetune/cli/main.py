@@ -17,7 +17,6 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from finetune import __version__
 from finetune.cli import errors, groups, help, run_folder
 from finetune.cli.arguments import prepare_arguments
 from finetune.cli.errors import TERMINATED, USER_ERROR, Exit
@@ -47,7 +46,7 @@ def console_script() -> None:
     """Run `finetune <command> ...`, the same as `python -m finetune.<command> ...`."""
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     if first == "--version":
-        print(f"finetune {__version__}")
+        print(f"finetune {importlib.import_module('finetune').__version__}")
         return
     if first in ("", "-h", "--help"):
         _print_usage()

@@ -171,7 +171,6 @@ class ImageDataModule(LightningDataModule):
         """
         super().__init__()
         self.transforms = ImageTransforms(augment, random_erasing, train_transform, eval_transform, flip)
-        self._leaves_flip_open = flip == "auto"
         self.root = Path(root).expanduser() if root is not None else None
         self.dataset, self.split_arguments = dataset, splits
         self.archive = download.Archive(url, sha1=sha1, sha256=sha256, tree_sha256=tree_sha256) if url else None
@@ -323,7 +322,7 @@ class ImageDataModule(LightningDataModule):
                 if files is None or self.loader
                 else info.short_hashes([f.phash for f in files if f.phash]),
             )
-        return replace(self._record, flip=None if self.transforms.flip == "auto" else bool(self.transforms.flip))
+        return replace(self._record, flip=self.transforms.known_flip)
 
     # --- what an epoch needs -----------------------------------------------------------------------------------
 
@@ -358,11 +357,6 @@ class ImageDataModule(LightningDataModule):
     def augment(self) -> str:
         """Return the augmentation as it was given, by name."""
         return self.transforms.augment
-
-    def set_flip(self, flip: bool | None) -> None:
-        """Set whether augmented images are mirrored, where flip="auto" leaves that open; None is not known yet."""
-        if self._leaves_flip_open:
-            self.transforms = replace(self.transforms, flip="auto" if flip is None else flip)
 
     def augments(self, epoch: int) -> bool:
         """Return whether the training images of an epoch, counted from 0, are changed at random."""
@@ -468,8 +462,7 @@ class ImageDataModule(LightningDataModule):
         A view has the augmentation of an epoch, the first view that of the first. `positions` are those of some images.
         """
         epochs = range(views) if views > 1 else (loaders.NEVER_AUGMENTED,)
-        chosen = range(len(self.splits[name])) if positions is None else positions
-        every = ((epoch, i) for epoch in epochs for i in chosen)
+        every = ((epoch, i) for epoch in epochs for i in positions or range(len(self.splits[name])))
         for images, _ in self._loader(name, loaders.in_order(every, self.evaluation_batch), persistent=False):
             yield images
 
@@ -514,7 +507,5 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def _image_bytes(self) -> int:
-        preprocess = self.final_preprocess
-        return (
-            preprocess.channels * preprocess.size**2 * (4 if self.loader is not None or self.transforms.has_own else 1)
-        )
+        preprocess, floats = self.final_preprocess, self.loader is not None or self.transforms.has_own
+        return preprocess.channels * preprocess.size**2 * (4 if floats else 1)

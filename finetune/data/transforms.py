@@ -111,7 +111,9 @@ class ImageTransforms:
     train: Transform | None = None
     evaluation: Transform | None = None
     flip: bool | str = "auto"
-    """Whether half of the augmented images are mirrored; "auto" is yes, until someone finds that they must not be."""
+    """Whether half of the augmented images are mirrored; "auto" is as `found_flip` says, yes where that is None."""
+    found_flip: bool | None = None
+    """Whether a solved head takes mirrored images for images of the same class; None where none was asked."""
 
     def __post_init__(self) -> None:
         if self.flip not in FLIP:
@@ -163,6 +165,11 @@ class ImageTransforms:
         """Return whether a transform of the user's own is among them."""
         return self.train is not None or self.evaluation is not None
 
+    @property
+    def known_flip(self) -> bool | None:
+        """Return whether mirrored images are of the same class, as the user or a solved head has said; None where no one has."""
+        return self.found_flip if self.flip == "auto" else bool(self.flip)
+
     def first_augmented_epoch(self, unaugmented_epochs: int) -> int | None:
         """Return the first epoch, counted from 0, with augmentation; None if there is none.
 
@@ -185,7 +192,7 @@ class ImageTransforms:
             return None
         transform: Transform
         if self.train is None:
-            transform = preprocess.train_transform(self.name, bool(self.flip))
+            transform = preprocess.train_transform(self.name, self.known_flip is not False)
         else:
             transform = OwnTransform("train_transform", self.train, preprocess, is_random=True)
         return Erasing(transform, self.random_erasing, preprocess.mean) if self.random_erasing else transform
@@ -210,7 +217,7 @@ class ImageTransforms:
                 raise ValueError(f"{text}; torchvision's v2 transforms can") from error
         if views > 1:
             key |= {"random_erasing": self.random_erasing} if self.random_erasing else {}
-            key |= {} if self.flip else {"flip": False}
+            key |= {"flip": False} if self.known_flip is False else {}
         return key
 
     def notes(self, unaugmented_epochs: int) -> Iterator[str]:

@@ -134,6 +134,7 @@ class Classifier:
         self.decoding = Decoding(
             module.preprocess.depth, max(max_pixels or MAX_PIXELS, module.metadata.data.max_pixels or 0)
         )
+        self._flips = tta == "flip"
         self.transform = TTA[tta](module.preprocess)
         """uint8 pixels (3, H, W) to what `logits` takes a batch of."""
         self.temperature = _resolve_temperature(module, temperature)
@@ -153,6 +154,12 @@ class Classifier:
         views = ", of each view before they are averaged" if self.most_views > 1 else ""
         text = f"; probabilities at its temperature {self.temperature:.4g}, fitted on {self.temperature_origin}"
         return f"{text}{views}"
+
+    def describe_flip(self) -> str:
+        """Return what speaks against averaging over mirrored images, as the end of a sentence; empty where nothing does."""
+        if not self._flips or self.module.metadata.data.flip is not False:
+            return ""
+        return "; tta=flip averages over mirrored images, which its run took for those of other classes (data.flip)"
 
     @property
     def most_views(self) -> int:

@@ -7,6 +7,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
@@ -133,7 +134,7 @@ def agree_with_data(module: TrainableClassifier, given: Mapping[str, Any], train
     agreed = agreed_preprocess(module.preprocess, given, images)
     require_size(module.model_name, module.family, module.backbone, agreed.size)
     if is_fit:
-        data.set_flip(None)  # what another network has found
+        data.transforms = replace(data.transforms, found_flip=None)  # what another network has found
         module.preprocess = agreed
         module.hparams["preprocess"] = agreed.to_dict()
         return

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from finetune.data.datamodule import ImageDataModule
+from finetune.data.transforms import ImageTransforms
 from finetune.runtime.console import echo, field_line
 from finetune.training.extraction import to_network
 
@@ -34,17 +35,17 @@ def settle(module: Any, trainer: Trainer, known: bool | None, out_of_fold: tuple
             too few images, which are then mirrored.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    is_open = isinstance(data, ImageDataModule) and data.transforms.flip == "auto" and data.transforms.train is None
+    transforms = getattr(data, "transforms", None)  # those of an ImageDataModule
+    is_open = isinstance(transforms, ImageTransforms) and transforms.flip == "auto" and transforms.train is None
     if not is_open or not data.augments(module.schedule.end - 1):
         return
     if known is None and out_of_fold is not None:
         found = _compare(module, trainer, data, *out_of_fold) if trainer.is_global_zero else None
         known = trainer.strategy.broadcast(found)
-    if known is not None:
-        data.set_flip(known)
+    data.transforms = replace(data.transforms, found_flip=known)
 
 
-def _compare(module: Any, trainer: Trainer, data: ImageDataModule, logits: Tensor, labels: Tensor) -> bool:
+def _compare(module: Any, trainer: Trainer, data: Any, logits: Tensor, labels: Tensor) -> bool:
     """Return whether the classes of mirrored images are recognised, and say so where they are not."""
     plain, mirrored = _accuracy(logits, labels), _mirrored_accuracy(module, trainer, data)
     number = min(IMAGES, len(data.splits["train"]))
@@ -59,7 +60,7 @@ def _compare(module: Any, trainer: Trainer, data: ImageDataModule, logits: Tenso
     return False
 
 
-def _mirrored_accuracy(module: Any, trainer: Trainer, data: ImageDataModule) -> float:
+def _mirrored_accuracy(module: Any, trainer: Trainer, data: Any) -> float:
     labels = torch.tensor(data.splits["train"].labels)
     # evenly over the split, in which the images of a class stand together
     chosen = torch.linspace(0, len(labels) - 1, min(IMAGES, len(labels))).long()

@@ -191,7 +191,7 @@ def test_whoever_says_how_to_train_gets_no_preset(word: str, capsys: pytest.Capt
 
 def test_the_augmentation_of_a_preset_is_for_all_data() -> None:
     words = recipes.expand_recipes(["preset=best", "data=imagefolder", "data.root=photos"])
-    assert composed(words).hydra.runtime.choices["data/augment"] == "trivial"
+    assert composed(words).hydra.runtime.choices["data/augment"] == "light"
     own = recipes.expand_recipes(["preset=best", "data=imagefolder", "data.augment=none"])
     assert composed(own).data.augment == "none"
 

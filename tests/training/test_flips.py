@@ -107,14 +107,14 @@ def test_too_few_images_to_compare_are_mirrored(tmp_path: Path, trainer: Make) -
     root = write_halves(tmp_path / "photos", sideways=True)
     module, data = make(root, per_class=2)
     trainer(2).fit(module, datamodule=data)
-    assert data.transforms.flip == "auto"
+    assert data.transforms.known_flip is None
     assert data.record().flip is None
 
 
 def test_a_run_that_augments_nothing_does_not_look(tmp_path: Path, trainer: Make) -> None:
     module, data = make(write_halves(tmp_path / "photos", sideways=True))
     trainer(1).fit(module, datamodule=data)
-    assert data.transforms.flip == "auto"
+    assert data.transforms.known_flip is None
 
 
 def test_what_one_network_has_found_is_not_taken_for_the_next(tmp_path: Path, trainer: Make) -> None:
