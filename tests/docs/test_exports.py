@@ -151,8 +151,8 @@ def test_onnxruntime_numpy_and_pillow_answer_as_predict(clients: Clients) -> Non
 
 
 @pytest.mark.slow
-def test_the_client_of_the_readme_answers_as_predict(clients: Clients) -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_shortest_client_answers_as_predict(clients: Clients) -> None:
+    text = (ROOT / "docs" / "evaluate_predict_export.md").read_text()
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "InferenceSession" in block)
     put(clients.folder / "shared" / "onnx")
 

@@ -81,20 +81,42 @@ def test_nothing_unsafe_is_called() -> None:
             assert "weights_only=True" in call, path
 
 
-def test_readme_names_what_exists() -> None:
+@pytest.mark.parametrize(("group", "page"), [("strategy", "strategies.md"), ("data", "getting_started.md")])
+def test_every_choice_is_in_the_documents(group: str, page: str) -> None:
     from finetune.cli.groups import group_options
 
-    text = (ROOT / "README.md").read_text()
-    for group in ("strategy", "data"):
-        for name in group_options(group):
-            if not name.startswith("_"):
-                assert f"`{name}`" in text, f"{group}={name} is not in the README"
-    for link in re.findall(r"\]\(([\w/.]+)\)", text):
-        assert (ROOT / link).exists(), link
+    text = (ROOT / "docs" / page).read_text()
+    for name in group_options(group):
+        assert name.startswith("_") or f"`{name}`" in text, f"{group}={name} is not in {page}"
+
+
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not link.startswith(("http://", "https://")):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path) if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as they are on a site of repositories."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 150
+    assert max(map(len, lines)) <= 120
 
 
 def test_every_promise_has_a_test() -> None:
-    promised = (ROOT / "README.md").read_text().split("## What we promise")[1].split("\n## ")[0]
+    promised = (ROOT / "docs" / "promises.md").read_text().split("## What we promise")[1].split("\n## ")[0]
     rows = [row for row in promised.splitlines() if row.startswith("| ")][1:]
     require_tests(rows)
 
