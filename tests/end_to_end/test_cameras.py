@@ -35,7 +35,9 @@ def counts(tmp_path: Path) -> Path:
 def test_counts_of_12_bits_are_trained_evaluated_predicted_and_exported_alike(
     command: Command, counts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, code = command("train", *TINY, *LEARNS, f"data.root={counts}", "trainer.max_epochs=4")
+    # in bf16, some processors round a batch otherwise than an image alone
+    words = ["trainer.max_epochs=4", "trainer.precision=32-true"]
+    run, code = command("train", *TINY, *LEARNS, f"data.root={counts}", *words)
     assert code == 0
     paths = sorted(counts.glob("train/*/*"))
     files = [np.asarray(Image.open(path)) for path in paths]
