@@ -58,6 +58,8 @@ HALF_FROZEN = "strategy.groups=[{match:'@head'},{match:'@norm',start:null},{matc
         ["strategy=feature_extract", "trainer.accumulate_grad_batches=2"],
         ["strategy=finetune", HALF_FROZEN, "+callbacks=l2_sp", "callbacks.l2_sp.alpha=1"],
         ["strategy=finetune", HALF_FROZEN, "optimizer=sam", "optimizer.rho=0.5"],
+        ["strategy=finetune", HALF_FROZEN, "+callbacks=ema", "monitor=val/loss"],
+        ["strategy=finetune", HALF_FROZEN, "+callbacks=restarts", "callbacks.restarts.epochs=1"],
     ],
 )
 def test_two_processes_give_the_numbers_of_one(
@@ -88,6 +90,7 @@ def test_two_processes_give_the_numbers_of_one(
         ["strategy=finetune"],
         ["strategy=gradual"],  # what learns late
         ["strategy=lp_ft"],  # kept features, then pixels
+        ["strategy=lp_ft", "data.augment=light", "+callbacks=restarts", "callbacks.restarts.epochs=1"],
         ["strategy=finetune", "monitor=train/loss", "scheduler=plateau"],  # all look at what all have counted
         ["strategy=finetune", "model=googlenet"],  # auxiliary heads
         ["strategy=finetune", "data.per_class=7", "+callbacks=ema"],  # 21 images: a last batch of 3 and 2
