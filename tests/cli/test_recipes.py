@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import finetune
 from finetune.cli import compose, recipes
 from finetune.cli.arguments import prepare_arguments
 from finetune.io.paths import CONF
+from tests.helpers import TINY
 
 pytestmark = pytest.mark.usefixtures("hydra_models")
 
@@ -287,3 +288,14 @@ def test_a_preset_is_announced_with_what_is_other_than_in_it(
 def test_a_preset_that_makes_no_sense_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recipes.expand_recipes(words)
+
+
+def test_words_on_a_training_are_named_where_nothing_is_trained(
+    command: Callable[..., tuple[Path, int]], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, code = command("train", *TINY, f"data.root={photos}", "strategy=linear_probe")
+    said = " ".join(capsys.readouterr().out.split())
+    assert code == 0
+    assert "Note trainer.max_epochs, optimizer.lr change nothing: the head is solved, and nothing is trained." in said
+    command("train", *TINY, f"data.root={photos}", "strategy=lp_ft")
+    assert "nothing is trained" not in capsys.readouterr().out

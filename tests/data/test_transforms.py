@@ -208,3 +208,37 @@ def test_a_transform_that_fails_or_is_a_class_is_named() -> None:
         ValueError, match=r"eval_transform=.*broken raises KeyError for torch\.uint8 \(3, 6, 6\): 'colour'"
     ):
         plain(torch.zeros(3, 6, 6, dtype=torch.uint8))
+
+
+def test_images_are_mirrored_half_of_the_time_unless_someone_says_otherwise() -> None:
+    pixels = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    pixels[..., :4] = 200  # the left half is bright
+
+    def sides(**options: Any) -> set[bool]:
+        transform = ImageTransforms("light", **options).for_training(Preprocess(size=8, resize=8))
+        assert transform is not None
+        images = [transform(pixels).float() for _ in range(40)]
+        return {bool(image[..., :2].mean() > image[..., -2:].mean()) for image in images}
+
+    assert sides() == sides(flip=True) == sides(found_flip=True) == sides(flip=True, found_flip=False) == {True, False}
+    assert sides(flip=False) == sides(found_flip=False) == {True}
+
+
+@pytest.mark.parametrize("name", ["light", "basic", "trivial", "rand", "augmix"])
+def test_no_augmentation_mirrors_without_flips(name: str) -> None:
+    steps = Preprocess(size=8, resize=8).train_transform(name, flip=False).transforms
+    assert not any(isinstance(step, v2.RandomHorizontalFlip) for step in steps)
+
+
+def test_flips_that_would_change_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"data.flip=true changes nothing with data.augment=none"):
+        ImageTransforms("none", flip=True)
+    with pytest.raises(ValueError, match=r"data.flip=false is for the augmentations by name"):
+        ImageTransforms(train=v2.RandomCrop(8), flip=False)
+    with pytest.raises(ValueError, match=r"data.flip must be true, false or auto, got maybe"):
+        ImageTransforms(flip="maybe")
+
+
+def test_features_of_mirrored_views_are_no_features_of_others() -> None:
+    assert ImageTransforms("light").key(views=2) != ImageTransforms("light", found_flip=False).key(views=2)
+    assert ImageTransforms("light").key(views=1) == ImageTransforms("light", found_flip=False).key(views=1)

@@ -284,3 +284,11 @@ def test_other_classes_have_no_temperature(calibrated: Path) -> None:
     assert load(calibrated, device="cpu", classes=["a", "b", "c"]).temperature == 3  # other names for the same
     found = load(calibrated, device="cpu", classes=["ants", "dogs"], strict=False)
     assert found.temperature == 1
+
+
+def test_mirrored_views_of_a_model_whose_mirror_images_are_of_other_classes_are_warned_of() -> None:
+    module = FineTuner("squeezenet1_1", classes=["left", "right"], weights="none")
+    for flip, says in ((None, False), (True, False), (False, True)):
+        module.metadata = replace(module.metadata, data=replace(module.metadata.data, flip=flip))
+        assert ("data.flip" in Classifier(module, "cpu", tta="flip").describe_flip()) is says
+        assert Classifier(module, "cpu").describe_flip() == ""

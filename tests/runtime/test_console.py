@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -63,3 +64,21 @@ def test_quiet_shows_a_note_once_and_nothing_else_and_the_log_has_all(
     console.echo("and on")
     assert capsys.readouterr().out == f"{note}\nand on\n"
     assert [caplog.messages.count(text) for text in ("epoch 1/2", note, f"See       {tmp_path}")] == [2, 2, 2]
+
+
+def test_a_command_goes_on_where_its_output_is_no_longer_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w", buffering=1) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with console.unbroken_output():
+            print("read")
+            assert os.read(reading, 5) == b"read\n"
+            os.close(reading)
+            for _ in range(3):
+                print("not read", flush=True)
+        assert sys.stdout is stream
+
+
+def test_a_broken_pipe_of_something_else_is_still_an_error() -> None:
+    with pytest.raises(BrokenPipeError), console.unbroken_output():
+        raise BrokenPipeError
