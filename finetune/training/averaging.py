@@ -38,6 +38,11 @@ class AveragingBeside(WeightAveraging):
             self._raw_better_at, self._validations, self._raw_better = -1, 0, 0
             trainer.precision_plugin.convert_module(self._other)  # as Lightning does with the module, later
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Follow the module to its device, on which it was not yet when the average was made."""
+        assert self._average_model is not None
+        self._average_model.to(pl_module.device)
+
     @property
     def _other(self) -> Any:
         """Return the module that holds, during a validation, the weights, and else the average."""

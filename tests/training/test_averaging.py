@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,3 +192,11 @@ def test_a_second_fit_without_an_average_knows_nothing_of_the_first(
 def test_a_decay_out_of_range_is_refused(decay: float) -> None:
     with pytest.raises(ValueError, match="EMA: decay must be from 0 to below 1"):
         EMA(decay=decay)
+
+
+def test_the_average_follows_the_module_to_its_device() -> None:
+    """Lightning makes it before the module is moved; what is validated beside it must be where the images are."""
+    averaging: Any = EMA()
+    averaging._average_model = torch.nn.Linear(1, 1)
+    averaging.on_fit_start(None, SimpleNamespace(device=torch.device("meta")))
+    assert averaging._average_model.weight.device.type == "meta"
