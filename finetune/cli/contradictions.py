@@ -8,8 +8,6 @@ from omegaconf import DictConfig
 
 from finetune.runtime.mappings import select
 
-CROSS_ENTROPY = "torch.nn.CrossEntropyLoss"
-
 
 def find_contradictions(cfg: DictConfig) -> Iterator[str]:
     """Find values that do not go together."""
@@ -21,10 +19,9 @@ def find_contradictions(cfg: DictConfig) -> Iterator[str]:
             yield f"resize=shared is for format=onnx and torch_export, whose graphs can resize, not for {select(cfg, 'format')}."
         if select(cfg, "quantize") is not None:
             yield f"quantize={cfg.quantize} takes images that are resized already: leave resize=shared out, or quantize."
-    callbacks = (select(cfg, "callbacks") or {}).values()
-    if select(cfg, "time_limit") is not None and any(
-        str(c.get("_target_")).endswith(".ProgressiveResizing") for c in callbacks
-    ):
+    given = select(cfg, "callbacks")
+    targets = [str(select(c, "_target_")) for c in given.values()] if isinstance(given, Mapping) else []
+    if select(cfg, "time_limit") is not None and any(target.endswith(".ProgressiveResizing") for target in targets):
         yield (
             "time_limit plans from epochs that take equally long, and those of +callbacks=progressive take longer and longer: "
             "leave one of them out."
@@ -60,8 +57,8 @@ def _find_solved_head_faults(cfg: DictConfig) -> Iterator[str]:
     """Find why a head cannot be solved."""
     if select(cfg, "strategy.solve_head") is not True:
         return
-    loss = str(select(cfg, "loss._target_") or CROSS_ENTROPY)
-    if loss.rpartition(".")[2] != CROSS_ENTROPY.rpartition(".")[2]:
+    loss = select(cfg, "loss._target_")
+    if loss is not None and str(loss).rpartition(".")[2] != "CrossEntropyLoss":
         yield (
             f"strategy.solve_head=true solves a head for cross entropy, and the loss is {loss}: strategy=feature_extract "
             "trains one for it, strategy.solve_head=false leaves it out."

@@ -106,9 +106,8 @@ class _UnbrokenOutput:
     def _try(self, write: Callable[..., Any], *text: str) -> None:
         try:
             write(*text)
-        except (
-            BrokenPipeError
-        ):  # the reader, `head` for example, has seen enough; the interpreter would complain at its end
+        # the reader, `head` for example, has seen enough; the interpreter would complain at its end
+        except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 

@@ -58,3 +58,8 @@ def test_a_head_that_is_solved_before_layers_are_trained_is_not_only_solved() ->
         fault.startswith("eval=kfold is for a head that is solved and not trained")
         for fault in faults_of("train", *words)
     )
+
+
+@pytest.mark.parametrize("word", ["++callbacks=ema", "+callbacks.ema=3", "+callbacks=null"])
+def test_callbacks_that_are_no_mappings_are_no_bug(word: str) -> None:
+    faults_of("train", *WORDS, word, "time_limit=1m")
