@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from textwrap import fill
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from finetune.cli import key_comments
 from finetune.cli.arguments import SWEEP_FLAGS, config_folders
 from finetune.cli.groups import group_options
 from finetune.io import paths
@@ -25,19 +25,32 @@ EXAMPLES = {
     "export": ("ckpt=best.ckpt format=onnx",),
 }
 
+FIRST_KEYS = {
+    "train": (
+        "data", "data.root", "model", "preset", "time_limit", "strategy", "optimizer.lr", "trainer.max_epochs", "seed", "resume",
+    ),
+}  # fmt: skip
+"""The keys of a command that everybody needs, where it has many."""
+
 HELP = """\
 python -m finetune.{name} [key=value ...]
 
 Give a group's name to choose a file of it, a dotted key to change one value:
 {examples}
 
-{options}== Keys and their defaults (key=value) ==
-{keys}
+{first_keys}{options}== Keys and their values with these arguments (key=value) ==
+{keys}{targets}
 == Flags ==
 -m                sweep: a run for every combination of values
 --cfg job         show the configuration and stop
 --config-dir DIR  your own YAML files
 --hydra-help      all flags
+"""
+
+
+TARGETS = """
+`_target_` is a class, and the keys beside it are its arguments: more of them
+can be given with a plus, +optimizer.nesterov=true.
 """
 
 
@@ -47,38 +60,59 @@ def print_help(name: str, argv: list[str]) -> None:
     overrides = [word for word in argv if "=" in word and word[0] != "-" and not sweep]
     overrides += [f"hydra.searchpath=['file://{folder.resolve()}']" for folder in config_folders(argv)]
     with hydra.initialize_config_dir(str(paths.CONF), version_base="1.3"):
-        composed = hydra.compose(name, overrides)
+        composed = hydra.compose(name, overrides, return_hydra_config=True)
+    choices = {group: option for group, option in composed.hydra.runtime.choices.items() if "hydra" not in group}
+    with open_dict(composed):
+        del composed["hydra"]
+    comments = key_comments.key_comments(name, choices, config_folders(argv))
     examples = "\n".join(f"  python -m finetune.{name} {example}" for example in EXAMPLES[name])
+    keys = _with_comments(OmegaConf.to_yaml(composed), comments)
     values = {
         "examples": examples,
-        "options": _option_lists(composed),
-        "keys": _with_comments(name, OmegaConf.to_yaml(composed)),
+        "first_keys": _first_keys(name, comments),
+        "options": _option_lists(composed, choices),
+        "keys": keys,
+        "targets": TARGETS if "optimizer:" in keys else "",
     }
     print(HELP.format(name=name, **values), end="")
 
 
-def _with_comments(name: str, keys: str) -> str:
-    """Put the comment of a command's YAML file above each of its keys."""
-    text = (paths.CONF / f"{name}.yaml").read_text(encoding="utf-8")
-    comments = dict(re.findall(r"^(\w+):[^#\n]*# (.+)$", text, re.MULTILINE))
+def _first_keys(name: str, comments: dict[str, str]) -> str:
+    """Return the keys that everybody needs with their comments, as text; empty for a command of few keys."""
+    if name not in FIRST_KEYS:
+        return ""
+    comments = key_comments.choice_comments(name) | comments
+    width = max(map(len, FIRST_KEYS[name])) + 2
+    rows = (fill(f"{key:{width}}{comments[key]}", 80, subsequent_indent=" " * width) for key in FIRST_KEYS[name])
+    return "== The keys that everybody needs ==\n" + "\n".join(rows) + "\n\n"
+
+
+def _with_comments(keys: str, comments: dict[str, str]) -> str:
+    """Put the comment of each key beside it, or above it where a line of 80 columns has no room for both."""
     lines = []
-    for line in keys.splitlines():
-        if (comment := comments.get(line.partition(":")[0])) is not None:
-            lines.append(fill(comment, 80, initial_indent="# ", subsequent_indent="# "))
-        lines.append(line)
+    for line, key in key_comments.iterate_keys(keys):
+        comment = comments.get(key, "")
+        beside = f"{line}  # {comment}"
+        if not comment or len(beside) <= 80:
+            lines.append(beside if comment else line)
+        else:
+            mark = " " * (len(line) - len(line.lstrip())) + "# "
+            lines += [fill(comment, 80, initial_indent=mark, subsequent_indent=mark), line]
     return "\n".join(lines) + "\n"
 
 
 def command_groups(cfg: DictConfig) -> list[str]:
     """Return the names of the config groups of a command."""
-    optional = ("callbacks", "experiment", "data/augment", "sweep/space") if "model" in cfg else ()
+    optional = {"data/augment"} if "model" in cfg else set()
+    if "strategy" in cfg:
+        optional |= {"callbacks", "experiment", "metrics", "sweep/space"}
     folders = [*(path.name for path in paths.CONF.iterdir() if path.is_dir()), "data/augment", "sweep/space"]
     return [name for name in folders if name in cfg or name in optional]
 
 
-def _option_lists(cfg: DictConfig) -> str:
+def _option_lists(cfg: DictConfig, choices: dict[str, object]) -> str:
     """Return every group of a command with its options as text; the models are too many and are counted."""
-    lists = {name: group_options(name) for name in command_groups(cfg)}
+    lists = {name: group_options(name) for name in command_groups(cfg) if name in choices or name not in cfg}
     if not lists:
         return ""
     if "model" in lists:

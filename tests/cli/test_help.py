@@ -6,6 +6,8 @@ import importlib
 
 import pytest
 
+from finetune.cli import help
+
 
 @pytest.mark.parametrize("name", ["train", "check", "evaluate", "predict", "export", "rank"])
 def test_help_of_every_command_says_what_its_keys_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,4 +22,24 @@ def test_help_of_every_command_says_what_its_keys_are(name: str, capsys: pytest.
         "export": ("onnx | torch_export | safetensors | state_dict", "tolerance: 0.0001"),
     }[name]:
         assert word in printed
-    assert max(map(len, printed.splitlines())) <= 80 or name == "train"
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_help_of_train_begins_with_the_keys_that_everybody_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    importlib.import_module("finetune.train").main(["--help", "strategy=gradual"])
+    printed = capsys.readouterr().out
+    first = printed.split("== The keys that everybody needs ==\n")[1].split("\n\n")[0]
+    assert [line.split()[0] for line in first.splitlines() if line[0] != " "] == list(help.FIRST_KEYS["train"])
+    assert len(help.FIRST_KEYS["train"]) == 10
+    assert printed.index("everybody needs") < printed.index("== Groups") < printed.index("== Keys")
+    for nested in (
+        "  # share of train held out, by class",
+        "  mixup: 0  # alpha of MixUp",
+        "  devices: 1  # number of",
+    ):
+        assert nested in printed
+
+
+def test_help_of_predict_names_no_groups_for_it_has_none(capsys: pytest.CaptureFixture[str]) -> None:
+    importlib.import_module("finetune.predict").main(["--help"])
+    assert "== Groups" not in capsys.readouterr().out
