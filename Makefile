@@ -6,7 +6,7 @@ EXTRAS ?= dev,demo,export,inspect
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-slow lint clean
+.PHONY: install demo test test-slow docs lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -34,5 +34,9 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
+docs: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs . site
+
 clean:
-	rm -rf .venv runs demo dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf site .venv runs demo dist build .pytest_cache .mypy_cache .ruff_cache
