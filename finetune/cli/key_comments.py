@@ -24,7 +24,7 @@ def key_comments(command: str, choices: Mapping[str, object], folders: Sequence[
         choices: config group to the option that is chosen.
         folders: of YAML files of the user's own.
     """
-    comments = {}
+    comments: dict[str, str] = {}
     for group, option in choices.items():
         files = [file for folder in (CONF, *folders) for file in sorted((folder / group).glob("*.yaml"))]
         for file in sorted(files, key=lambda file: (file.stem == option, file.stem == "_base")):  # the last counts
