@@ -6,7 +6,6 @@ a site of repositories. `make docs` builds it; warnings are errors there.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 import finetune
-from finetune.cli import key_comments
+from finetune.cli import help, key_comments
 from finetune.io.paths import CONF
 
 project = "finetune"
@@ -32,14 +31,11 @@ html_title = f"finetune {version}"
 html_copy_source = False
 
 myst_heading_anchors = 4
-myst_enable_extensions = ["colon_fence"]
 # types stand in the signatures, where Python's own words are shorter than ours
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "undoc-members": True}
-nitpicky = False
-suppress_warnings = ["myst.header"]  # a page may begin below its title
 
 PAGES = {
     "Use it": ["getting_started", "data", "strategies", "training", "models", "evaluate_predict_export", "exports"],
@@ -54,8 +50,6 @@ GROUPS = (
     "model", "data", "data/augment", "strategy", "optimizer", "scheduler", "loss", "metrics", "callbacks", "trainer", "logger",
     "sweep", "sweep/space", "paths",
 )  # fmt: skip
-
-COMMANDS = ("train", "check", "rank", "evaluate", "predict", "export")
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +67,7 @@ class ConfigurationReference(SphinxDirective):
 def reference() -> Iterator[str]:
     """Yield the lines of the configuration reference, in Markdown."""
     yield "## Commands\n"
-    for name in COMMANDS:
+    for name in help.EXAMPLES:
         text = (CONF / f"{name}.yaml").read_text(encoding="utf-8")
         yield f"### {name}\n"
         yield f"`{key_comments.read_header(text).split('     ')[0]}`\n"
@@ -82,7 +76,7 @@ def reference() -> Iterator[str]:
     choices = key_comments.choice_comments("train")
     for group in GROUPS:
         yield f"### {group}=\n"
-        yield f"{choices.get(group, '').partition(':')[2].strip() or choices.get(group, '')}\n"
+        yield f"{choices.get(group, '')}\n"
         yield from options(group)
 
 
@@ -109,7 +103,7 @@ def table(text: str, prefix: str) -> Iterator[str]:
     comments = key_comments.read_comments(text)
     rows = []
     for line, key in key_comments.iterate_keys(text):
-        value = re.sub(r"(^|\s)# .*$", "", line.partition(":")[2]).strip()
+        value = key_comments.COMMENT.sub("", line.partition(":")[2]).strip()
         if key and key != "defaults" and (value or key in comments):
             shown = f"`{value}`" if value else ""
             rows.append(f"| `{prefix}{key}` | {escape(shown)} | {escape(comments.get(key, ''))} |")
@@ -132,7 +126,7 @@ def add_contents(app: Sphinx, name: str, source: list[str]) -> None:
 
 def require_docstring(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Warn of a public name that says nothing of itself; the build has no warnings."""
-    if not any(line.strip() for line in lines) and what != "attribute":
+    if not any(line.strip() for line in lines):
         logger.warning("%s has no docstring", name)
 
 

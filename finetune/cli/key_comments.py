@@ -9,7 +9,7 @@ from pathlib import Path
 from finetune.io.paths import CONF
 
 _KEY = re.compile(r"( *)([\w./]+):(?: |$)")
-_COMMENT = re.compile(r"(?:^|(?<=\s))# (.+)$")
+COMMENT = re.compile(r"(?:^|(?<=\s))# (.+)$")
 _PACKAGE = re.compile(r"^# @package (\S+)\n", re.MULTILINE)
 _CHOICE = re.compile(r"^  - ([\w/]+): [^#]*# (.+)$", re.MULTILINE)
 
@@ -47,7 +47,7 @@ def read_comments(text: str) -> dict[str, str]:
     comments: dict[str, str] = {}
     above = ("", -1)  # the key whose comment may go on, and the column of its #
     for line, key in iterate_keys(text):
-        comment = _COMMENT.search(line)
+        comment = COMMENT.search(line)
         if comment and line.strip().startswith("#") and comment.start() == above[1]:
             comments[above[0]] += f" {comment[1]}"
         elif comment and key:
