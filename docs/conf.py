@@ -6,6 +6,7 @@ a site of repositories. `make docs` builds it; warnings are errors there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ myst_heading_anchors = 4
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
+autoclass_content = "both"  # the arguments are those of __init__
+default_role = "code"
+highlight_language = "none"  # of commands and what they print
 autodoc_default_options = {"members": True, "undoc-members": True}
 
 PAGES = {
@@ -71,7 +75,7 @@ def reference() -> Iterator[str]:
         text = (CONF / f"{name}.yaml").read_text(encoding="utf-8")
         yield f"### {name}\n"
         yield f"`{key_comments.read_header(text).split('     ')[0]}`\n"
-        yield from table(text, "")
+        yield from table(text, "", key_comments.read_comments(text))
     yield "## Groups\n"
     choices = key_comments.choice_comments("train")
     for group in GROUPS:
@@ -83,37 +87,37 @@ def reference() -> Iterator[str]:
 def options(group: str) -> Iterator[str]:
     """Yield what all options of a group have in common, then each option with its own keys."""
     files = sorted((CONF / group).glob("*.yaml"), key=lambda file: (file.stem != "_base", file.stem))
-    plain = []
+    if group == "model":
+        yield f"Options: {', '.join(f'`{file.stem}`' for file in files[1:])}.\n"
+        files = files[:1]
     for file in files:
         text = file.read_text(encoding="utf-8")
-        header = " ".join(key_comments.read_header(text).split())
-        keys = list(table(text, key_comments.prefix_of(text, group)))
-        if group == "model" and file.stem != "_base":
-            plain.append(f"`{file.stem}`")
-        elif file.stem == "_base":
-            yield from [f"{escape(header)}\n", *keys]
-        else:
-            yield from [f"**`{group}={file.stem}`** {escape(header)}\n", *keys]
-    if plain:
-        yield f"Options: {', '.join(plain)}.\n"
+        lines = key_comments.read_header(text).splitlines()
+        commands = [line.strip() for line in lines if line.startswith("  ")]
+        title = "" if file.stem == "_base" else f"**`{group}={file.stem}`** "
+        yield title + escape(" ".join(line for line in lines if not line.startswith("  "))) + "\n"
+        if commands:
+            yield from ["```", *commands, "```\n"]
+        comments = key_comments.key_comments("train", {group: file.stem})
+        yield from table(text, key_comments.prefix_of(text, group), comments)
 
 
-def table(text: str, prefix: str) -> Iterator[str]:
+def table(text: str, prefix: str, comments: dict[str, str]) -> Iterator[str]:
     """Yield a table of the keys of a YAML text: the key, its default, its comment; nothing where there are none."""
-    comments = key_comments.read_comments(text)
     rows = []
-    for line, key in key_comments.iterate_keys(text):
-        value = key_comments.COMMENT.sub("", line.partition(":")[2]).strip()
-        if key and key != "defaults" and (value or key in comments):
+    for line, name in key_comments.iterate_keys(text):
+        key, value = prefix + name, key_comments.COMMENT.sub("", line.partition(":")[2]).strip()
+        if name and name != "defaults" and (value or key in comments):
             shown = f"`{value}`" if value else ""
-            rows.append(f"| `{prefix}{key}` | {escape(shown)} | {escape(comments.get(key, ''))} |")
+            rows.append(f"| `{key}` | {escape(shown)} | {escape(comments.get(key, ''))} |")
     if rows:
         yield from ["| key | default | what |", "|---|---|---|", *rows, ""]
 
 
 def escape(text: str) -> str:
-    """Return text for a cell of a table."""
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    """Return text for a cell of a table, in which nothing but what is between backticks is marked up."""
+    parts = text.replace("|", "\\|").split("`")
+    return "`".join(part if i % 2 else re.sub(r"([_*<])", r"\\\1", part) for i, part in enumerate(parts))
 
 
 def add_contents(app: Sphinx, name: str, source: list[str]) -> None:
@@ -122,6 +126,12 @@ def add_contents(app: Sphinx, name: str, source: list[str]) -> None:
         for caption, pages in PAGES.items():
             lines = [page[1:] if page.startswith("/") else f"docs/{page}" for page in pages]
             source[0] += "\n\n```{toctree}\n:hidden:\n:caption: " + caption + "\n\n" + "\n".join(lines) + "\n```\n"
+
+
+def keep_colon(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Make a dash of the colon in the first line of an attribute: napoleon would take what stands before it for a type."""
+    if what in ("attribute", "property", "data") and lines:
+        lines[0] = lines[0].replace(": ", " -- ")
 
 
 def require_docstring(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
@@ -141,5 +151,6 @@ def setup(app: Sphinx) -> None:
     """Register the directive and the hooks."""
     app.add_directive("configuration", ConfigurationReference)
     app.connect("source-read", add_contents)
+    app.connect("autodoc-process-docstring", keep_colon, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", require_docstring)
     app.connect("build-finished", add_index)

@@ -33,7 +33,7 @@ from finetune.training.strategy import Strategy
 class FineTuner(LightningModule):
     """A pretrained image classifier with a new head, and how it is adapted.
 
-    Works in any Lightning `Trainer`:
+    Works in any Lightning `Trainer`::
 
         module = FineTuner("resnet18", classes=["ants", "bees"], strategy="differential")
         Trainer(max_epochs=5).fit(module, datamodule=ImageDataModule("photos"))
