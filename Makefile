@@ -37,6 +37,7 @@ test-slow: install
 docs: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs . site
+	$(BIN)/python -m pytest -q tests/docs/test_commands.py
 
 clean:
 	rm -rf site .venv runs demo dist build .pytest_cache .mypy_cache .ruff_cache

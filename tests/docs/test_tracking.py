@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,7 @@ import pytest
 from sybil import Document
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-from finetune.cli import arguments
-from finetune.cli.logger_keys import EXTRAS
-from tests.helpers import faults_of, require_tests
+from tests.helpers import require_tests
 
 PAGE = Path(__file__).parents[2] / "docs" / "tracking.md"
 
@@ -20,16 +17,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "tracking.md"
 def test_every_row_of_what_loggers_do_names_a_test() -> None:
     rows = [row for row in PAGE.read_text().splitlines() if row.startswith("| ")]
     require_tests([row for row in rows if not row.startswith(("| `logger=`", "| what |", "| logger |"))])
-
-
-def test_every_command_of_the_page_composes() -> None:
-    commands = re.findall(r"^python -m finetune\.train (logger=.+)$", PAGE.read_text(), re.MULTILINE)
-    assert len(commands) == 5
-    for name in EXTRAS:
-        pytest.importorskip(name, reason=f"the extra {name} is not installed")
-    for command in commands:
-        words = [word.replace("'", "") for word in re.findall(r"(?:[^\s']|'[^']*')+", command)]
-        assert faults_of("train", *arguments.prepare_arguments("train", words)) == []
 
 
 @pytest.mark.slow
