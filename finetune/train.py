@@ -11,7 +11,7 @@ from finetune.cli import recipes
 from finetune.cli.direct import hydra_task
 from finetune.cli.errors import INTERRUPTED, TERMINATED, Exit
 from finetune.cli.main import hydra_command
-from finetune.cli.run_folder import begin_run, command_line
+from finetune.cli.run_folder import began, begin_run, command_line
 from finetune.runtime.process import heavy_imports
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def fit(cfg: DictConfig) -> TrainingRun:
 
     factories.prepare_process()
     recipes.announce_preset(cfg)
-    clock = timing.PhaseTimer()
+    clock = timing.PhaseTimer(began())
     with clock("data"):
         data = factories.make_data(cfg)
         findings = inspect.training_findings(data)

@@ -15,14 +15,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from filelock import Timeout
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import run_job
+from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.experimental.callback import Callback
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -60,6 +60,8 @@ class JobRunner:
         """Jobs of a sweep that are done but for some of their inputs."""
         self.results: list[Any] = []
         """What the function returned for each job that did not fail."""
+        self._told: dict[str, str] = {}
+        """Reason to the first job that failed for it."""
         self.sweep_folder: Path | None = None
 
     def run(self, cfg: DictConfig, validate: bool = False) -> Any:
@@ -130,9 +132,12 @@ class JobRunner:
         except Exception as error:
             errors.log_error(error)
             sentence = errors.explain(error, self.command)
+            job = f"job {HydraConfig.get().job.num}"
+            same = self._told.setdefault(sentence, job)
+            told = f"failed: {sentence}" if same == job else f"failed as {same} did."
             out_of_time = errors.is_of_submitit(error)
             point.end(points.INTERRUPTED if out_of_time else points.FAILED, error=sentence)
-            failure = self._failure(error, f"job {HydraConfig.get().job.num} ({name}) failed: {sentence}")
+            failure = self._failure(error, f"{job} ({name}) {told}")
             raise failure from (None if failure is error else error)
         except BaseException:
             point.end(points.INTERRUPTED)
@@ -269,8 +274,23 @@ def _run_by_hydra(runner: JobRunner, after_sweep: Callable[[Path], None] | None)
         STATE.release()
 
 
+def _raise_error(job: JobReturn) -> NoReturn:
+    raise job._return_value
+
+
+class _ToldJob(JobReturn):
+    """A failed job of a sweep, which has been told: Hydra's would print all its overrides where a sweeper reads it."""
+
+    return_value = property(_raise_error)
+
+
 class SweepStart(Callback):
     """Fixes the folder of a sweep, for the processes of all launchers, and keeps other sweeps out of it; Hydra calls it."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Let a sweeper read the result of a failed job without a second report of its error."""
+        if job_return.status is JobStatus.FAILED and job_return._return_value.__dict__.get("reported"):
+            job_return.__class__ = _ToldJob
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Claim the folder before the sweeper starts.

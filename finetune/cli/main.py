@@ -46,7 +46,7 @@ def console_script() -> None:
     """Run `finetune <command> ...`, the same as `python -m finetune.<command> ...`."""
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     if first == "--version":
-        print(f"finetune {importlib.import_module('finetune').__version__}")
+        print(f"finetune {process.package_version()}")
         return
     if first in ("", "-h", "--help"):
         _print_usage()

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from finetune.cli.arguments import SWEEP_RECORD, drop_sweep_words, override_key, unquote_path
 from finetune.cli.points import read_asked
-from finetune.runtime import process
+from finetune.runtime import process, timing
 from finetune.runtime.mappings import select
 from finetune.runtime.passwords import without_password, without_passwords
 
@@ -47,6 +47,8 @@ class CommandState:
     """What the sweep there before was started with."""
     began: float = field(default_factory=time.monotonic)
     """When the command, or in a sweep its current point, began, by `time.monotonic`."""
+    first_began: float | None = field(default=timing.IMPORTED)
+    """When the first command of this process began, the imports before it included."""
     is_new: bool = False
     """Whether no run of the command has begun yet."""
 
@@ -57,7 +59,9 @@ class CommandState:
         self.overrides[:] = [word for word in overrides if not word.startswith(("-", "hydra.", "hydra/"))]
         self.folders.clear()
         self.goes_on, self.sweep_folder = False, None
-        self.began, self.is_new = time.monotonic(), True
+        first, self.first_began = self.first_began, None
+        self.began = time.monotonic() if first is None or not process.is_command() else first
+        self.is_new = True
 
     def begin_run(self, alone: bool) -> None:
         """Count the time of a run from now on; where it is the only one of its command, from the command's start on."""
@@ -147,6 +151,11 @@ def begin_run(cfg: DictConfig, name: str) -> Path:
     folder = Path(HydraConfig.get().runtime.output_dir)
     claim_folder(cfg, folder)
     return folder
+
+
+def began() -> float:
+    """Return when the current run began, by `time.monotonic`."""
+    return STATE.began
 
 
 def _require_processes(cfg: DictConfig, name: str) -> None:

@@ -16,6 +16,15 @@ from finetune.io.formats import is_image
 from finetune.io.listing import is_hidden
 
 
+class EmptyClassError(ValueError):
+    """Say that folders of classes hold no image."""
+
+    def __init__(self, split: str, message: str) -> None:
+        """Keep the split that they are of; "" of a folder without splits."""
+        super().__init__(message)
+        self.split = split
+
+
 @dataclass
 class FolderSource:
     """A folder, read by its layout; see `layout`."""
@@ -120,9 +129,10 @@ class FolderSource:
         empty = [name for name, of_class in classes.items() if not of_class]
         if empty:
             advice = formats.advice_on(self.skipped_files)
-            raise ValueError(
+            raise EmptyClassError(
+                split,
                 f"{self.found.folders[split]}: no images in {', '.join(empty)}. Add some or remove the folder. "
-                f"Images are {formats.describe_extensions()}." + (f" {advice}." if advice else "")
+                f"Images are {formats.describe_extensions()}." + (f" {advice}." if advice else ""),
             )
         start = len(os.path.join(self.tree.path, ""))
         keys = [Path(path[start:]).as_posix() if os.sep != "/" else path[start:] for path in paths]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.data.datamodule import ImageDataModule
+from finetune.data.folder_source import EmptyClassError
 from finetune.images import info
 from finetune.images.transforms import Preprocess
 from finetune.inspection import checks
@@ -81,6 +82,7 @@ def inspect_data(data: ImageDataModule, phash_threshold: int = checks.PHASH_THRE
         data.setup()
     except (ValueError, OSError) as error:
         refused = [Finding("refused", "problem", f"Training would not start: {error}")]
+        scan.refused_split = error.split if isinstance(error, EmptyClassError) else None
     else:
         refused = []
     depth = data.final_preprocess.depth

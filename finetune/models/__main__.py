@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from finetune.cli.main import argparse_command
+from finetune.runtime.process import heavy_imports
 
 
 def rows(names: Sequence[str]) -> list[list[str]]:
@@ -31,8 +32,9 @@ def list_models(argv: Sequence[str] | None = None) -> None:
     )
     pattern = parser.parse_args(argv).pattern
 
-    from finetune.models.candidates import matching_names  # torch
-    from finetune.runtime.console import print_table
+    with heavy_imports():
+        from finetune.models.candidates import matching_names
+        from finetune.runtime.console import print_table
 
     names = matching_names(pattern)
 

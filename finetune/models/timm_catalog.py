@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
+from finetune.runtime.process import heavy_imports
 from finetune.runtime.suggestions import unknown_name
 
 PREFIX = "timm"
@@ -37,8 +38,9 @@ def import_timm() -> Any:
         ValueError: it is not installed.
     """
     try:
-        import timm
-        import timm.data
+        with heavy_imports():
+            import timm
+            import timm.data
     except ImportError as error:
         raise ValueError(
             "Models named timm:NAME need the package timm, which is not installed: pip install 'finetune-lightning[timm]'"

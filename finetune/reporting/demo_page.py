@@ -84,12 +84,12 @@ def write_demo(folder: Path, commands: Mapping[str, str], started: float) -> Non
     Args:
         folder: holds a sweep's folder for each name of the commands.
         commands: name to command, as it is typed.
-        started: when the demonstration began, by `time.perf_counter`.
+        started: when the demonstration began, by `time.monotonic`.
     """
     groups = [Group(name, [runs.read_run(path) for path in runs.find_runs([folder / name])]) for name in commands]
     _print(groups)
     page = _page(groups, folder, commands)
-    seconds = time.perf_counter() - started
+    seconds = time.monotonic() - started
     html.write_page(folder / "index.html", "demo.html", **page, seconds=seconds)
     write_json(summary(groups, seconds), folder / "summary.json")
 

@@ -80,15 +80,18 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     """Return the run folders among the paths and, for a sweep's folder, directly below them.
 
     Raises:
-        FileNotFoundError: a path is no run and holds none.
+        FileNotFoundError: some paths are no run and hold none; it names all of them.
     """
     folders: list[Path] = []
+    missing: list[str] = []
     for path in paths:
         below = sorted(path.glob("*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name))
         runs = [path] if (path / "metrics.json").is_file() else [p.parent for p in below]
         if not runs:
-            raise FileNotFoundError(f"{path} is not the folder of a finished run: it has no metrics.json.")
+            missing.append(f"{path} is not the folder of a finished run: it has no metrics.json.")
         folders += runs
+    if missing:
+        raise FileNotFoundError("\n".join(dict.fromkeys(missing)))
     return list(dict.fromkeys(folders))
 
 

@@ -8,24 +8,40 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
 
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:
-    """Switch the garbage collector off while torch and lightning are imported within the block.
+    """Say that torch and lightning are imported within the block, and switch the garbage collector off for it.
 
-    They make a million objects that stay until the end. The collector would traverse them again and again: a second during
+    The import takes seconds, on a slow disk twenty, and is the first that a command says. They make a million objects that stay until the end. The collector would traverse them again and again: a second during
     the import and another one at exit.
     """
     if "torch" in sys.modules:  # in a sweep, after the first run: freezing now would keep the model of that run
         yield
         return
+    if is_first_process() and RUNS_AT_ONCE not in os.environ:
+        print(f"finetune {package_version()}: loading PyTorch ...", flush=True)
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
         gc.enable()
+
+
+def package_version() -> str:
+    """Return the version of this package."""
+    return str(import_module("finetune").__version__)
+
+
+def is_command() -> bool:
+    """Return whether this process was started as a command: `python -m finetune.NAME`, or the console script."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = spec.name.partition(".")[0] if spec is not None else Path(sys.argv[0]).stem
+    return bool(name == "finetune")
 
 
 def is_first_process() -> bool:

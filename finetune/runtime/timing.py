@@ -8,27 +8,30 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+IMPORTED = time.monotonic()
+"""When the package was imported, by `time.monotonic`: first of all that a command does, some hundredths of a second in."""
+
 
 class PhaseTimer:
     """Measure the seconds of each phase of a run."""
 
-    def __init__(self) -> None:
-        """Begin to count the total."""
-        self._began = time.perf_counter()
-        self.phases: dict[str, float] = {}
+    def __init__(self, began: float) -> None:
+        """Count the total from `began`, by `time.monotonic`, and what has passed since as the first phase, "start"."""
+        self._began = began
+        self.phases: dict[str, float] = {"start": time.monotonic() - began}
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Add the duration of the block to a phase."""
-        began = time.perf_counter()
+        began = time.monotonic()
         try:
             yield
         finally:
-            self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - began
+            self.phases[phase] = self.phases.get(phase, 0.0) + time.monotonic() - began
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds since the start ("total") and of each phase, rounded to milliseconds."""
-        total = time.perf_counter() - self._began
+        total = time.monotonic() - self._began
         return {k: round(v, 3) for k, v in {"total": total, **self.phases}.items()}
 
 

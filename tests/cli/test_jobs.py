@@ -78,7 +78,24 @@ def test_sweep_goes_on_after_a_job_that_fails_and_names_it(
     assert seen == [2, 3, 4]
     assert ended == [Path("sweep")]
     assert len(runner.errors) == 1
-    assert "error: job 1 (phash_threshold=3) failed: RuntimeError: three" in capsys.readouterr().err
+    first, bug = capsys.readouterr().err.splitlines()  # and nothing of Hydra's
+    assert first == "error: job 1 (phash_threshold=3) failed: RuntimeError: three"
+    assert bug.startswith("This looks like a bug in finetune")
+
+
+def test_a_reason_that_several_points_share_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def task(cfg: DictConfig) -> float:
+        raise FileExistsError("there already" if cfg.phash_threshold != 3 else "another reason")
+
+    with pytest.raises(FileExistsError, match="there already"):
+        run_jobs(make_sweep(task, monkeypatch, "phash_threshold=2,3,4"), None)
+    assert capsys.readouterr().err.splitlines() == [
+        "error: job 0 (phash_threshold=2) failed: there already",
+        "error: job 1 (phash_threshold=3) failed: another reason",
+        "error: job 2 (phash_threshold=4) failed as job 0 did.",
+    ]
 
 
 def test_job_that_is_done_but_for_some_inputs_ends_a_run_but_no_sweep(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +55,36 @@ def test_the_package_is_a_command_and_loads_no_torch_for_it(words: list[str]) ->
         words[2]
     ] in done.stdout
     assert "True" not in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", "data.root=photos"],
+        ["rank", "data.root=photos", "models=[resnet18]"],
+        ["train", "data=imagefolder", "data.root=photos"],
+        ["train", "data=imagefolder", "data.root=photos", "model=timm:resnet18"],
+        ["evaluate", "ckpt=best.ckpt"],
+        ["predict", "ckpt=best.ckpt", "source=photos"],
+        ["export", "ckpt=best.ckpt", "format=state_dict"],
+        ["report", "run"],
+        ["compare", "run", "run"],
+        ["soup", "run", "run"],
+        ["models", "resnet18"],
+        ["demo"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_says_that_it_works_before_torch_is_imported(words: list[str], tmp_path: Path) -> None:
+    if missing := [p for p in ("timm", "skimage") if (p in words[-1] or "demo" in words) and not find_spec(p)]:
+        pytest.skip(f"needs {missing}")
+    (tmp_path / "photos" / "ants").mkdir(parents=True)
+    (tmp_path / "best.ckpt").touch()
+    torch = tmp_path / "broken" / "torch" / "__init__.py"
+    torch.parent.mkdir(parents=True)
+    torch.write_text("import os; os.write(1, b'[torch]'); os._exit(7)")
+    environ = {**os.environ, "PYTHONPATH": str(torch.parents[1]), "FINETUNE_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "finetune", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (7, "")
+    assert done.stdout == f"finetune {__version__}: loading PyTorch ...\n[torch]"

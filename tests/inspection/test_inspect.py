@@ -93,6 +93,27 @@ def test_data_that_training_would_refuse_are_inspected_all_the_same(
     assert inspection.verdict.startswith("Not yet: ")
 
 
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        ({"": {"cat": 0, "dog": 0}}, {"refused": 1}),
+        ({"": {"cat": 3, "dog": 0}}, {"refused": 1}),
+        ({"train": {"cat": 3, "dog": 0}, "val": {"cat": 0, "dog": 1}}, {"refused": 1, "empty_class": 1}),  # of val
+        ({"train": {}, "val": {}}, {"refused": 1}),
+    ],
+    ids=["all classes", "one class", "two splits", "no classes"],
+)
+def test_folders_without_images_are_told_once(
+    images: dict[str, dict[str, int]], told: dict[str, int], make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_images(images)
+    for split, classes in images.items():
+        for name in ("", *classes):
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+    findings = inspect_data(make_data(root, tmp_path)).findings
+    assert Counter(f.name for f in findings if f.name in ("refused", "empty_class", "one_class")) == told
+
+
 def test_only_folders_and_tables_that_are_there_are_inspected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="check looks at folders and tables"):
         inspect_data(ImageDataModule())

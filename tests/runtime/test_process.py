@@ -6,10 +6,13 @@ import gc
 import os
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import finetune
 from finetune.runtime import process
 
 VARIABLES = (
@@ -113,6 +116,43 @@ def test_requeue_asks_for_the_job_once(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("SLURM_PROCID", "1")
     process.requeue()
     assert (tmp_path / "asked").read_text() == "requeue 45\nrequeue 42_3\n"
+
+
+def test_heavy_imports_says_once_what_takes_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with process.heavy_imports():
+        pass  # torch is there
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    monkeypatch.delitem(sys.modules, "torch")
+    with process.heavy_imports():
+        pass
+    assert capsys.readouterr().out == f"finetune {finetune.__version__}: loading PyTorch ...\n"
+    monkeypatch.setenv("RANK", "1")
+    with process.heavy_imports():
+        pass
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("spec", "script", "expected"),
+    [
+        ("finetune.train", "train.py", True),
+        ("finetune.__main__", "__main__.py", True),
+        ("pytest.__main__", "__main__.py", False),
+        (None, "/usr/bin/finetune", True),
+        (None, "research.py", False),
+    ],
+)
+def test_a_process_is_a_command_by_how_it_was_started(
+    spec: str | None, script: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = ModuleType("__main__")
+    main.__spec__ = ModuleSpec(spec, None) if spec else None
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "argv", [script])
+    assert process.is_command() is expected
 
 
 def test_heavy_imports_puts_the_garbage_collector_back(monkeypatch: pytest.MonkeyPatch) -> None:
