@@ -22,7 +22,7 @@ def export(cfg: DictConfig) -> float:
         from finetune.exporting import formats, verify
         from finetune.inference.classifier import load
         from finetune.io.files import write_json
-        from finetune.runtime.console import echo, field_line
+        from finetune.runtime.console import echo, field_line, short_path
 
     factories.prepare_process()
     model = load(cfg.ckpt, device="cpu", precision="32-true")
@@ -57,9 +57,9 @@ def export(cfg: DictConfig) -> float:
         exported.path.rename(exported.path.with_name(f"{exported.path.name}.rejected"))
         raise ValueError(
             f"The export differs by {result['max_abs_diff']:.2g}, more than tolerance={cfg.tolerance:g}; it is now "
-            f"{exported.path.name}.rejected in {folder}, and export.json has the numbers."
+            f"{exported.path.name}.rejected in {short_path(folder)}, and export.json has the numbers."
         )
-    echo(field_line("File", f"{exported.path} ({values['bytes'] / 2**20:.1f} MiB)"))
+    echo(field_line("File", f"{short_path(exported.path)} ({values['bytes'] / 2**20:.1f} MiB)"))
     if cfg.quantize == "int8":
         write_json({**values, "int8": verify.export_int8(exported, compared, expected)}, folder / "export.json")
     echo(field_line("", "model.json says how to use it, export.json how it was compared"))

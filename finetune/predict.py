@@ -23,7 +23,7 @@ def predict(cfg: DictConfig) -> Path:
         from finetune.cli import factories
         from finetune.inference import inputs, prediction
         from finetune.reporting import figures
-        from finetune.runtime.console import echo, field_line
+        from finetune.runtime.console import echo, field_line, short_path
 
     source = inputs.find_inputs(cfg.source)
     for note in source.notes:
@@ -36,16 +36,16 @@ def predict(cfg: DictConfig) -> Path:
     try:
         outcome = prediction.predict(model, source, table, k=cfg.top_k, min_confidence=threshold, **options)
     except KeyboardInterrupt as error:
-        raise Exit(f"interrupted; the rows so far are in {table}.part", INTERRUPTED) from error
+        raise Exit(f"interrupted; the rows so far are in {short_path(table)}.part", INTERRUPTED) from error
     if outcome.total == 0:
         raise ValueError(f"source={cfg.source}: no path came, so there was nothing to do.")
     if cfg.report:
         figures.save_gallery(outcome.gallery.rows(), folder / "plots" / "certain.png")
     echo("\n".join(prediction.summary_lines(outcome, table)))
     if embeddings is not None:
-        echo(field_line("", str(embeddings)))
+        echo(field_line("", short_path(embeddings)))
     if cfg.copy_to is not None:
-        echo(field_line("Copies", str(cfg.copy_to)))
+        echo(field_line("Copies", short_path(cfg.copy_to)))
     if outcome.failures:
         text = f"{outcome.failures} of {outcome.total} images have no prediction; their rows say why"
         raise Exit(text, SOME_FAILED, table)

@@ -34,7 +34,7 @@ from finetune.cli.run_folder import STATE
 from finetune.cli.space import Choice, is_glob, read_space
 from finetune.cli.sweeps import points_at_once
 from finetune.io import paths
-from finetune.runtime.console import echo, field_line, quiet
+from finetune.runtime.console import echo, field_line, quiet, short_path
 from finetune.runtime.timing import format_duration
 
 Task = Callable[[DictConfig], Any]
@@ -148,7 +148,7 @@ class JobRunner:
         point.end(points.DONE, value=value)
         if is_quiet:
             text = "no value" if value is None else f"{cfg.monitor} {value:.4f}"
-            echo(f"          {text}, {format_duration(time.time() - began)}, {sweep / point.folder.name}")
+            echo(f"          {text}, {format_duration(time.time() - began)}, {short_path(sweep / point.folder.name)}")
             echo(f"          {points.describe_progress(sweep)}")
         return result
 

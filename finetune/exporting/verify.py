@@ -16,7 +16,7 @@ from finetune.exporting import formats
 from finetune.exporting.formats import Exported, Runner
 from finetune.inference import eval_data, inputs
 from finetune.inference.classifier import Classifier
-from finetune.runtime.console import echo, field_line
+from finetune.runtime.console import echo, field_line, short_path
 
 T = TypeVar("T")
 
@@ -178,5 +178,7 @@ def export_int8(exported: Exported, comparison_set: ComparisonImages, expected: 
         )
     size, size_before = quantized.path.stat().st_size, exported.path.stat().st_size
     echo(field_line("int8", f"on the half of them that set no ranges: {describe_comparison(comparison)}"))
-    echo(field_line("", f"{quantized.path} ({size / 2**20:.1f} MiB, {size / size_before:.0%} of the other)"))
+    echo(
+        field_line("", f"{short_path(quantized.path)} ({size / 2**20:.1f} MiB, {size / size_before:.0%} of the other)")
+    )
     return {"file": quantized.path.name, "bytes": size, **comparison}

@@ -25,7 +25,7 @@ from finetune.inference import prediction_table
 from finetune.inference.classifier import BATCH, Classifier
 from finetune.inference.inputs import Inputs, LoadedImage, is_address, read_input, read_inputs
 from finetune.runtime import hardware
-from finetune.runtime.console import field_line, progress_bar
+from finetune.runtime.console import field_line, progress_bar, short_path
 
 SHOWN = 8
 """Images in each half of the gallery, and predictions on the terminal where there are no more."""
@@ -246,7 +246,7 @@ def summary_lines(summary: PredictionSummary, table: Path) -> list[str]:
             f"{summary.cut_off} of {n} images {describe_cut_off([summary.missing])} ({summary.first_cut_off} for one)"
         )
         lines.append(field_line("Note", text))
-    return [*lines, field_line("Table", str(table))]
+    return [*lines, field_line("Table", short_path(table))]
 
 
 # --- copies ------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from finetune.io.files import write_json
 from finetune.reporting import figures, html, run_report, runs
 from finetune.reporting.runs import Run
 from finetune.runtime import hardware
-from finetune.runtime.console import print_table
+from finetune.runtime.console import print_table, short_path
 
 TITLES = {
     "frozen": "new head, frozen trunk",
@@ -173,7 +173,7 @@ def _page(groups: Sequence[Group], folder: Path, commands: Mapping[str, str]) ->
         "links": {str(run.folder): run.folder.relative_to(folder).as_posix() + "/report.html" for g in groups for run in g.runs},
         "commands": commands,
         "best_run": shlex.quote(f"ckpt={best.runs[0].folder}"),
-        "source": shlex.quote(f"source={Path(metrics['data']) / 'val'}"),
+        "source": shlex.quote(f"source={short_path(Path(metrics['data']) / 'val')}"),
         "versions": hardware.installed_versions(),
         "made": time.strftime("%Y-%m-%d %H:%M"),
     }  # fmt: skip

@@ -12,7 +12,7 @@ from finetune.inference.eval_data import EvalDataset
 from finetune.inference.evaluation import EvaluationResult
 from finetune.io.files import write_csv, write_json
 from finetune.reporting import data_files, figures
-from finetune.runtime.console import echo, field_line, print_table
+from finetune.runtime.console import echo, field_line, print_table, short_path
 
 SHOWN_CLASSES = 20
 
@@ -82,7 +82,7 @@ def print_evaluation(values: dict[str, Any], folder: Path) -> None:
     print_table("Per class, the worst first", names, [_cells(*row) for row in rows[:SHOWN_CLASSES]], len(names))
     if len(rows) > SHOWN_CLASSES:
         echo(f"... {len(rows) - SHOWN_CLASSES} more in evaluation.json")
-    echo(field_line("Folder", str(folder)))
+    echo(field_line("Folder", short_path(folder)))
     echo(field_line("", "evaluation.json  predictions.csv  confusion_matrix.csv  plots/"))
 
 

@@ -25,7 +25,7 @@ from finetune.metrics import calibration, classification, statistics
 from finetune.reporting import calibration_page, diagnostics, figures, html, saliency
 from finetune.reporting.label_issues import LabelIssue, find_label_issues
 from finetune.reporting.runs import Run, ValidationPredictions, read_run
-from finetune.runtime.console import echo, field_line
+from finetune.runtime.console import echo, field_line, short_path
 
 SHOWN = 8
 """How many images each sheet shows."""
@@ -153,7 +153,7 @@ def _properties(run: Run) -> list[tuple[str, str]]:
     further = {key: value for key, value in m["best"].items() if key.startswith("val/") and key not in known}
     texts = ", ".join(f"{key.removeprefix('val/')} {value:.4f}" for key, value in further.items())
     return [
-        ("data", f"{m['data']}: {sizes} images of {len(m['classes'])} classes"),
+        ("data", f"{short_path(m['data'])}: {sizes} images of {len(m['classes'])} classes"),
         ("model", f"{m['model']}; weights: {m['weights']}"),
         ("trainable", f"{m['strategy']}: {m['trainable_parameters']:,} of {m['total_parameters']:,} parameters"),
         *(
@@ -189,7 +189,7 @@ def _confusions(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list
 
 
 def _commands(run: Run) -> dict[str, str]:
-    ckpt = shlex.quote(f"ckpt={run.folder.absolute()}")
+    ckpt = shlex.quote(f"ckpt={short_path(run.folder.absolute())}")
     return {
         "Predict the classes of other images": f"python -m finetune.predict {ckpt} source=IMAGES",
         "Evaluate on other images": f"python -m finetune.evaluate {ckpt} data.root=FOLDER",

@@ -19,7 +19,7 @@ from finetune.reporting import figures
 from finetune.reporting.header import describe_device
 from finetune.reporting.optimism import best_epoch_optimism, optimism_line
 from finetune.runtime import hardware
-from finetune.runtime.console import echo, echo_link, field_line
+from finetune.runtime.console import echo, echo_link, field_line, short_path
 from finetune.runtime.timing import PhaseTimer
 from finetune.training.callbacks import BestCheckpoint
 from finetune.training.history import History, find_history
@@ -51,7 +51,7 @@ def describe_interruption(folder: Path, all_is_saved: bool) -> str:
     if not (folder / "checkpoints" / "last.ckpt").exists():
         return "interrupted before anything was saved"
     saved = "all up to here is saved" if all_is_saved else "what was saved last is kept"
-    return f"interrupted; {saved}. Go on with\n  python -m finetune.train {shlex.quote(f'resume={folder}')}"
+    return f"interrupted; {saved}. Go on with\n  python -m finetune.train {shlex.quote(f'resume={short_path(folder)}')}"
 
 
 def write_summary(
@@ -193,7 +193,7 @@ def print_results(values: dict[str, Any], folder: Path) -> None:
         text = f"{steps} steps were trained and never validated, so that there is no best epoch; their weights:"
         echo(field_line("Note", text))
         echo_link("Model", place)
-    ckpt = shlex.quote(f"ckpt={place}")
+    ckpt = shlex.quote(f"ckpt={short_path(place)}")
     echo(f"{'Next':<10}python -m finetune.predict {ckpt} source=IMAGES")
 
 

@@ -59,6 +59,12 @@ def printable(text: str) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def short_path(path: Path | str) -> str:
+    """Return a path that lies below the current folder relative to it, and another as it is."""
+    path, here = Path(path), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
 _ALWAYS = ("Note", "Careful", "Left out")
 """How lines begin that are shown where all others are not."""
 
@@ -133,7 +139,8 @@ def echo(text: str) -> None:
 
 def echo_link(label: str, path: Path) -> None:
     """Print the path of a file after a label, as a link where the output is a terminal."""
-    plain = f"{label:<10}{printable(str(path))}"
+    shown = printable(short_path(path))
+    plain = f"{label:<10}{shown}"
     console = make_console()
     if not console.is_terminal:
         echo(plain)
@@ -141,7 +148,7 @@ def echo_link(label: str, path: Path) -> None:
     log.info(plain)
     if not _is_shown(plain):
         return
-    line = Text(f"{label:<10}").append(printable(str(path)), Style(link=path.absolute().as_uri()))
+    line = Text(f"{label:<10}").append(shown, Style(link=path.absolute().as_uri()))
     console.print(line, soft_wrap=True)
 
 

@@ -49,6 +49,19 @@ def test_report_without_its_checkpoint_has_the_numbers_and_the_suspicious_labels
         ]
 
 
+def test_the_page_names_what_lies_below_the_current_folder_from_there(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = run.folder.parent
+    run.metrics["data"] = str(here / "photos")
+    monkeypatch.chdir(here)
+    run_report.write_report(run)
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert str(here) not in page
+    assert "<dd>photos: 20 train" in page
+    assert "python -m finetune.predict ckpt=run source=IMAGES" in page
+
+
 def test_the_page_of_a_source_tree_that_is_not_installed(run: Run) -> None:
     run.metrics["versions"] = {"python": "3.12.3"}  # without the distribution
     run_report.write_report(run)

@@ -50,6 +50,18 @@ def test_echo_link_is_the_bare_path_without_a_terminal(capsys: pytest.CaptureFix
     assert capsys.readouterr().out == f"Report    {path}\n"  # on one line, to be copied
 
 
+def test_paths_below_the_current_folder_are_shown_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    console.echo_link("Report", tmp_path / "work" / "runs" / "report.html")
+    assert capsys.readouterr().out == "Report    runs/report.html\n"
+    assert console.short_path(tmp_path / "elsewhere") == str(tmp_path / "elsewhere")
+    assert console.short_path(f"{tmp_path}/work2") == f"{tmp_path}/work2"
+    assert console.short_path("CIFAR100") == "CIFAR100"
+
+
 def test_quiet_shows_a_note_once_and_nothing_else_and_the_log_has_all(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
