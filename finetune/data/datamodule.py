@@ -38,6 +38,9 @@ class FeatureSource(Protocol):
     def loader(self, split: str, epoch: int, labels: Sequence[int], batches: Any) -> Any | None:
         """Return what gives an epoch its features; None where it needs pixels."""
 
+    def record(self) -> dict[str, Any]:
+        """Return what the record of a run says of them."""
+
 
 class ImageDataModule(LightningDataModule):
     """Images with class names, for any Lightning `Trainer`.

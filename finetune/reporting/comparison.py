@@ -21,6 +21,9 @@ NOT_A_CHOICE = (
 )  # fmt: skip
 """Parts of a configuration that do not change the training."""
 
+NOT_OF_THE_RUN = ("paths", "hydra", "sweep", "experiment")
+"""Of these, what says where the run is, and what was asked of others beside it."""
+
 SIGNIFICANCE_LEVEL = 0.05
 
 NO_SPREAD = 1e-9
@@ -64,6 +67,14 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
     return [key for key in differing if not (key.startswith("strategy.") and "strategy" in differing)]
 
 
+def further_differing_keys(runs: Sequence[Run]) -> list[str]:
+    """Return the keys in which the configurations differ and which are no choice of a training, see `NOT_A_CHOICE`."""
+    configs = [_flat_config(run) for run in runs]
+    keys = dict.fromkeys(key for config in configs for key in config)
+    listed = (key for key in keys if key.startswith(NOT_A_CHOICE) and not key.startswith(NOT_OF_THE_RUN))
+    return [key for key in listed if len({json.dumps(config.get(key)) for config in configs}) > 1]
+
+
 def _distinguishing_keys(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     """Return the first keys that distinguish the runs; model and strategy always."""
     chosen: list[str] = []
@@ -100,8 +111,7 @@ def short_value(value: Any) -> str:
 
 def _choices(run: Run) -> dict[str, Any]:
     """Return key -> value of a run's configuration, without what does not change its result."""
-    values: Any = OmegaConf.to_container(OmegaConf.create(run.config), resolve=False)
-    flat = {k: v for k, v in _flatten(values, "").items() if not k.startswith(NOT_A_CHOICE)}
+    flat = {k: v for k, v in _flat_config(run).items() if not k.startswith(NOT_A_CHOICE)}
     if "found_lr" in run.metrics:  # the choice was to search
         flat["optimizer.lr"] = "auto"
     library, name = flat.pop("model.library", "torchvision"), flat.pop("model.name", None)
@@ -109,6 +119,11 @@ def _choices(run: Run) -> dict[str, Any]:
     first = {"model": model, "strategy": run.metrics["strategy"]}
     seed = {"seed": flat.pop("seed", None)}
     return {**first, **{k: v for k, v in flat.items() if v is not None}, **seed}
+
+
+def _flat_config(run: Run) -> dict[str, Any]:
+    values: Any = OmegaConf.to_container(OmegaConf.create(run.config), resolve=False)
+    return _flatten(values, "")
 
 
 def _flatten(values: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
@@ -233,6 +248,6 @@ def group_seeds(runs: Sequence[Run]) -> list[SeedGroup]:
     result = []
     for members in (list(by_seed.values()) for by_seed in groups.values()):
         label = label_without(members[0], "seed")
-        seconds = statistics.mean(run.metrics["seconds"]["total"] for run in members)
+        seconds = statistics.mean(run.training_seconds for run in members)
         result.append(SeedGroup(label, [run.acc for run in members], seconds))
     return sorted(result, key=lambda group: -group.mean)

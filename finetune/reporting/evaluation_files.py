@@ -11,7 +11,7 @@ from finetune.inference.classifier import Classifier
 from finetune.inference.eval_data import EvalDataset
 from finetune.inference.evaluation import EvaluationResult
 from finetune.io.files import write_csv, write_json
-from finetune.reporting import data_files, figures
+from finetune.reporting import confusions, data_files
 from finetune.runtime.console import echo, field_line, print_table, short_path
 
 SHOWN_CLASSES = 20
@@ -45,7 +45,7 @@ def write_evaluation(
     write_csv(["true \\ predicted", *model.classes], rows, folder / "confusion_matrix.csv")
     if report:
         title = f"{len(split)} {split.name} images"
-        figures.save_confusion_matrix(
+        confusions.save_confusion_matrix(
             values["confusion_matrix"], model.classes, folder / "plots" / "confusion_matrix.png", title
         )
 

@@ -1,20 +1,21 @@
-"""Draw figures: curves, confusion matrices, calibration, sheets of images."""
+"""Draw figures: curves, calibration, sheets of images."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import torch
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from finetune.metrics.calibration import Coverage
+from finetune.metrics.classification import monitor_mode
 from finetune.metrics.statistics import wilson_interval
 
 Row = Mapping[str, Any]
@@ -36,7 +37,8 @@ STYLE: Any = {
 }
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure to a PNG file, and make the folder for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
@@ -102,7 +104,7 @@ def save_curves(rows: Sequence[Row], path: Path, best_epoch: int | None = None) 
         figure = Figure(figsize=(10.5, 3.2), layout="constrained")
         for axes, draw in zip(figure.subplots(1, 3), _panels(rows, best_epoch), strict=True):
             draw(axes)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def curve_figures(rows: Sequence[Row], best_epoch: int | None = None) -> list[Figure]:
@@ -146,44 +148,7 @@ def save_lr_finder(
     rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], lr: float, path: Path
 ) -> None:
     """Draw the losses of a learning rate range test into a PNG file; see `lr_finder_figure`."""
-    _save(lr_finder_figure(rates, losses, smoothed, lr), path)
-
-
-_SHARES = LinearSegmentedColormap.from_list("shares", [(0.12, 0.43, 0.92, 0.0), (0.12, 0.43, 0.92, 1.0)])
-"""From transparent to blue, so that it suits a light page and a dark one."""
-
-
-def matrix_figure(matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> Figure:
-    """Draw a confusion matrix of counts (true, predicted); colours are shares of each row."""
-    counts = np.asarray(matrix)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    n = len(classes)
-    side = min(16.0, 2.6 + 0.45 * n)
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(side + 0.8, side), layout="constrained")
-        axes = figure.subplots()
-        drawn = axes.imshow(shares, cmap=_SHARES, vmin=0, vmax=1, interpolation="nearest")
-        figure.colorbar(drawn, ax=axes, shrink=0.8, label="share of the true class")
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
-        if n <= 60:
-            axes.set_xticks(
-                range(n), [_short(c) for c in classes], rotation=90 if n > 6 or max(map(len, classes)) * n > 24 else 0
-            )
-            axes.set_yticks(range(n), [_short(c) for c in classes])
-        if n <= 25:
-            for i, j in np.ndindex(n, n):
-                colour = "white" if shares[i, j] > 0.5 else "black"
-                axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour)
-        axes.set_title(title)
-    return figure
-
-
-def save_confusion_matrix(
-    matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path, title: str = "Validation images, best epoch"
-) -> None:
-    """Draw a confusion matrix into a PNG file."""
-    _save(matrix_figure(matrix, classes, title), path)
+    save_figure(lr_finder_figure(rates, losses, smoothed, lr), path)
 
 
 def reliability_figure(bins: Sequence[tuple[float, float, int]]) -> Figure:
@@ -231,7 +196,8 @@ def coverage_figure(curve: Coverage) -> Figure:
     return figure
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """Return a name as it can be drawn, with 18 characters at most."""
     name = drawable(name)
     return name if len(name) <= 18 else name[:17] + "…"
 
@@ -284,40 +250,56 @@ def _draw_sheet(rows: Sequence[Sequence[tuple[torch.Tensor, str]]], path: Path, 
             for j, (image, caption) in enumerate(row):
                 left = j * (width + gap) + gap // 2
                 sheet[top : top + height, left : left + width] = image.permute(1, 2, 0).numpy()
-                axes.text(left + width / 2, top - line / 4, _short(caption), fontsize=7, ha="center", va="bottom")
+                axes.text(left + width / 2, top - line / 4, short_name(caption), fontsize=7, ha="center", va="bottom")
         axes.imshow(sheet, interpolation="antialiased", aspect="auto")
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def comparison_figure(runs: Mapping[str, Sequence[Row]], metric: str = "val/acc") -> Figure:
     """Draw one metric of several runs over the epochs.
 
     Args:
-        runs: name -> rows, as `metrics.csv` holds them.
+        runs: name -> rows, as `metrics.csv` holds them. Of more than ten, the ten best have a label.
         metric: a column.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+        figure = Figure(figsize=(9.0, 4.2), layout="constrained")
         axes = figure.subplots()
-        _draw_runs(axes, runs, metric)
+        _draw_runs(axes, runs, metric, _best_named(runs, metric))
         if metric == "val/acc":
             axes.set_title("Validation accuracy")
-        if len(runs) <= 12:
-            axes.legend(loc="best")
+        # beside the curves, or below where a name is as wide as they are
+        beside = max(map(len, runs)) <= 40
+        figure.legend(loc="outside right upper" if beside else "outside lower left")
     return figure
 
 
-def _draw_runs(axes: Any, runs: Mapping[str, Sequence[Row]], metric: str) -> None:
-    if len(runs) > 10:  # more than matplotlib has colours for
-        axes.set_prop_cycle(color=mpl.colormaps["turbo"](np.linspace(0, 1, len(runs))))
+def _draw_runs(axes: Any, runs: Mapping[str, Sequence[Row]], metric: str, named: Collection[str]) -> None:
+    """Draw a curve for each run: a colour and a label for those that are named, grey behind them for the others."""
     for name, rows in runs.items():
-        axes.plot(*_series(rows, metric), "o-", ms=3, label=drawable(name))
+        if name in named:
+            axes.plot(*_series(rows, metric), "o-", ms=3, label=drawable(name))
+    others = [rows for name, rows in runs.items() if name not in named]
+    for k, rows in enumerate(others):
+        label = f"{len(others)} more" if k == 0 else None
+        axes.plot(*_series(rows, metric), lw=0.8, color="#9aa5b1", alpha=0.5, label=label, zorder=1)
     axes.set_title(metric)
     if metric.endswith("acc"):
         axes.set_ylim(top=1.01)  # the marker of a perfect epoch is seen whole
     if metric.endswith("loss"):
         _from_zero(axes)
     _whole_epochs(axes, [row for rows in runs.values() for row in rows])
+
+
+NAMED = 10
+"""How many curves of a figure have a label: as many as there are colours that can be told apart."""
+
+
+def _best_named(runs: Mapping[str, Sequence[Row]], metric: str) -> set[str]:
+    """Return the names of the runs that have a label: all, or those with the best value of a metric in any epoch."""
+    sign = -1 if monitor_mode(metric) == "min" else 1
+    best = {name: max((sign * y for y in _series(rows, metric)[1]), default=-math.inf) for name, rows in runs.items()}
+    return set(sorted(runs, key=lambda name: -best[name])[:NAMED])
 
 
 GROUP_COLOURS = ("#1f6feb", "#1a7f4b", "#c2570c", "#8250df", "#9aa5b1")
@@ -366,13 +348,13 @@ def curves_figure(runs: Mapping[str, Sequence[Row]], metrics: Sequence[str]) -> 
         runs: name -> rows, as `metrics.csv` holds them.
         metrics: columns.
     """
-    columns = 1 if max(map(len, runs)) > 40 else min(len(metrics), len(runs))
+    columns, named = 1 if max(map(len, runs)) > 40 else min(len(metrics), len(runs)), _best_named(runs, metrics[0])
     with mpl.rc_context(STYLE):
-        height = 3.2 + 0.2 * -(-len(runs) // columns)
+        height = 3.2 + 0.2 * -(-len(named) // columns)
         figure = NotebookFigure(figsize=(3.6 * len(metrics) + 0.4, height), layout="constrained")
         panels = figure.subplots(1, len(metrics), squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=True):
-            _draw_runs(axes, runs, metric)
+            _draw_runs(axes, runs, metric, named)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=columns)
     return figure
 
@@ -405,7 +387,7 @@ def cost_figure(
         for (name, cost, acc), is_front in zip(points, on_front, strict=True):
             axes.plot([cost], [acc], "o", ms=6, color="#1f6feb" if is_front else "#9aa5b1")
             if len(points) <= 12:
-                axes.annotate(_short(name), (cost, acc), xytext=(5, 4), textcoords="offset points", fontsize=7)
+                axes.annotate(short_name(name), (cost, acc), xytext=(5, 4), textcoords="offset points", fontsize=7)
         if log:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # the usual one writes powers as formulas

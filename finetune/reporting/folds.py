@@ -48,7 +48,7 @@ class FoldGroup:
     def across(self) -> SeedGroup:
         """Return accuracies of the folds in order; their mean has an interval by Student's t."""
         runs = [self.runs[fold] for fold in sorted(self.runs)]
-        seconds = sum(run.metrics["seconds"]["total"] for run in runs) / len(runs)
+        seconds = sum(run.training_seconds for run in runs) / len(runs)
         return SeedGroup(self.label, [run.acc for run in runs], seconds)
 
     @property

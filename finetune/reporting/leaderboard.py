@@ -30,7 +30,7 @@ PAIRS = 200
 
 COSTS = (
     # key, label of the axis, whether it is logarithmic
-    ("seconds", "seconds in all", False),
+    ("seconds", "seconds of training", False),
     ("trainable_parameters", "trainable parameters", True),
     ("total_parameters", "parameters of the network", True),
 )
@@ -92,7 +92,7 @@ def write_comparison(compared: Sequence[Run], folder: Path, own_sweep: bool = Fa
         tests = [test if run in comparable else None for run, test in zip(ranked, tests, strict=True)]
     seed_groups = comparison.group_seeds(comparable)
     same_images = all(comparison.same_eval_images(run, ranked[0]) for run in ranked)
-    _print_comparison(ranked, tests, seed_groups)
+    _print_comparison(ranked, tests, seed_groups, same_images)
     if not same_images and not fold_groups:
         echo("Careful: these runs were validated on different images, so their accuracies do not compare.")
     if fold_groups:
@@ -101,7 +101,7 @@ def write_comparison(compared: Sequence[Run], folder: Path, own_sweep: bool = Fa
         print_folds(fold_groups)
     pairs = compare_configurations(group_configurations(ranked))
     print_pairs(pairs)
-    _write_table(ranked, tests, folder / "leaderboard.csv")
+    _write_table(ranked, tests, same_images, folder / "leaderboard.csv")
     studied = _study_values(ranked, folder, own_sweep)
     _write_page(ranked, tests, seed_groups, fold_groups, pairs, same_images, studied, folder / "compare.html")
     echo_link("See", folder / "compare.html")
@@ -111,19 +111,21 @@ def write_comparison(compared: Sequence[Run], folder: Path, own_sweep: bool = Fa
 
 
 def _print_comparison(
-    ranked: Sequence[Run], tests: Sequence[PairedTest | None], seed_groups: Sequence[SeedGroup]
+    ranked: Sequence[Run], tests: Sequence[PairedTest | None], seed_groups: Sequence[SeedGroup], same_images: bool
 ) -> None:
-    columns = ["run", "best acc", "correct", "epoch", "trainable", "seconds", "folder"]
+    columns = ["run", "best acc", "correct", "epoch", "trainable", "train s", "folder"]
     print_table("Validation accuracy", columns, [_cells(run) for run in ranked])
-    keys = _differing_keys(ranked)
-    if len(keys) > 1:
-        echo(field_line("Differ in", ", ".join(keys)))
+    if text := _describe_differences(ranked):
+        echo(field_line("Differ in", text))
+    if warm := sum(run.cache == "warm" for run in ranked):
+        text = f"{warm} of {len(ranked)} runs found features in the cache; what computing them took is counted."
+        echo(field_line("Note", text))
     if seed_groups:
         rows = [[g.label, f"{g.mean:.4f}", g.interval_text, str(len(g.accuracies)), ""] for g in seed_groups]
         print_table("Means over seeds", ["configuration", "mean acc", "95 % interval", "runs", ""], rows)
     for run, test in list(zip(ranked, tests, strict=True))[1:6]:
         if test is not None:
-            echo(f"{run.label}, against the best:\n{field_line('', test.description)}")
+            echo(f"{run.label}, against the {'best' if same_images else 'first'}:\n{field_line('', test.description)}")
 
 
 def _cells(run: Run) -> list[str]:
@@ -133,33 +135,36 @@ def _cells(run: Run) -> list[str]:
         f"{run.n_correct}/{run.n_evaluated}",
         str(run.metrics["best"]["epoch"]),
         f"{run.metrics['trainable_parameters']:,}",
-        f"{run.metrics['seconds']['total']:.0f}",
+        f"{run.training_seconds:.0f}",
         run.folder.name,
     ]
 
 
-def _differing_keys(ranked: Sequence[Run]) -> list[str]:
-    return [key for key in comparison.differing_keys(ranked) if key != "seed"]
+def _describe_differences(ranked: Sequence[Run]) -> str:
+    """Return all keys in which the runs differ."""
+    choices, others = comparison.differing_keys(ranked), comparison.further_differing_keys(ranked)
+    return "; ".join(", ".join(keys) for keys in (choices, others) if keys)
 
 
-def _write_table(ranked: Sequence[Run], tests: Sequence[PairedTest | None], path: Path) -> None:
+def _write_table(ranked: Sequence[Run], tests: Sequence[PairedTest | None], same_images: bool, path: Path) -> None:
     from finetune.io.files import write_csv
     from finetune.metrics.statistics import wilson_interval
 
     choices = list(dict.fromkeys(["model", "strategy", *comparison.differing_keys(ranked)]))
     columns = [
         "rank", "run", "val_acc", "low", "high", "correct", "images", "epoch", "test_acc", "only_best_correct",
-        "only_this_correct", "p", "trainable_parameters", "total_parameters", "seconds", *choices, "folder",
+        "only_this_correct", "p", "trainable_parameters", "total_parameters", "training_seconds", "cache",
+        "seconds", *choices, "folder",
     ]  # fmt: skip
     rows: list[list[Any]] = []
-    for rank, (run, test) in enumerate(zip(ranked, tests, strict=True), start=1):
-        m = run.metrics
+    for i, (run, test) in enumerate(zip(ranked, tests, strict=True), start=1):
+        m, rank = run.metrics, i if same_images else ""  # accuracies on different images have no order
         shares = [f"{share:.6f}" for share in (run.acc, *wilson_interval(run.n_correct, run.n_evaluated))]
         paired = [test.only_best, test.only_this, f"{test.p:.4g}"] if test else ["", "", ""]
         rows.append([
             rank, run.label, *shares, run.n_correct, run.n_evaluated, m["best"]["epoch"], m["test"].get("test/acc", ""),
-            *paired, m["trainable_parameters"], m["total_parameters"], m["seconds"]["total"],
-            *(run.choices.get(key, "") for key in choices), run.folder,
+            *paired, m["trainable_parameters"], m["total_parameters"], f"{run.training_seconds:.3f}", run.cache,
+            m["seconds"]["total"], *(run.choices.get(key, "") for key in choices), run.folder,
         ])  # fmt: skip
     write_csv(columns, rows, path)
 
@@ -191,7 +196,8 @@ def _write_page(
         ranked=list(zip(ranked, intervals, tests, strict=True)),
         n_tested=sum(test is not None for test in tests),
         n_insignificant=sum(test is not None and not test.significant for test in tests),
-        differing_keys=_differing_keys(ranked),
+        differences=_describe_differences(ranked),
+        any_warm=any(run.cache == "warm" for run in ranked),
         seed_groups=seed_groups,
         fold_groups=fold_groups,
         pairs=pairs[:PAIRS],
@@ -229,7 +235,7 @@ def _study_values(ranked: Sequence[Run], folder: Path, own_sweep: bool) -> dict[
 
 
 def _cost(run: Run, key: str) -> float:
-    return float(run.metrics["seconds"]["total"] if key == "seconds" else run.metrics[key])
+    return run.training_seconds if key == "seconds" else float(run.metrics[key])
 
 
 def _link(run: Run, folder: Path) -> str | None:

@@ -22,7 +22,7 @@ from finetune.inference import eval_data
 from finetune.inference.classifier import Classifier, load
 from finetune.io.files import write_csv
 from finetune.metrics import calibration, classification, statistics
-from finetune.reporting import calibration_page, diagnostics, figures, html, saliency
+from finetune.reporting import calibration_page, confusions, diagnostics, figures, html, saliency
 from finetune.reporting.label_issues import LabelIssue, find_label_issues
 from finetune.reporting.runs import Run, ValidationPredictions, read_run
 from finetune.runtime.console import echo, field_line, short_path
@@ -133,7 +133,7 @@ def _page(run: Run, record: CalibrationRecord) -> dict[str, Any]:
         "properties": _properties(run),
         "findings": diagnostics.diagnose_run(metrics, run.rows, n, section.get("calibration")),
         "curves": [html.svg(f, "curves over the epochs") for f in figures.curve_figures(run.rows, best["epoch"])],
-        "matrix": html.svg(figures.matrix_figure(matrix, classes, title), "confusion matrix") if matrix else None,
+        "matrix": html.svg(confusions.matrix_figure(matrix, classes, title), "confusion matrix") if matrix else None,
         "confusions": _confusions(matrix, classes),
         "per_class": _per_class(matrix, classes),
         **section,

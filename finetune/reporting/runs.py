@@ -66,6 +66,18 @@ class Run:
         return float(self.metrics["best"]["val/acc"])
 
     @property
+    def training_seconds(self) -> float:
+        """Return the seconds of training as they would be without a cache: with those that computing its features took."""
+        seconds, features = self.metrics["seconds"], self.metrics.get("features") or {}
+        return float(seconds.get("fit", seconds["total"]) + features.get("saved_seconds", 0.0))
+
+    @property
+    def cache(self) -> str:
+        """Return "warm" where some features were there before the run, "filled" where it kept them, else ""."""
+        features = self.metrics.get("features")
+        return "" if features is None else "warm" if features["from_cache"] else "filled"
+
+    @property
     def n_evaluated(self) -> int:
         """Return the number of validation images that were evaluated."""
         return sum(map(sum, self.metrics["confusion_matrix"])) or int(self.metrics["n_val"])

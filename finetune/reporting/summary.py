@@ -15,7 +15,7 @@ from finetune.inspection.finding import Finding
 from finetune.io.files import write_json
 from finetune.metrics import statistics
 from finetune.models import network
-from finetune.reporting import figures
+from finetune.reporting import confusions, figures
 from finetune.reporting.header import describe_device
 from finetune.reporting.optimism import best_epoch_optimism, optimism_line
 from finetune.runtime import hardware
@@ -137,6 +137,7 @@ def summary_values(
         "bad_files": len(data.bad_files),
         "findings": [finding.to_dict() for finding in findings],
         "seconds": clock.seconds(),
+        "features": history.features,
         **({"time_limit": limit.summary()} if limit is not None else {}),
         "device": describe_device(trainer),
         "versions": hardware.installed_versions(),
@@ -162,7 +163,7 @@ def _draw_plots(history: History, best: int | None, data: ImageDataModule, folde
     if history.best_results:
         matrix = history.best_results["confusion_matrix"]
         title = [] if data.splits["val"] else ["Training images, out of fold"]
-        figures.save_confusion_matrix(matrix, data.classes, folder / "confusion_matrix.png", *title)
+        confusions.save_confusion_matrix(matrix, data.classes, folder / "confusion_matrix.png", *title)
 
 
 def _draw_lr_finder(trainer: Trainer, folder: Path) -> None:

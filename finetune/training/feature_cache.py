@@ -30,6 +30,14 @@ class CachedFeatures:
     network: nn.Module
     until: int
     views: int
+    from_cache: bool
+    """Whether some of them were there before this run."""
+    saved_seconds: float
+    """That computing those took."""
+
+    def record(self) -> dict[str, Any]:
+        """Return what `metrics.json` says of them."""
+        return {"from_cache": self.from_cache, "saved_seconds": round(self.saved_seconds, 3)}
 
     def loader(self, split: str, epoch: int, labels: Sequence[int], batches: Any) -> FeatureLoader | None:
         """Return what gives an epoch its features in place of pixels; None where there are none."""
@@ -191,4 +199,6 @@ def _extract(
         text = f"of {images} + {len(data.splits['val'])} images before {split_point}, {how}, {size:,.0f} MiB in"
         echo(field_line("Features", f"{text} {data.cache.folder}; {epochs} train on them"))
     store = train.store if whole is data else fold_features.of_fold(train.store, whole, data)
-    return CachedFeatures(store, val.store, split_point, module.backbone, until, views)
+    found = [part.store for part in {id(part): part for part in extracted}.values() if not part.seconds]
+    saved = sum(part.seconds for part in found)
+    return CachedFeatures(store, val.store, split_point, module.backbone, until, views, bool(found), saved)

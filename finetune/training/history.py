@@ -39,6 +39,8 @@ class History(Checkpoint):
         """All validation metrics of the best epoch, the per-class ones included."""
         self.validations = ValidationLog()
         """Which images each validation predicted correctly, in the order of `best.npz`."""
+        self.features: dict[str, Any] | None = None
+        """What is to be said of the features that took the place of images: whether they were in the cache."""
         self._first_may_be_best = True
         self._validation: dict[str, Any] | None = None
         """Step, logged values and results of this epoch's validation, the best one where there are several."""
@@ -51,6 +53,8 @@ class History(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to measure."""
+        kept = getattr(getattr(trainer, "datamodule", None), "features", None)  # released at the end
+        self.features = kept.record() if kept is not None else None
         self._measure()  # `on_train_epoch_start` is not called in an epoch that is resumed
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -75,9 +75,12 @@ def test_epochs_without_a_metric_and_runs_that_were_not_validated_have_no_point(
     assert lines_of(plot_curves([run], metrics=["train/loss"]).axes[0]) == [([1], [1.0])]
 
 
-def test_more_runs_than_colours_have_a_colour_each() -> None:
-    figure = plot_curves([[{"epoch": 1, "val/acc": 0.5}]] * 14, metrics=["val/acc"])
-    assert len({str(line.get_color()) for line in figure.axes[0].lines}) == 14
+def test_of_more_runs_than_colours_the_best_have_a_colour_and_a_label() -> None:
+    figure = plot_curves([[{"epoch": 1, "val/loss": abs(k - 7)}] for k in range(14)], metrics=["val/loss"])
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == [*(f"rows {k}" for k in range(3, 13)), "4 more"]  # rows 8 has the least loss
+    colours = [str(line.get_color()) for line in figure.axes[0].lines]
+    assert (len(set(colours[:10])), len(set(colours[10:]))) == (10, 1)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from finetune.reporting import figures, html
+from finetune.reporting import confusions, html
 from finetune.reporting.html import svg, thumbnail
 
 
@@ -59,7 +59,7 @@ def test_two_figures_of_a_page_share_no_id_and_have_a_name() -> None:
 
 
 def test_svg_takes_the_colour_of_the_text_around_it() -> None:
-    drawn = str(svg(figures.matrix_figure([[3, 1], [0, 4]], ["<a>", "b$"], "counts"), "counts"))
+    drawn = str(svg(confusions.matrix_figure([[3, 1], [0, 4]], ["<a>", "b$"], "counts"), "counts"))
     assert "currentColor" in drawn
     assert "#000000" not in drawn
     assert "&lt;a&gt;" in drawn

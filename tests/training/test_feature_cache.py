@@ -22,6 +22,7 @@ from finetune.models.backbone import Backbone
 from finetune.models.specs import FAMILIES, Family
 from finetune.training import feature_store
 from finetune.training.feature_store import VALUES
+from finetune.training.history import History
 from tests.helpers import ONE_OF_EACH_FAMILY, REAL_TRUNKS, SMALLEST_OF_FAMILY, Functional, write_images
 
 LAYER4 = {"groups": [{"match": "@head"}, {"match": "layer4"}, {"match": ".*", "start": None}]}
@@ -254,11 +255,17 @@ def made(tmp_path: Path) -> int:
 def test_a_second_run_takes_the_features_from_the_cache(
     fit: Fit, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    fit()
+    runs = [History(tmp_path / str(i) / "metrics.csv", "val/acc") for i in range(3)]
+    fit(trainer={"callbacks": [runs[0]]})
     capsys.readouterr()
-    fit(seed=1)
+    fit(seed=1, trainer={"callbacks": [runs[1]]})
     assert "taken from the cache" in " ".join(capsys.readouterr().out.split())
     assert made(tmp_path) == 2
+    assert runs[0].features == {"from_cache": False, "saved_seconds": 0.0}
+    recorded = [json.loads(path.read_text())["seconds"] for path in (tmp_path / "cache").glob(f"*/{METADATA_FILE}")]
+    assert runs[1].features == {"from_cache": True, "saved_seconds": pytest.approx(sum(recorded), abs=2e-3)}
+    fit(strategy="finetune", trainer={"callbacks": [runs[2]]})
+    assert runs[2].features is None
 
 
 @pytest.mark.slow
