@@ -385,7 +385,7 @@ def cost_figure(
         axes = figure.subplots()
         axes.plot(*zip(*front, strict=True), lw=1, color="#1f6feb", ls=":")
         for (name, cost, acc), is_front in zip(points, on_front, strict=True):
-            axes.plot([cost], [acc], "o", ms=6, color="#1f6feb" if is_front else "#9aa5b1")
+            axes.plot([cost], [acc], "o", ms=6, color="#1f6feb" if is_front else "#9aa5b1", zorder=3 if is_front else 2)
             if len(points) <= 12:
                 axes.annotate(short_name(name), (cost, acc), xytext=(5, 4), textcoords="offset points", fontsize=7)
         if log:

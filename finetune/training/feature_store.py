@@ -22,7 +22,7 @@ from finetune.models.fusion import fuse_conv_bn
 from finetune.models.partition import forward_to, require_constant, verify_partition
 from finetune.training.batches import Features
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files, and of how pixels are read; entries of another one are not found."""
 
 VALUES = "values.npy"
@@ -63,7 +63,7 @@ class FeatureStore:
 
         self.nbytes = self._rows.nbytes
         self.seconds = float(metadata.get("seconds", 0.0))
-        """That computing them took; 0 if an earlier version did."""
+        """That computing them took."""
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -256,15 +256,15 @@ def test_a_second_run_takes_the_features_from_the_cache(
     fit: Fit, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     runs = [History(tmp_path / str(i) / "metrics.csv", "val/acc") for i in range(3)]
-    fit(trainer={"callbacks": [runs[0]]})
+    fit(trainer={"callbacks": [runs[0]], "enable_checkpointing": True})
     capsys.readouterr()
-    fit(seed=1, trainer={"callbacks": [runs[1]]})
+    fit(seed=1, trainer={"callbacks": [runs[1]], "enable_checkpointing": True})
     assert "taken from the cache" in " ".join(capsys.readouterr().out.split())
     assert made(tmp_path) == 2
     assert runs[0].features == {"from_cache": False, "saved_seconds": 0.0}
-    recorded = [json.loads(path.read_text())["seconds"] for path in (tmp_path / "cache").glob(f"*/{METADATA_FILE}")]
+    recorded = [json.loads(path.read_text())["seconds"] for path in (tmp_path / "cache").glob(f"features-*/{METADATA_FILE}")]
     assert runs[1].features == {"from_cache": True, "saved_seconds": pytest.approx(sum(recorded), abs=2e-3)}
-    fit(strategy="finetune", trainer={"callbacks": [runs[2]]})
+    fit(strategy="finetune", trainer={"callbacks": [runs[2]], "enable_checkpointing": True})
     assert runs[2].features is None
 
 
@@ -414,7 +414,7 @@ def test_a_family_of_your_own_is_cached_at_its_feature_boundary(fit: Fit, capsys
 
 def test_metadata_say_what_is_kept(fit: Fit, tmp_path: Path) -> None:
     fit(epochs=1)
-    metadata = [json.loads(p.read_text()) for p in (tmp_path / "cache").glob(f"*/{METADATA_FILE}")]
+    metadata = [json.loads(p.read_text()) for p in (tmp_path / "cache").glob(f"features-*/{METADATA_FILE}")]
     assert {m["description"] for m in metadata if not m["description"].startswith("image info")} == {
         "features of resnet18 before fc, 7 train images",
         "features of resnet18 before fc, 3 val images",
