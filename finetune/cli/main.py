@@ -17,7 +17,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from finetune.cli import errors, groups, help, run_folder
+from finetune.cli import completion, errors, groups, help, run_folder
 from finetune.cli.arguments import prepare_arguments
 from finetune.cli.errors import TERMINATED, USER_ERROR, Exit
 from finetune.cli.jobs import JobRunner, Task, run_jobs
@@ -48,6 +48,15 @@ def console_script() -> None:
     if first == "--version":
         print(f"finetune {process.package_version()}")
         return
+    if first == "--complete":  # of the script that the next prints
+        print("\n".join(completion.complete(" ".join(sys.argv[2:]), COMMANDS)))
+        return
+    if first == "--completion":
+        shell = " ".join(sys.argv[2:]) or "bash"
+        if shell not in completion.SCRIPTS:
+            errors.fail(unknown_name("shell", shell, completion.SCRIPTS, "It is bash or zsh."))
+        print(completion.SCRIPTS[shell], end="")
+        return
     if first in ("", "-h", "--help"):
         _print_usage()
         sys.exit(0 if first else USER_ERROR)
@@ -64,6 +73,7 @@ def _print_usage() -> None:
     for name, meaning in COMMANDS.items():
         print(f"  {name:<10}{meaning}")
     print("\n`finetune <command> --help` says more of each, `finetune --version` which version this is.")
+    print('`eval "$(finetune --completion bash)"`, or zsh, completes words with the tab key.')
     print("Begin with: finetune train data=imagefolder data.root=FOLDER")
 
 

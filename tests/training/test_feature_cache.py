@@ -262,7 +262,9 @@ def test_a_second_run_takes_the_features_from_the_cache(
     assert "taken from the cache" in " ".join(capsys.readouterr().out.split())
     assert made(tmp_path) == 2
     assert runs[0].features == {"from_cache": False, "saved_seconds": 0.0}
-    recorded = [json.loads(path.read_text())["seconds"] for path in (tmp_path / "cache").glob(f"features-*/{METADATA_FILE}")]
+    recorded = [
+        json.loads(path.read_text())["seconds"] for path in (tmp_path / "cache").glob(f"features-*/{METADATA_FILE}")
+    ]
     assert runs[1].features == {"from_cache": True, "saved_seconds": pytest.approx(sum(recorded), abs=2e-3)}
     fit(strategy="finetune", trainer={"callbacks": [runs[2]], "enable_checkpointing": True})
     assert runs[2].features is None
