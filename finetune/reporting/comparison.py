@@ -17,7 +17,7 @@ from finetune.metrics.statistics import STUDENT_T, holm, mcnemar
 from finetune.reporting.runs import Run
 
 NOT_A_CHOICE = (
-    "paths", "hydra", "logger", "sweep", "report", "ckpt_path", "experiment", "preset", "data.num_workers", "data.root",
+    "paths", "hydra", "logger", "sweep", "report", "ckpt_path", "experiment", "data.num_workers", "data.root",
 )  # fmt: skip
 """Parts of a configuration that do not change the training."""
 
@@ -88,7 +88,7 @@ def _distinguishing_keys(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
 
 
 def _short_name(key: str) -> str:
-    return key.rpartition(".")[2]
+    return key.removesuffix("._target_").rpartition(".")[2]
 
 
 def _comparable(run: Run, key: str) -> str:
@@ -99,6 +99,8 @@ def _label_part(run: Run, key: str, name: str) -> str:
     value = run.choices.get(key)
     if key == "strategy":
         return str(value)
+    if key.endswith("._target_"):
+        value = str(value).rpartition(".")[2]
     return f"{name}={short_value(value)}"
 
 
@@ -116,9 +118,10 @@ def _choices(run: Run) -> dict[str, Any]:
         flat["optimizer.lr"] = "auto"
     library, name = flat.pop("model.library", "torchvision"), flat.pop("model.name", None)
     model = name if library == "torchvision" else f"{library}:{name}"
-    first = {"model": model, "strategy": run.metrics["strategy"]}
+    # before all that it stands for, which would name the run by one of a dozen keys
+    first = {"model": model, "strategy": run.metrics["strategy"], "preset": flat.pop("preset", None)}
     seed = {"seed": flat.pop("seed", None)}
-    return {**first, **{k: v for k, v in flat.items() if v is not None}, **seed}
+    return {**{k: v for k, v in (first | flat).items() if v is not None}, **seed}
 
 
 def _flat_config(run: Run) -> dict[str, Any]:

@@ -203,8 +203,12 @@ def short_name(name: str) -> str:
 
 
 def drawable(name: str) -> str:
-    """Escape the bytes of a file's name that are no text, which cannot be drawn."""
-    return name.encode(errors="backslashreplace").decode()
+    """Escape the bytes of a file's name that are no text, which cannot be drawn.
+
+    A space comes before an underscore: matplotlib's legends leave out what begins with one.
+    """
+    text = name.encode(errors="backslashreplace").decode()
+    return f" {text}" if text.startswith("_") else text
 
 
 def save_samples(images: torch.Tensor, labels: Sequence[str], path: Path, columns: int = 8) -> None:

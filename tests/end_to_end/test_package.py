@@ -71,12 +71,12 @@ def test_floors_exclude_the_known_bad_releases() -> None:
 
 
 def test_nothing_unsafe_is_called() -> None:
-    """No pickle, eval or exec, and no torch.load without weights_only=True."""
+    """No pickle, eval, exec or shell, and no torch.load without weights_only=True."""
     for path in (ROOT / "finetune").rglob("*.py"):
         text = path.read_text()
         assert not re.search(r"^\s*(import|from) (pickle|dill|joblib)\b", text, re.MULTILINE), path
         assert not re.search(r"(?<![.\w])(eval|exec)\(", text), path
-        assert "yaml.load(" not in text, path
+        assert not re.search(r"yaml\.load\(|os\.(system|popen)\(|shell=True", text), path
         for call in re.findall(r"torch\.load\(.*", text):
             assert "weights_only=True" in call, path
 

@@ -49,6 +49,19 @@ def test_label_has_four_digits_of_a_drawn_number_and_one_group_of_a_strategy(tmp
     assert comparison.differing_keys(found) == ["strategy.groups.1.lr"]
 
 
+def test_label_names_a_preset_and_not_its_parts(tmp_path: Path) -> None:
+    parts = {"good": "scheduler: {_target_: a.Cosine}, lr: 1", "best": "scheduler: {_target_: null}, lr: 2"}
+    found = [make_run(tmp_path, name, [1], f"{{preset: {name}, {text}}}") for name, text in parts.items()]
+    comparison.label_runs(found)
+    assert [run.label for run in found] == ["preset=good", "preset=best"]
+
+
+def test_label_names_a_class_by_its_name(tmp_path: Path) -> None:
+    found = [make_run(tmp_path, name, [1], f"optimizer: {{_target_: torch.optim.{name}}}") for name in ("SGD", "Adam")]
+    comparison.label_runs(found)
+    assert [run.label for run in found] == ["optimizer=SGD", "optimizer=Adam"]
+
+
 def test_label_of_equal_runs_is_their_folder(tmp_path: Path) -> None:
     found = [make_run(tmp_path, name, [1], "seed: 0") for name in ("a", "b")]
     comparison.label_runs(found)

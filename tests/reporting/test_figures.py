@@ -54,6 +54,11 @@ def test_groups_figure_has_a_colour_for_each_group_and_a_line_for_each_run() -> 
     assert list(guessing.get_ydata()) == [0.125, 0.125]  # type: ignore[arg-type]
 
 
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend() -> None:
+    figure = figures.comparison_figure({name: [{"epoch": 1, "val/acc": 0.5}] for name in ("_a", "b")})
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [" _a", "b"]
+
+
 def test_a_gallery_of_no_images_is_no_file(tmp_path: Path) -> None:
     """Where no image of `predict` could be read, the rows of its table say why; a figure has nothing to show."""
     figures.save_gallery({}, tmp_path / "certain.png")

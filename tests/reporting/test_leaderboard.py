@@ -90,7 +90,7 @@ def test_every_key_in_which_runs_differ_is_named(tmp_path: Path, capsys: pytest.
         for i, name in enumerate(("fast", "null"), start=1)
     ]
     leaderboard.write_comparison([make_run(tmp_path, str(i), [1], c) for i, c in enumerate(configs)], tmp_path)
-    assert "Differ in optimizer.lr, seed; data.root, preset" in " ".join(capsys.readouterr().out.split())
+    assert "Differ in preset, optimizer.lr, seed; data.root" in " ".join(capsys.readouterr().out.split())
 
 
 def test_sweep_with_fewer_than_two_runs_is_not_compared_and_a_damaged_one_is_named(
