@@ -3,10 +3,11 @@
 #   make test    installs into .venv, then runs the tests but for the slow ones
 PYTHON ?= python3
 EXTRAS ?= dev,demo,export,inspect
+CHROMIUM ?= chromium
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-slow docs lint clean
+.PHONY: install demo test test-slow docs lint picture clean
 .DEFAULT_GOAL := help
 
 help:
@@ -38,6 +39,11 @@ docs: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs . site
 	$(BIN)/python -m pytest -q tests/docs/test_commands.py
+
+# what the README shows
+picture: demo
+	$(CHROMIUM) --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=840,1150 \
+		--user-data-dir="$$(mktemp -d)" --screenshot=docs/demo.png "file://$(CURDIR)/demo/index.html"
 
 clean:
 	rm -rf site .venv runs demo dist build .pytest_cache .mypy_cache .ruff_cache

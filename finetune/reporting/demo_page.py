@@ -127,7 +127,7 @@ def _chance(metrics: Mapping[str, Any]) -> float:
 
 def _print(groups: Sequence[Group]) -> None:
     metrics = groups[0].runs[0].metrics
-    columns = ["", "mean", "spread", f"of {metrics['n_val']}", "best epoch", "s a run"]
+    columns = ["", "mean", "spread", f"of {metrics['n_val']}", "best epoch", "train s"]
     rows = [
         [g.title, html.percent(g.mean), _spread(g), _correct(g), html.percent(g.best_mean), f"{g.seconds:.0f}"]
         for g in groups

@@ -162,7 +162,10 @@ def progress_bar(items: Iterable[T], description: str, total: int | None = None)
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = make_console()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    if not console.is_terminal:  # where a bar that is switched off ends, rich before 14.3 prints an empty line
+        yield from items
+        return
+    with Progress(*columns, console=console, transient=True) as bar:
         yield from bar.track(items, total, description=description)
 
 

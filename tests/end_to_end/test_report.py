@@ -207,7 +207,7 @@ def test_train_ends_with_a_report(photos: Path, command: Any, capsys: pytest.Cap
     assert code == 0
     assert read(folder / "report.html").scripts == 0
     printed = capsys.readouterr().out.splitlines()
-    assert f"Report    {folder}/report.html" in printed
+    assert f"Report    {folder.name}/report.html" in printed
     end = printed[[line.startswith("Best") for line in printed].index(True) :]
     assert len(end) <= 8
 

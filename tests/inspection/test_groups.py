@@ -99,8 +99,7 @@ def write_photos(root: Path, taken: Callable[[int], str]) -> None:
         folder = root / ("ants", "bees")[i % 4 // 2]
         folder.mkdir(parents=True, exist_ok=True)
         exif = Image.Exif()
-        exif.get_ifd(0x8769)[0x9003] = taken(i)
-        exif.get_ifd(0x8769)[0x9291] = "25"
+        exif[0x8769] = {0x9003: taken(i), 0x9291: "25"}
         pixels = np.asarray(make_image(i // 2)).astype(int) + (
             0 if i % 2 else 3 * np.asarray(make_image(100 + i)).astype(int) // 8
         )

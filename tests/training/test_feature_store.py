@@ -59,7 +59,7 @@ def test_features_of_a_fused_network_are_found_again_in_16_bits(tmp_path: Path) 
             rounded = forward_to(network, "fc", images)
     assert float((rounded - whole).norm() / whole.norm()) > 0.05
     computed = feature_store.extract_features(spec, Cache(tmp_path))
-    assert 0 < computed.store.seconds <= computed.seconds
+    assert 0 < computed.store.seconds <= computed.seconds + 0.001  # rounded
     found = feature_store.extract_features(spec, Cache(tmp_path))
     assert (found.seconds, found.store.seconds) == (0, computed.store.seconds)
     nn.init.normal_(network.conv.weight, 1.0, 0.1)  # which the key does not say here
