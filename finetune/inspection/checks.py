@@ -136,9 +136,8 @@ def _classes(scan: DatasetScan) -> Iterator[Finding]:
     for split, names in scan.classes.items():
         prefix = f"{split}/" if split else ""
         empty = [f"{prefix}{name}" for name in names if counts[name][split] == 0]
-        if (
-            empty and scan.images and split != scan.refused_split
-        ):  # else the reason is told, why training would not start
+        is_told = not scan.images or split == scan.refused_split  # as the reason why training would not start
+        if empty and not is_told:
             yield Finding(
                 "empty_class", "problem" if split == train else "warning",
                 f"{count_of(len(empty), 'folder')} {have(len(empty))} no image that can be read: {list_names(empty)}.",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +111,18 @@ def test_info_is_shown_as_plain_hydra_shows_it(words: tuple[str, ...], tmp_path:
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert "Traceback" in run("model=resnet19", cwd=tmp_path, FINETUNE_DEBUG="1").stderr
+
+
+@pytest.mark.slow
+def test_the_time_of_a_run_counts_from_the_start_of_its_process(photos: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = run(*TINY, f"data.root={photos}", "hydra.run.dir=out", cwd=tmp_path)
+    wall = time.monotonic() - began
+    assert done.returncode == 0, done.stderr
+    seconds = json.loads((tmp_path / "out" / "metrics.json").read_text())["seconds"]
+    # all but the start of Python, and what comes after the numbers were written; importing torch takes seconds
+    assert 0.6 * wall < seconds["total"] < wall
+    assert seconds["start"] > seconds["data"] + seconds["network"]
 
 
 def test_wrong_words_are_answered_without_torch(tmp_path: Path) -> None:
