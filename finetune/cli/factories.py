@@ -27,7 +27,7 @@ from finetune.cli.augmentation import make_augmentation
 from finetune.cli.instantiate import plain_values
 from finetune.cli.loggers import make_loggers
 from finetune.cli.points import saved_states
-from finetune.cli.run_folder import STATE, first_folder, goes_on
+from finetune.cli.run_folder import began, first_folder, goes_on
 from finetune.cli.schema import conf_keys
 from finetune.data.datamodule import ImageDataModule
 from finetune.data.splitting import NO_VALIDATION
@@ -361,7 +361,7 @@ def _time_limit(cfg: DictConfig, folder: Path) -> list[Callback]:
     if cfg.get("time_limit") is None:
         return []
     last = folder / "checkpoints" / "last.ckpt"
-    return [TimeLimit(parse_duration(cfg.time_limit), STATE.began, last, report=bool(cfg.report))]
+    return [TimeLimit(parse_duration(cfg.time_limit), began(), last, report=bool(cfg.report))]
 
 
 def _make_trainer(cfg: DictConfig, folder: Path, **arguments: Any) -> Trainer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from textwrap import fill
 
 import hydra
@@ -29,6 +30,8 @@ FIRST_KEYS = {
     "train": (
         "data", "data.root", "model", "preset", "time_limit", "strategy", "optimizer.lr", "trainer.max_epochs", "seed", "resume",
     ),
+    "evaluate": ("ckpt", "data.root", "split", "tta", "temperature", "top_k"),
+    "rank": ("data.root", "models", "weights"),
 }  # fmt: skip
 """The keys of a command that everybody needs, where it has many."""
 
@@ -110,9 +113,20 @@ def command_groups(cfg: DictConfig) -> list[str]:
     return [name for name in folders if name in cfg or name in optional]
 
 
-def _option_lists(cfg: DictConfig, choices: dict[str, object]) -> str:
+def typed_groups(cfg: DictConfig, choices: Container[str]) -> dict[str, str]:
+    """Return the groups of a command as they are typed, with a plus where it has none by itself, to their names.
+
+    Args:
+        cfg: of the command.
+        choices: Hydra's record of the groups of which it has an option.
+    """
+    names = [name for name in command_groups(cfg) if name in choices or name not in cfg]
+    return {f"+{name}" if name in ("callbacks", "metrics") and name not in cfg else name: name for name in names}
+
+
+def _option_lists(cfg: DictConfig, choices: Container[str]) -> str:
     """Return every group of a command with its options as text; the models are too many and are counted."""
-    lists = {name: group_options(name) for name in command_groups(cfg) if name in choices or name not in cfg}
+    lists = {typed: group_options(name) for typed, name in typed_groups(cfg, choices).items()}
     if not lists:
         return ""
     if "model" in lists:

@@ -60,8 +60,6 @@ class JobRunner:
         """Jobs of a sweep that are done but for some of their inputs."""
         self.results: list[Any] = []
         """What the function returned for each job that did not fail."""
-        self._told: dict[str, str] = {}
-        """Reason to the first job that failed for it."""
         self.sweep_folder: Path | None = None
 
     def run(self, cfg: DictConfig, validate: bool = False) -> Any:
@@ -133,8 +131,8 @@ class JobRunner:
             errors.log_error(error)
             sentence = errors.explain(error, self.command)
             job = f"job {HydraConfig.get().job.num}"
-            same = self._told.setdefault(sentence, job)
-            told = f"failed: {sentence}" if same == job else f"failed as {same} did."
+            same = [point.folder.name for point in points.read_asked(sweep) if point.error == sentence]
+            told = f"failed as job {same[0]} did." if same else f"failed: {sentence}"
             out_of_time = errors.is_of_submitit(error)
             point.end(points.INTERRUPTED if out_of_time else points.FAILED, error=sentence)
             failure = self._failure(error, f"{job} ({name}) {told}")

@@ -48,7 +48,7 @@ def console_script() -> None:
     if first == "--version":
         print(f"finetune {process.package_version()}")
         return
-    if first == "--complete":  # of the script that the next prints
+    if first == "--complete":  # what the script of --completion asks
         print("\n".join(completion.complete(" ".join(sys.argv[2:]), COMMANDS)))
         return
     if first == "--completion":
@@ -57,7 +57,7 @@ def console_script() -> None:
             errors.fail(unknown_name("shell", shell, completion.SCRIPTS, "It is bash or zsh."))
         print(completion.SCRIPTS[shell], end="")
         return
-    if first in ("", "-h", "--help"):
+    if first in ("", "-h", "--help", "help"):
         _print_usage()
         sys.exit(0 if first else USER_ERROR)
     name = first
@@ -69,11 +69,11 @@ def console_script() -> None:
 
 
 def _print_usage() -> None:
-    print("usage: finetune <command> [key=value ...]        (or python -m finetune.<command>)\n")
+    print("usage: finetune <command> [key=value ...]      (or python -m finetune.<command>)\n")
     for name, meaning in COMMANDS.items():
         print(f"  {name:<10}{meaning}")
-    print("\n`finetune <command> --help` says more of each, `finetune --version` which version this is.")
-    print('`eval "$(finetune --completion bash)"`, or zsh, completes words with the tab key.')
+    print("\n`finetune <command> --help` says more, `finetune --version` which version it is;")
+    print('`eval "$(finetune --completion bash)"`, or zsh, lets the tab key complete words.')
     print("Begin with: finetune train data=imagefolder data.root=FOLDER")
 
 
@@ -102,7 +102,9 @@ def hydra_command(
             run_folder.STATE.start(typed, overrides)
             _prepare_hydra()
             sys.argv = [shell_argv[0], *overrides]  # from which `hydra.main` reads its own
-            if {"--help", "-h"} & set(typed):
+            if "--version" in typed:
+                print(f"finetune {process.package_version()}")
+            elif {"--help", "-h"} & set(typed):
                 help.print_help(name, overrides)
             else:
                 return run_jobs(JobRunner(name, task, shell_argv, overrides), after_sweep)

@@ -23,6 +23,7 @@ from finetune.io.files import write_atomically
 from finetune.io.paths import CONF, PATH_KEY, absolute_paths
 from finetune.runtime.console import echo, field_line
 from finetune.runtime.mappings import select
+from finetune.runtime.process import heavy_imports
 from finetune.runtime.suggestions import unknown_name
 
 _NOT_OF_A_RECIPE = ("hydra", "experiment", "preset", "paths", "logger", "sweep", "resume", "ckpt_path", "report")
@@ -89,7 +90,8 @@ BEST_CONFIG = "best_config.yaml"
 
 def finish_sweep(folder: Path) -> None:
     """Compare the runs of a sweep that has ended, and keep the recipe of the best."""
-    from finetune.reporting.leaderboard import compare_sweep
+    with heavy_imports():  # a launcher's other processes have run the points
+        from finetune.reporting.leaderboard import compare_sweep
 
     best = compare_sweep(folder)
     if best is not None:

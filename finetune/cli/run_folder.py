@@ -47,8 +47,8 @@ class CommandState:
     """What the sweep there before was started with."""
     began: float = field(default_factory=time.monotonic)
     """When the command, or in a sweep its current point, began, by `time.monotonic`."""
-    first_began: float | None = field(default=timing.IMPORTED)
-    """When the first command of this process began, the imports before it included."""
+    is_first: bool = True
+    """Whether no command has begun in this process yet."""
     is_new: bool = False
     """Whether no run of the command has begun yet."""
 
@@ -59,9 +59,8 @@ class CommandState:
         self.overrides[:] = [word for word in overrides if not word.startswith(("-", "hydra.", "hydra/"))]
         self.folders.clear()
         self.goes_on, self.sweep_folder = False, None
-        first, self.first_began = self.first_began, None
-        self.began = time.monotonic() if first is None or not process.is_command() else first
-        self.is_new = True
+        self.began = timing.command_began() if self.is_first else time.monotonic()
+        self.is_first, self.is_new = False, True
 
     def begin_run(self, alone: bool) -> None:
         """Count the time of a run from now on; where it is the only one of its command, from the command's start on."""

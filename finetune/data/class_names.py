@@ -1,4 +1,4 @@
-"""Treat the two spellings that Unicode has for one name as one class."""
+"""Treat the two spellings that Unicode has for one name as one class, and say which classes are empty."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from finetune.data.readers import LabelledImages
+
+
+class EmptyClassError(ValueError):
+    """Say that classes have no image."""
+
+    def __init__(self, message: str, split: str = "", classes: Sequence[str] = ()) -> None:
+        """Keep the split, "" of data without splits, and the names of the classes."""
+        super().__init__(message)
+        self.split, self.classes = split, tuple(classes)
 
 
 def merge_spellings(splits: Mapping[str, LabelledImages]) -> tuple[dict[str, LabelledImages], list[str]]:

@@ -8,21 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 from finetune.data import layout_hints
+from finetune.data.class_names import EmptyClassError
 from finetune.data.image_folders import Folder, has_images, read_tree
 from finetune.data.layout import Layout, resolve
 from finetune.data.readers import FileReader, LabelledImages
 from finetune.io import formats
 from finetune.io.formats import is_image
 from finetune.io.listing import is_hidden
-
-
-class EmptyClassError(ValueError):
-    """Say that folders of classes hold no image."""
-
-    def __init__(self, split: str, message: str) -> None:
-        """Keep the split that they are of; "" of a folder without splits."""
-        super().__init__(message)
-        self.split = split
 
 
 @dataclass
@@ -130,9 +122,10 @@ class FolderSource:
         if empty:
             advice = formats.advice_on(self.skipped_files)
             raise EmptyClassError(
-                split,
                 f"{self.found.folders[split]}: no images in {', '.join(empty)}. Add some or remove the folder. "
                 f"Images are {formats.describe_extensions()}." + (f" {advice}." if advice else ""),
+                split,
+                empty,
             )
         start = len(os.path.join(self.tree.path, ""))
         keys = [Path(path[start:]).as_posix() if os.sep != "/" else path[start:] for path in paths]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from finetune.data.class_names import match_names, merge_spellings
+from finetune.data.class_names import EmptyClassError, match_names, merge_spellings
 from finetune.data.grouping import group_notes, image_groups
 from finetune.data.readers import LabelledImages
 from finetune.data.splits import Split, join
@@ -152,9 +152,11 @@ def _numbered(name: str, part: LabelledImages, result: SplitResult) -> Split:
 def _require_all_classes(train: Split, classes: Sequence[str], root: Path | None) -> None:
     empty = [name for name, count in train.counts(classes).items() if count == 0]
     if empty:
-        raise ValueError(
+        raise EmptyClassError(
             f"There are no readable training images of {', '.join(empty)} in {root}. Add some, remove the "
-            f"folder, or leave the class out with data.classes. Images are {formats.describe_extensions()}."
+            f"folder, or leave the class out with data.classes. Images are {formats.describe_extensions()}.",
+            "train",
+            empty,
         )
 
 

@@ -21,7 +21,6 @@ from finetune.images import decode, info, similarity
 from finetune.images.conversions import describe_cut_off
 from finetune.io import formats
 from finetune.io.store import Cache
-from finetune.runtime.console import short_path
 from finetune.runtime.suggestions import unknown_name
 
 
@@ -208,7 +207,7 @@ def _present(holdout: SplitRecord, base: Path) -> tuple[list[str], list[str]]:
 def _held_out_files(holdout: SplitRecord, base: Path, name: str) -> EvalDataset:
     reader = FileReader([str(base / key) for key in holdout.keys])
     split = Split(name, list(holdout.keys), list(holdout.labels), reader)
-    return EvalDataset(split, f"the {len(split)} {name} images of the run, at {short_path(base)}", is_holdout=True)
+    return EvalDataset(split, f"the {len(split)} {name} images of the run, at {base}", is_holdout=True)
 
 
 def _same_items(

@@ -90,7 +90,14 @@ def _unreadable(scan: DatasetScan) -> Iterator[Finding]:
             "Training leaves them out. Copy them again from where they came from, or remove them.",
             [[image.key] for image in bad],
         )  # fmt: skip
-    skipped = scan.skipped_files
+    placeholders = [key for key in scan.skipped_files if formats.is_placeholder(key)]
+    if placeholders:
+        yield Finding(
+            "placeholder", "note",
+            f"{count_of(len(placeholders), 'file')} {'stands' if len(placeholders) == 1 else 'stand'} for an image that was gone when it was fetched, and {are(len(placeholders))} not read.",
+            "", [[key] for key in placeholders],
+        )  # fmt: skip
+    skipped = [key for key in scan.skipped_files if key not in placeholders]
     if skipped:
         yield Finding(
             "not_read", "warning",
@@ -135,9 +142,9 @@ def _classes(scan: DatasetScan) -> Iterator[Finding]:
         )  # fmt: skip
     for split, names in scan.classes.items():
         prefix = f"{split}/" if split else ""
-        empty = [f"{prefix}{name}" for name in names if counts[name][split] == 0]
-        is_told = not scan.images or split == scan.refused_split  # as the reason why training would not start
-        if empty and not is_told:
+        untold = [name for name in names if (split, name) not in scan.told_empty and scan.images]
+        empty = [f"{prefix}{name}" for name in untold if counts[name][split] == 0]
+        if empty:
             yield Finding(
                 "empty_class", "problem" if split == train else "warning",
                 f"{count_of(len(empty), 'folder')} {have(len(empty))} no image that can be read: {list_names(empty)}.",

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune.data.class_names import EmptyClassError
 from finetune.data.datamodule import ImageDataModule
-from finetune.data.folder_source import EmptyClassError
 from finetune.images import info
 from finetune.images.transforms import Preprocess
 from finetune.inspection import checks
@@ -82,7 +82,8 @@ def inspect_data(data: ImageDataModule, phash_threshold: int = checks.PHASH_THRE
         data.setup()
     except (ValueError, OSError) as error:
         refused = [Finding("refused", "problem", f"Training would not start: {error}")]
-        scan.refused_split = error.split if isinstance(error, EmptyClassError) else None
+        if isinstance(error, EmptyClassError):
+            scan.told_empty = {(split, name) for split in (error.split, "") for name in error.classes}
     else:
         refused = []
     depth = data.final_preprocess.depth

@@ -44,8 +44,8 @@ class DatasetScan:
     """Names of images in folders within the folder of a class."""
     classes: dict[str, list[str]] = field(default_factory=dict)
     """Split -> names of its class folders, the empty ones included."""
-    refused_split: str | None = None
-    """The split because of whose empty classes training would not start, which has been said."""
+    told_empty: set[tuple[str, str]] = field(default_factory=set)
+    """Splits and classes without images because of which training would not start, which has been said."""
     unread_folders: list[str] = field(default_factory=list)
     """Folders beside those of the splits."""
     doubts: list[Doubt] = field(default_factory=list)

@@ -68,7 +68,12 @@ def advice_on(names: Iterable[str]) -> str:
 
 def is_image(name: str) -> bool:
     """Return whether a file is an image by its name; hidden files (`._x.jpg` of macOS) and placeholders are not."""
-    return not name.startswith(".") and name.lower() not in _PLACEHOLDERS and has_image_ending(name)
+    return not name.startswith(".") and not is_placeholder(name) and has_image_ending(name)
+
+
+def is_placeholder(path: str) -> bool:
+    """Return whether a file, by its name, stands for an image that was gone when it was fetched."""
+    return os.path.basename(path).lower() in _PLACEHOLDERS
 
 
 def has_image_ending(name: str) -> bool:
@@ -77,8 +82,12 @@ def has_image_ending(name: str) -> bool:
 
 
 def count_extensions(paths: Sequence[str]) -> str:
-    """Return the five most frequent endings of some files with their numbers, as a text."""
-    counts = Counter(os.path.splitext(path)[1].lower() or "no extension" for path in paths)
+    """Return the five most frequent endings of some files with their numbers, as a text; placeholders have their name."""
+    kinds = (
+        f"placeholder {os.path.basename(path)}" if is_placeholder(path) else os.path.splitext(path)[1].lower()
+        for path in paths
+    )
+    counts = Counter(kind or "no extension" for kind in kinds)
     return ", ".join(f"{n} {kind}" for kind, n in counts.most_common(5))
 
 

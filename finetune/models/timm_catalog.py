@@ -37,14 +37,13 @@ def import_timm() -> Any:
     Raises:
         ValueError: it is not installed.
     """
-    try:
-        with heavy_imports():
-            import timm
-            import timm.data
-    except ImportError as error:
+    if not is_installed():
         raise ValueError(
             "Models named timm:NAME need the package timm, which is not installed: pip install 'finetune-lightning[timm]'"
-        ) from error
+        )
+    with heavy_imports():
+        import timm
+        import timm.data
     return timm
 
 

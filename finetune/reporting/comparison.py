@@ -22,7 +22,7 @@ NOT_A_CHOICE = (
 """Parts of a configuration that do not change the training."""
 
 NOT_OF_THE_RUN = ("paths", "hydra", "sweep", "experiment")
-"""Of these, what says where the run is, and what was asked of others beside it."""
+"""Keys of these that say where a run is, or what else was asked of its command."""
 
 SIGNIFICANCE_LEVEL = 0.05
 
@@ -71,7 +71,9 @@ def further_differing_keys(runs: Sequence[Run]) -> list[str]:
     """Return the keys in which the configurations differ and which are no choice of a training, see `NOT_A_CHOICE`."""
     configs = [_flat_config(run) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config)
-    listed = (key for key in keys if key.startswith(NOT_A_CHOICE) and not key.startswith(NOT_OF_THE_RUN))
+    # the folder of a logger is the run's own
+    left_out = (*NOT_OF_THE_RUN, *(key for key in keys if key.endswith(".save_dir")))
+    listed = (key for key in keys if key.startswith(NOT_A_CHOICE) and not key.startswith(left_out))
     return [key for key in listed if len({json.dumps(config.get(key)) for config in configs}) > 1]
 
 
@@ -108,7 +110,7 @@ def short_value(value: Any) -> str:
     """Return a value as text, a number with four digits: one that a sweep has drawn has seventeen."""
     if isinstance(value, float):
         return min(str(value), f"{value:.4g}", key=len)
-    return json.dumps(value) if isinstance(value, list | dict) else str(value)
+    return json.dumps(value) if isinstance(value, list | dict | None) else str(value)
 
 
 def _choices(run: Run) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class FoldedMatrix(NamedTuple):
     counts: np.ndarray
     """(true, predicted); the last row and column are of all others."""
     names: list[str]
-    """Of the rows, those first that are confused most."""
+    """Of the rows: the class with the most confusions first."""
     among_others: int
     """How many images of the others were taken for another of them: they stand on the diagonal."""
 
@@ -60,7 +60,7 @@ def matrix_figure(matrix: Sequence[Sequence[int]], classes: Sequence[str], title
     if len(classes) > WHOLE:
         counts, names, hidden = fold_matrix(matrix, classes)
         title += f"; {KEPT} of {len(classes)} classes, the most confused first"
-        title += f"\n{names[-1]} as one, {hidden} of whose images were taken for another of them"
+        title += f"\n{hidden} confusions among the {names[-1]} stand on the diagonal"
     else:
         counts, names = np.asarray(matrix), list(classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

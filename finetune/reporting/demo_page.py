@@ -69,7 +69,7 @@ class Group:
 
     @property
     def seconds(self) -> float:
-        """Return the mean seconds of training of a run, as they would be without a cache."""
+        """Return the mean seconds of training of a run, as they would be with an empty cache."""
         return statistics.mean(run.training_seconds for run in self.runs)
 
     @property

@@ -9,7 +9,6 @@ from typing import Any
 
 from finetune.reporting.evaluations import KINDS, Evaluation, compare_evaluations
 from finetune.runtime.console import echo, echo_link, field_line, print_table
-from finetune.runtime.process import heavy_imports
 
 CARDS = 24
 """How many changed images of a kind the page shows, those first of which the second model is surest."""
@@ -28,9 +27,6 @@ def write_evaluation_comparison(evaluations: Sequence[Evaluation], folder: Path)
         ValueError: they are of different images.
     """
     compare_evaluations(evaluations)
-    with heavy_imports():
-        from finetune.reporting import html  # noqa: F401  torch, matplotlib
-
     first = evaluations[0]
     rows = [
         [e.label, f"{e.acc:.4f}", f"{e.interval[0]:.4f} to {e.interval[1]:.4f}", f"{e.n_correct}/{len(e.images)}", e.folder.name]

@@ -269,11 +269,12 @@ def comparison_figure(runs: Mapping[str, Sequence[Row]], metric: str = "val/acc"
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 4.2), layout="constrained")
         axes = figure.subplots()
-        _draw_runs(axes, runs, metric, _best_named(runs, metric))
+        named = _best_named(runs, metric)
+        _draw_runs(axes, runs, metric, named)
         if metric == "val/acc":
             axes.set_title("Validation accuracy")
         # beside the curves, or below where a name is as wide as they are
-        beside = max(map(len, runs)) <= 40
+        beside = max(map(len, named)) <= 40
         figure.legend(loc="outside right upper" if beside else "outside lower left")
     return figure
 
@@ -302,7 +303,10 @@ NAMED = 10
 def _best_named(runs: Mapping[str, Sequence[Row]], metric: str) -> set[str]:
     """Return the names of the runs that have a label: all, or those with the best value of a metric in any epoch."""
     sign = -1 if monitor_mode(metric) == "min" else 1
-    best = {name: max((sign * y for y in _series(rows, metric)[1]), default=-math.inf) for name, rows in runs.items()}
+    best = {
+        name: max((sign * y for y in _series(rows, metric)[1] if math.isfinite(y)), default=-math.inf)
+        for name, rows in runs.items()
+    }
     return set(sorted(runs, key=lambda name: -best[name])[:NAMED])
 
 
@@ -352,9 +356,10 @@ def curves_figure(runs: Mapping[str, Sequence[Row]], metrics: Sequence[str]) -> 
         runs: name -> rows, as `metrics.csv` holds them.
         metrics: columns.
     """
-    columns, named = 1 if max(map(len, runs)) > 40 else min(len(metrics), len(runs)), _best_named(runs, metrics[0])
+    named = _best_named(runs, metrics[0])
+    columns = 1 if max(map(len, named)) > 40 else min(len(metrics), len(runs))
     with mpl.rc_context(STYLE):
-        height = 3.2 + 0.2 * -(-len(named) // columns)
+        height = 3.2 + 0.2 * -(-(len(named) + (len(runs) > len(named))) // columns)
         figure = NotebookFigure(figsize=(3.6 * len(metrics) + 0.4, height), layout="constrained")
         panels = figure.subplots(1, len(metrics), squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=True):

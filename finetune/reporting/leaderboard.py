@@ -20,7 +20,6 @@ from finetune.reporting.configurations import (
 from finetune.reporting.folds import FOLDS, FoldGroup, across_folds, group_folds, print_folds, write_folds
 from finetune.reporting.runs import Run
 from finetune.runtime.console import echo, echo_link, field_line, print_table
-from finetune.runtime.process import heavy_imports
 
 CURVES = 24
 """How many runs' curves are drawn, the best ones."""
@@ -79,9 +78,6 @@ def write_comparison(compared: Sequence[Run], folder: Path, own_sweep: bool = Fa
         folder: for the files.
         own_sweep: whether this process has run the sweep in that folder, see `study.read_study`.
     """
-    with heavy_imports():
-        from finetune.reporting import html  # noqa: F401  torch, matplotlib
-
     comparison.label_runs(compared)
     ranked = sorted(compared, key=lambda run: -run.acc)
     tests = comparison.compare_with_best(ranked)
@@ -205,7 +201,7 @@ def _write_page(
         pair_notes=pair_notes(pairs),
         same_images=same_images,
         curves=html.svg(figures.comparison_figure({r.label: r.rows for r in ranked[:CURVES]}), "accuracy of each run"),
-        cost_figures=[html.svg(figure, "accuracy against cost") for figure in cost_figures],
+        cost_figures=[html.svg(figure, "accuracy against cost") for figure in cost_figures if same_images],
         links=[_link(run, path.parent) for run in ranked],
         **studied,
         versions=hardware.installed_versions(),

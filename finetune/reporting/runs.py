@@ -67,9 +67,13 @@ class Run:
 
     @property
     def training_seconds(self) -> float:
-        """Return the seconds of training as they would be without a cache: with those that computing its features took."""
+        """Return the seconds of training, as they would be with an empty cache of features.
+
+        With those of the epochs before the run was resumed, and what computing features took that were found.
+        """
         seconds, features = self.metrics["seconds"], self.metrics.get("features") or {}
-        return float(seconds.get("fit", seconds["total"]) + features.get("saved_seconds", 0.0))
+        fit = seconds.get("fit", seconds["total"]) + seconds.get("before", 0.0)
+        return float(fit + features.get("saved_seconds", 0.0))
 
     @property
     def cache(self) -> str:

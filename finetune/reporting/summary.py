@@ -136,7 +136,7 @@ def summary_values(
         **({"found_lr": finder.lr} if finder is not None else {}),
         "bad_files": len(data.bad_files),
         "findings": [finding.to_dict() for finding in findings],
-        "seconds": clock.seconds(),
+        "seconds": {**clock.seconds(), "before": round(history.seconds_before, 3)},
         "features": history.features,
         **({"time_limit": limit.summary()} if limit is not None else {}),
         "device": describe_device(trainer),

@@ -62,7 +62,7 @@ def printable(text: str) -> str:
 def short_path(path: Path | str) -> str:
     """Return a path that lies below the current folder relative to it, and another as it is."""
     path, here = Path(path), Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    return str(path.relative_to(here)) if here in path.parents and here != Path(here.anchor) else str(path)
 
 
 _ALWAYS = ("Note", "Careful", "Left out")

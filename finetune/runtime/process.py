@@ -9,15 +9,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:
     """Say that torch and lightning are imported within the block, and switch the garbage collector off for it.
 
-    The import takes seconds, on a slow disk twenty, and is the first that a command says. They make a million objects that stay until the end. The collector would traverse them again and again: a second during
-    the import and another one at exit.
+    The line is the first output of a command; the import takes seconds, twenty on a slow disk. It makes a million
+    objects that stay until the end, which the collector would traverse again and again: a second during the import
+    and another one at exit.
     """
     if "torch" in sys.modules:  # in a sweep, after the first run: freezing now would keep the model of that run
         yield
@@ -35,13 +35,6 @@ def heavy_imports() -> Iterator[None]:
 def package_version() -> str:
     """Return the version of this package."""
     return str(import_module("finetune").__version__)
-
-
-def is_command() -> bool:
-    """Return whether this process was started as a command: `python -m finetune.NAME`, or the console script."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    name = spec.name.partition(".")[0] if spec is not None else Path(sys.argv[0]).stem
-    return bool(name == "finetune")
 
 
 def is_first_process() -> bool:

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 IMPORTED = time.monotonic()
 """When the package was imported, by `time.monotonic`: first of all that a command does, some hundredths of a second in."""
+
+
+def is_command() -> bool:
+    """Return whether this process was started as a command: `python -m finetune.NAME`, or the console script."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = spec.name.partition(".")[0] if spec is not None else Path(*sys.argv[:1]).stem
+    return bool(name == "finetune")
+
+
+def command_began() -> float:
+    """Return when a command of this process began, by `time.monotonic`: with its imports, if the process is the command."""
+    return IMPORTED if is_command() else time.monotonic()
 
 
 class PhaseTimer:

@@ -33,7 +33,7 @@ class CachedFeatures:
     from_cache: bool
     """Whether some of them were there before this run."""
     saved_seconds: float
-    """That computing those took."""
+    """Seconds that computing those took."""
 
     def record(self) -> dict[str, Any]:
         """Return what `metrics.json` says of them."""
@@ -199,6 +199,6 @@ def _extract(
         text = f"of {images} + {len(data.splits['val'])} images before {split_point}, {how}, {size:,.0f} MiB in"
         echo(field_line("Features", f"{text} {data.cache.folder}; {epochs} train on them"))
     store = train.store if whole is data else fold_features.of_fold(train.store, whole, data)
-    found = [part.store for part in {id(part): part for part in extracted}.values() if not part.seconds]
+    found = [part.store for part in extracted if not part.seconds]
     saved = sum(part.seconds for part in found)
     return CachedFeatures(store, val.store, split_point, module.backbone, until, views, bool(found), saved)

@@ -63,7 +63,7 @@ class FeatureStore:
 
         self.nbytes = self._rows.nbytes
         self.seconds = float(metadata.get("seconds", 0.0))
-        """That computing them took."""
+        """How long computing them took; 0 in a file of another maker."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -144,12 +144,13 @@ def extract_features(spec: ExtractionSpec, cache: Cache) -> Extraction:
         # entries appear whole: one that is there needs no lock, which somebody else's folder may not allow
         if (store := _find(spec, cache, path)) is not None:
             return Extraction(store, 0.0)
+        began = time.perf_counter()
         with cache.locked(path):
-            if (store := _find(spec, cache, path)) is not None:
-                return Extraction(store, 0.0)
-            began = time.perf_counter()
-            _compute(spec, cache, path)
-            return Extraction(FeatureStore(path), time.perf_counter() - began)
+            # computed by another process meanwhile: waiting for it took as long as computing
+            if (store := _find(spec, cache, path)) is None:
+                _compute(spec, cache, path)
+                store = FeatureStore(path)
+            return Extraction(store, time.perf_counter() - began)
 
 
 def _find(spec: ExtractionSpec, cache: Cache, path: Path) -> FeatureStore | None:

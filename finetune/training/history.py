@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from finetune.data.datamodule import ImageDataModule
 from finetune.io.files import write_arrays, write_csv
 from finetune.io.paths import EPOCHS_FILE, PREDICTIONS_FILE
 from finetune.metrics.classification import monitor_mode
@@ -39,8 +40,10 @@ class History(Checkpoint):
         """All validation metrics of the best epoch, the per-class ones included."""
         self.validations = ValidationLog()
         """Which images each validation predicted correctly, in the order of `best.npz`."""
+        self.seconds_before = 0.0
+        """Of the epochs before the run was resumed."""
         self.features: dict[str, Any] | None = None
-        """What is to be said of the features that took the place of images: whether they were in the cache."""
+        """Whether features took the place of images, and were in the cache; see `CachedFeatures.record`."""
         self._first_may_be_best = True
         self._validation: dict[str, Any] | None = None
         """Step, logged values and results of this epoch's validation, the best one where there are several."""
@@ -53,7 +56,8 @@ class History(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to measure."""
-        kept = getattr(getattr(trainer, "datamodule", None), "features", None)  # released at the end
+        data = getattr(trainer, "datamodule", None)
+        kept = data.features if isinstance(data, ImageDataModule) else None  # released at the end
         self.features = kept.record() if kept is not None else None
         self._measure()  # `on_train_epoch_start` is not called in an epoch that is resumed
 
@@ -162,6 +166,7 @@ class History(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the rows of the run that is resumed."""
         self.rows = [dict(row) for row in state_dict["rows"]]
+        self.seconds_before = sum(row.get("seconds", 0.0) for row in self.rows)
         self.best_results = dict(state_dict["best_results"])
         self._validation = state_dict.get("best_of_epoch")
         self.validations = ValidationLog(state_dict.get("validations", ()))

@@ -143,6 +143,17 @@ def test_a_second_name_of_a_file_in_a_tar_is_unpacked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".zip", ".tar.gz"])
+def test_more_than_the_limit_of_bytes_is_not_unpacked(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert archives.MAX_TOTAL_BYTES == 64 * 2**30
+    monkeypatch.setattr(archives, "MAX_TOTAL_BYTES", 4000)
+    archive = pack(tmp_path / f"a{ending}", {"photos/cat/1.png": bytes(4096)})
+    with pytest.raises(ValueError, match="not credible"):
+        unpacked(archive, Cache(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("ending", [".zip", ".tar.gz"])
 def test_bombs_are_refused(ending: str, tmp_path: Path) -> None:
     archive = pack(tmp_path / f"a{ending}", {"zeros.png": bytes(300 << 20)})
     with pytest.raises(ValueError, match="not credible"):

@@ -6,10 +6,9 @@ import argparse
 import importlib
 import re
 import shlex
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from omegaconf import OmegaConf
@@ -23,7 +22,7 @@ from finetune.cli.recipes import expand_recipes
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PROMPT = re.compile(r"^(?:\$ )?(?:python -m finetune\.|finetune )(.+)$", re.MULTILINE)
+PROMPT = re.compile(r"^(?:\$ )?(?:(?:srun|torchrun) .*?)?(?:(?:python )?-m finetune\.|finetune )(.+)$", re.MULTILINE)
 INLINE = re.compile(r"`(?:python -m finetune\.|finetune )([^`]+)`")
 NEEDS = {"hydra/launcher=": "submitit", "mlflow": "mlflow", "wandb": "wandb", "tensorboard": "tensorboard",
          "sweep=": "optuna", "timm:": "timm", "format=onnx": "onnxscript"}  # fmt: skip
@@ -91,7 +90,8 @@ def test_a_command_of_a_page_is_one_that_the_command_takes(
 
 def read_words(command: str) -> list[str]:
     """The words of a command line without what a sentence leaves to the reader."""
-    words = [word.replace("=...", "=photos") for word in shlex.split(command, comments=True) if word != "..."]
+    plain = re.sub(r"\$\w+", "2", command.replace('"$@"', "..."))  # what a batch file is given, and its variables
+    words = [word.replace("=...", "=photos") for word in shlex.split(plain, comments=True) if word != "..."]
     if words[0] == "export" and not any(word.startswith("ckpt=") for word in words):
         words.append("ckpt=best.ckpt")
     if words[0] == "train" and not any(word.startswith(("data", "resume", "experiment")) for word in words):
@@ -120,7 +120,7 @@ def require_parsed(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch)
     """Read the command line and go no further."""
     parse = argparse.ArgumentParser.parse_args
 
-    def stop(parser: argparse.ArgumentParser, *arguments: Any) -> Iterator[None]:
+    def stop(parser: argparse.ArgumentParser, *arguments: Any) -> NoReturn:
         parse(parser, *arguments)
         raise Parsed
 

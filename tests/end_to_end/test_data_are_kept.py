@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune import compare, report
 from tests.end_to_end.helpers import Command
 from tests.helpers import TINY
 
@@ -26,6 +27,7 @@ def listing(root: Path) -> list[tuple[str, int, int, bytes]]:
         ("rank", "models=[squeezenet1_1@none]", "data.image_size=32"),
         ("train", *TINY, "report=true", "data.cache_images=disk"),
         ("train", *TINY, "strategy=linear_probe"),
+        ("train", "RESUME"),
         ("evaluate", "CKPT", "report=true"),
         ("predict", "CKPT", "source=data", "report=true"),
         ("export", "CKPT", "format=state_dict", "source=data"),
@@ -41,8 +43,14 @@ def test_no_command_writes_to_the_data(
     shutil.copy(next((data / "train" / "cat").glob("*.png")), data / "train" / "dog" / "copy.png")  # of another class
     before = listing(data)
     name, *rest = (best_checkpoint if word == "CKPT" else word for word in words)
-    root = [] if name in ("predict", "export") else [f"data.root={data}"]
+    if words[-1] == "RESUME":
+        run, _ = command("train", *TINY, f"data.root={data}")
+        rest = [f"resume={run}", "trainer.max_epochs=3"]
+    root = [] if name in ("predict", "export") or words[-1] == "RESUME" else [f"data.root={data}"]
     folder, code = command(name, *rest, *root)
     assert code in (0, 3)
     assert folder.is_dir()
+    if name == "train":
+        report.main([str(folder)])
+        compare.main([str(folder), "--out", str(tmp_path / "compared")])
     assert listing(data) == before

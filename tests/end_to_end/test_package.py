@@ -121,6 +121,11 @@ def test_every_promise_has_a_test() -> None:
     require_tests(rows)
 
 
+def test_every_row_on_files_of_strangers_has_a_test() -> None:
+    rows = [row for row in (ROOT / "SECURITY.md").read_text().splitlines() if row.startswith("| ")][1:]
+    require_tests(rows)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("editable", [False, True])
 def test_install_works_from_any_directory(editable: bool, tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import suppress
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import pytest
 
-from finetune.runtime.timing import PhaseTimer, format_duration, parse_duration
+from finetune.runtime.timing import PhaseTimer, format_duration, is_command, parse_duration
 
 
 def test_phases_add_up_also_where_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,3 +66,24 @@ def test_parse_duration_reads_hours_minutes_and_seconds(value: object, seconds: 
 def test_parse_duration_refuses_what_is_none(value: object) -> None:
     with pytest.raises(ValueError, match="A duration is a number of seconds, or of hours, minutes and seconds"):
         parse_duration(value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "script", "expected"),
+    [
+        ("finetune.train", "train.py", True),
+        ("finetune.__main__", "__main__.py", True),
+        ("pytest.__main__", "__main__.py", False),
+        (None, "/usr/bin/finetune", True),
+        (None, "research.py", False),
+        (None, None, False),  # Python within another program
+    ],
+)
+def test_a_process_is_a_command_by_how_it_was_started(
+    spec: str | None, script: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = ModuleType("__main__")
+    main.__spec__ = ModuleSpec(spec, None) if spec else None
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "argv", [script] if script else [])
+    assert is_command() is expected
