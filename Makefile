@@ -1,17 +1,25 @@
 # Two commands do everything on a machine with nothing but Python and make:
-#   make demo    installs into .venv, then shows offline what pretrained weights are worth
-#   make test    installs into .venv, then runs the tests but for the slow ones
+#   make demo       installs into .venv, then shows offline what pretrained weights are worth
+#   make test       installs into .venv, then runs the tests but for the slow ones
+# For those who change it:
+#   make install    .venv with EXTRAS=dev,demo,export,inspect, or with others
+#   make lint       ruff and mypy
+#   make test-slow  whole commands, several processes, killed runs
+#   make docs       the pages, in site/README.html
+#   make picture    docs/demo.png
+#   make clean      removes what the others have made
 PYTHON ?= python3
 EXTRAS ?= dev,demo,export,inspect
 CHROMIUM ?= chromium
 BIN := .venv/bin
-STAMP := .venv/.installed
+COMMA := ,
+STAMP := .venv/.installed-$(subst $(COMMA),-,$(EXTRAS))
 
-.PHONY: install demo test test-slow docs lint picture clean
+.PHONY: help install demo test test-slow docs lint picture clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,3p' Makefile
+	@sed -n '1,10s/^# *//p' Makefile
 
 install: $(STAMP)
 

@@ -38,7 +38,7 @@ compdef _finetune finetune
 
 FLAGS = ("--help", "--cfg", "--config-dir", "-m")
 
-KEPT_FOR_US = ("hydra", "paths", "sweep.trial")
+NOT_TYPED = ("hydra", "paths", "sweep.trial")
 """What a person does not type."""
 
 
@@ -58,7 +58,7 @@ def complete(line: str, commands: Collection[str]) -> list[str]:
     if command not in HYDRA_COMMANDS or before[-1:] == ["--config-dir"]:
         return []  # runs, files and folders
     if word.startswith("-"):
-        return [f"{flag} " for flag in FLAGS if flag.startswith(word)]
+        return sorted(f"{flag} " for flag in FLAGS if flag.startswith(word))
     start = word.rfind("=") + 1
     try:
         cfg = compose.compose_without_validation(command, [w for w in before if "=" in w and w[0] not in "-+~"])
@@ -79,11 +79,11 @@ def _arguments(command: str, cfg: DictConfig, word: str) -> Iterator[str]:
         values = [*options.get(key, ()), *_values(command, cfg, key)]
         yield from (f"{head}{comma}{value} " if comma else f"{key}={value} " for value in values)
         return
-    yield from (f"{name}=" for name, names in options.items() if names and name not in KEPT_FOR_US)
+    yield from (f"{name}=" for name, names in options.items() if names and name not in NOT_TYPED)
     parent = word.rpartition(".")[0]
     level = select(cfg, parent) if parent else cfg
     for name in level if isinstance(level, DictConfig) else ():
-        if (full := f"{parent}.{name!s}".lstrip(".")) not in KEPT_FOR_US:
+        if (full := f"{parent}.{name!s}".lstrip(".")) not in NOT_TYPED:
             node = level._get_node(name)
             yield full + ("." if isinstance(node, DictConfig) and len(node) else "=")
 

@@ -41,6 +41,19 @@ from finetune.cli.main import COMMANDS
         ("finetune train optimizer.lr=0", []),
         ("finetune compare ru", []),
         ("finetune nonsense mo", []),
+        ("", []),
+        ("finetune export format=sa", ["safetensors "]),
+        ("finetune predict format=", ["csv ", "jsonl ", "parquet "]),
+        ("finetune train monitor=val/a", ["val/acc ", "val/auroc "]),
+        ("finetune train strategy.solve_head=t", ["true "]),
+        ("finetune train +callb", ["+callbacks="]),
+        ("finetune train +callbacks=em", ["ema "]),
+        ("finetune train callb", []),  # which Hydra does not take without a plus
+        ("finetune train -m model=resnet18,resnet5", ["resnet18,resnet50 "]),
+        ("finetune train --", ["--cfg ", "--config-dir ", "--help "]),
+        ("finetune train --config-dir my", []),  # a folder
+        ("finetune predict dat", ["data."]),
+        ("finetune cache c", ["clear "]),
     ],
 )
 def test_the_last_word_is_completed_from_its_equals_sign_on(line: str, expected: list[str]) -> None:
@@ -56,7 +69,12 @@ def test_every_command_and_every_model_is_offered() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "completed"),
-    [("finetune train preset=f", "ast "), ("finetune ev", "aluate "), ("finetune train data.root=my_ph", "otos/")],
+    [
+        ("finetune train preset=f", "ast "),
+        ("finetune ev", "aluate "),
+        ("finetune train data.root=my_ph", "otos/"),
+        ("cd . && finetune train preset=f", "ast "),
+    ],
 )
 @pytest.mark.parametrize("shell", list(SCRIPTS))
 def test_a_shell_completes_with_the_tab_key(shell: str, typed: str, completed: str, tmp_path: Path) -> None:

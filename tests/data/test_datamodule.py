@@ -339,7 +339,7 @@ def test_hymenoptera_is_244_and_153_and_its_placeholder_is_named(shared: Path) -
     data = ImageDataModule(shared / "data" / "hymenoptera_data", num_workers=0).prepare()
     assert split_sizes(data) == {"train": 244, "val": 153}
     assert data.classes == ["ants", "bees"]
-    assert any("1 .gif" in note for note in data.notes)
+    assert any("1 placeholder imageNotFound.gif" in note for note in data.notes)
     assert not data.bad_files
 
 

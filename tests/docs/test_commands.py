@@ -22,7 +22,9 @@ from finetune.cli.recipes import expand_recipes
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PROMPT = re.compile(r"^(?:\$ )?(?:(?:srun|torchrun) .*?)?(?:(?:python )?-m finetune\.|finetune )(.+)$", re.MULTILINE)
+PROMPT = re.compile(
+    r"^(?:\$ )?(?:(?:srun|torchrun) .*?)?(?:(?:python )?-m finetune\.|finetune (?!\d))(.+)$", re.MULTILINE
+)
 INLINE = re.compile(r"`(?:python -m finetune\.|finetune )([^`]+)`")
 NEEDS = {"hydra/launcher=": "submitit", "mlflow": "mlflow", "wandb": "wandb", "tensorboard": "tensorboard",
          "sweep=": "optuna", "timm:": "timm", "format=onnx": "onnxscript"}  # fmt: skip
@@ -41,7 +43,7 @@ FOUND = [(page.name, command) for page in PAGES for command in commands_of(page.
 
 RUNS = ("RUN", "runs/train/OLD", "runs/train/NEW", "runs/train/2026-11-23_10-00-00")
 SWEEP = "runs/train/sweeps/2026-11-26_16-35-40"
-OWN_YAML = {"sweeps": "conf/sweep/space", "strategies": "my_conf/strategy", "tracking": "own/logger"}
+OWN_YAML = {"sweeps": "my_conf/sweep/space", "strategies": "my_conf/strategy", "tracking": "own/logger"}
 """Page to the folder of its last YAML block, which the page calls `mine`."""
 
 

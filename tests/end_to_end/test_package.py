@@ -65,7 +65,7 @@ def test_version_stands_in_one_place_twice_the_same() -> None:
 
 
 def test_floors_exclude_the_known_bad_releases() -> None:
-    wanted = {"torch": "2.11", "torchvision": "0.26", "lightning": "2.6.6", "hydra-core": "1.3.8"}
+    wanted = {"torch": "2.9", "torchvision": "0.24", "lightning": "2.6.6", "hydra-core": "1.3.8"}
     found = dict(d.split(",")[0].split(">=") for d in PROJECT["dependencies"])
     assert wanted.items() <= found.items()
 

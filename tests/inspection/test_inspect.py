@@ -141,3 +141,29 @@ def test_a_folder_that_can_be_read_in_two_ways_is_a_problem_and_one_too_high_nam
     assert [finding.name for finding in findings if finding.severity == "problem"] == ["refused"]
     found = {finding.name: finding for finding in findings}
     assert found["refused"].message.endswith(f"Give data.root={high}/data")
+
+
+def test_a_placeholder_is_a_note_and_another_file_that_is_not_read_a_warning(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_images({"": {"cat": 30, "dog": 30}})
+    (root / "cat" / "imageNotFound.gif").write_bytes(b"GIF89a")
+    (root / "cat" / "notes.txt").write_bytes(b"x")
+    found = {finding.name: finding for finding in inspect_data(make_data(root, tmp_path)).findings}
+    assert (found["placeholder"].severity, found["placeholder"].groups) == ("note", [["cat/imageNotFound.gif"]])
+    assert (found["not_read"].severity, found["not_read"].groups) == ("warning", [["cat/notes.txt"]])
+
+
+def test_a_class_of_damaged_images_is_told_once_and_beside_an_empty_one(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_images({"": {"cat": 30, "dog": 0, "yak": 0}})
+    for name in ("dog", "yak"):
+        (root / name).mkdir(exist_ok=True)
+    (root / "yak" / "1.png").write_bytes(b"no image")
+    messages = [f.message for f in inspect_data(make_data(root, tmp_path)).findings if f.severity == "problem"]
+    assert sum("dog" in message for message in messages) == 1
+    assert [m for m in messages if "yak" in m] == ["1 folder has no image that can be read: yak."]
+    (root / "dog").rmdir()
+    messages = [f.message for f in inspect_data(make_data(root, tmp_path)).findings if f.severity == "problem"]
+    assert sum("yak" in message for message in messages) == 1

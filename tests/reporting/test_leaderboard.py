@@ -67,7 +67,7 @@ def test_runs_that_were_validated_on_different_images_have_no_winner(
 def test_what_runs_cost_is_told_as_it_would_be_without_a_cache(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seconds = [{"total": 90.0, "fit": 30.0}, {"total": 8.0, "fit": 5.0}, {"total": 60.0, "fit": 50.0}]
+    seconds = [{"total": 90.0, "fit": 30.0}, {"total": 8.0, "fit": 5.0}, {"total": 60.0, "fit": 20.0, "before": 30.0}]
     features = [{"from_cache": False, "saved_seconds": 0.0}, {"from_cache": True, "saved_seconds": 25.5}, None]
     runs = [
         make_run(tmp_path, name, [1] * 5, f"seed: {name}", seconds=s, features=f)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,29 @@ def test_features_of_a_fused_network_are_found_again_in_16_bits(tmp_path: Path) 
     assert (found.seconds, found.store.seconds) == (0, computed.store.seconds)
     nn.init.normal_(network.conv.weight, 1.0, 0.1)  # which the key does not say here
     assert feature_store.extract_features(spec, Cache(tmp_path)).seconds > 0
+
+
+def test_features_that_another_process_computes_meanwhile_are_not_those_of_an_earlier_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.randn(6, 3, 8, 8)
+    network = Cancelling(images)
+    spec = ExtractionSpec(
+        network, "fc", "fc", {"a": 1}, "features", 6, lambda: images.split(3), lambda: images[:1]
+    )  # fmt: skip
+    locked = Cache.locked
+
+    @contextmanager
+    def wait(cache: Cache, path: Path) -> Iterator[None]:
+        monkeypatch.setattr(Cache, "locked", locked)
+        feature_store.extract_features(spec, Cache(tmp_path))  # by another process, which holds the lock
+        with locked(cache, path):
+            yield
+
+    monkeypatch.setattr(Cache, "locked", wait)
+    waited = feature_store.extract_features(spec, Cache(tmp_path))
+    assert waited.seconds >= waited.store.seconds - 0.001  # so that nothing was saved
+    assert feature_store.extract_features(spec, Cache(tmp_path)).seconds == 0
 
 
 @pytest.mark.slow
