@@ -38,7 +38,7 @@ compdef _finetune finetune
 
 FLAGS = ("--help", "--cfg", "--config-dir", "-m")
 
-NOT_TYPED = ("hydra", "paths", "sweep.trial")
+NOT_TYPED = ("hydra", "sweep.trial")
 """What a person does not type."""
 
 

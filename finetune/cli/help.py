@@ -120,8 +120,9 @@ def typed_groups(cfg: DictConfig, choices: Container[str]) -> dict[str, str]:
         cfg: of the command.
         choices: Hydra's record of the groups of which it has an option.
     """
-    names = [name for name in command_groups(cfg) if name in choices or name not in cfg]
-    return {f"+{name}" if name in ("callbacks", "metrics") and name not in cfg else name: name for name in names}
+    names = [name for name in command_groups(cfg) if (name in choices or name not in cfg) and name != "paths"]
+    # a preset adds callbacks too, and leaves that where they are given
+    return {f"+{name}" if name in ("callbacks", "metrics") else name: name for name in names}
 
 
 def _option_lists(cfg: DictConfig, choices: Container[str]) -> str:
