@@ -51,7 +51,7 @@ docs: install
 # what the README shows
 picture: demo
 	$(CHROMIUM) --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=840,1150 \
-		--user-data-dir="$$(mktemp -d)" --screenshot=docs/demo.png "file://$(CURDIR)/demo/index.html"
+		--user-data-dir="$$(mktemp -d)" --screenshot=docs/demo.png "file://$(CURDIR)/demo/index.html" 2>/dev/null
 
 clean:
 	rm -rf site .venv runs demo dist build .pytest_cache .mypy_cache .ruff_cache
